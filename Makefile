@@ -1,0 +1,45 @@
+# make demo: set up .venv and show the whole way on a small data set. make test: set up the same .venv and check it all.
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell python$(v) --version >/dev/null 2>&1 && echo python$(v))) python3)
+BIN := .venv/bin
+
+# Compiled modules make every later start of the tools several seconds faster, so they are kept even where the
+# surroundings forbid it.
+export PYTHONDONTWRITEBYTECODE =
+
+.PHONY: demo test setup check lint types imports unit lock clean
+
+demo: setup
+	$(BIN)/imagenet-mds demo
+
+test: setup lint types imports unit
+
+setup: .venv/.complete
+
+# Existence means complete: the stamp is written last, and again when what it stands for has changed.
+.venv/.complete: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not ((3, 10) <= sys.version_info[:2] <= (3, 12)) and "imagenet-mds needs Python 3.10, 3.11 or 3.12, and this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+lint:
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types:
+	$(BIN)/mypy
+
+imports:
+	$(BIN)/lint-imports
+
+unit:
+	$(BIN)/pytest
+
+lock:
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.10 \
+		--generate-hashes --quiet --output-file requirements.lock
+
+clean:
+	rm -rf .venv dist demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

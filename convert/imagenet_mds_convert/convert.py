@@ -1,0 +1,193 @@
+"""The run of a conversion: shards in a process pool, index, manifest; and the same again for what is missing.
+
+The pool is the standard library's. Workers get whole shard tasks and write the files themselves, so nothing large
+crosses a pipe, and a killed run leaves only whole shards.
+"""
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+
+import PIL
+import xxhash
+
+from imagenet_mds import __version__
+from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.files import write_atomic, write_json
+from imagenet_mds.manifest import (
+    KEYS_BASENAME,
+    MANIFEST_BASENAME,
+    Changed,
+    ClassEntry,
+    LeftOut,
+    Manifest,
+    ShardEntry,
+    content_fingerprint,
+)
+from imagenet_mds.mds import INDEX_BASENAME, index_json
+from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.shard import WORK_FOLDER, ShardRecord, ShardTask, read_record, run_shard_task
+from imagenet_mds_convert.source import Sample
+
+_SPARE_BYTES = 16 << 20
+"""Free disk to ask for beyond the shards: index, keys, manifest, and room to breathe."""
+
+
+def clear_split(folder: Path) -> None:
+    """Remove a split: the manifest first, so that a half removed one is never taken for whole."""
+    (folder / MANIFEST_BASENAME).unlink(missing_ok=True)
+    (folder / INDEX_BASENAME).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def convert_split(
+    conversion: SplitConversion,
+    workers: int,
+    on_shard: Callable[[ShardRecord, bool], None] = lambda record, fresh: None,
+) -> Manifest:
+    """Make what is missing of a split, then its index, then its manifest.
+
+    Args:
+        conversion: what to make; `finished()` must have returned None.
+        workers: processes; the bytes do not depend on it.
+        on_shard: called once for each shard, with its record and whether it was made now.
+
+    Raises:
+        WorldError: a full disk or a lost worker; complete shards stay, and the same command continues.
+    """
+    folder = conversion.folder
+    with writing_to(folder):
+        conversion.begin()
+        _remove_partial(folder)
+    records: dict[int, ShardRecord] = {}
+    for shard in range(conversion.plan.shards):
+        if record := read_record(folder, shard):
+            records[shard] = record
+            on_shard(record, False)
+    missing = [shard for shard in range(conversion.plan.shards) if shard not in records]
+    _refuse_small_disk(conversion, missing)
+    for record in run_tasks((conversion.task(shard) for shard in missing), workers, folder):
+        records[record.shard] = record
+        on_shard(record, True)
+    return _publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
+
+
+def run_tasks(tasks: Iterator[ShardTask], workers: int, folder: Path) -> Iterator[ShardRecord]:
+    """Run shard tasks in processes, a few in flight, and yield their records as they are done.
+
+    Raises:
+        WorldError: the disk refuses, or a worker was lost.
+    """
+    # spawn, for the live line of progress is a thread, and a fork with threads may hang.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    flying: set[Future[ShardRecord]] = set()
+    try:
+        with writing_to(folder):
+            for task in tasks:
+                flying.add(pool.submit(run_shard_task, task))
+                if len(flying) > 2 * workers:
+                    done, flying = wait(flying, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while flying:
+                done, flying = wait(flying, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+    except BrokenProcessPool:
+        raise WorldError(
+            "a worker process was lost (killed, or out of memory). What is complete stays: "
+            "run the same command again, with fewer --workers if memory is short"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _remove_partial(folder: Path) -> None:
+    """Remove temporary files of a killed run."""
+    for path in [*folder.glob(".*.tmp"), *(folder / WORK_FOLDER).glob(".*.tmp")]:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say in a person's words that the disk refuses.
+
+    Raises:
+        WorldError: in place of the system's OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        there = next(path for path in [folder, *folder.parents] if path.exists())
+        raise WorldError(
+            f"{folder} cannot be written: {error.strerror}. What is complete stays: make room "
+            f"({shutil.disk_usage(there).free / 1e9:,.1f} GB are free) and run the same command again"
+        ) from error
+
+
+def _refuse_small_disk(conversion: SplitConversion, missing: list[int]) -> None:
+    needed = sum(conversion.shard_source_bytes(shard) for shard in missing)
+    free = shutil.disk_usage(conversion.folder).free
+    if missing and needed + _SPARE_BYTES > free:
+        raise UserError(
+            f"{conversion.folder} needs about {needed / 1e9:,.1f} GB more and its disk has {free / 1e9:,.1f} GB free: "
+            f"give a larger disk or a --subset"
+        )
+
+
+def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifest:
+    """Write keys, index and manifest, in this order: what exists is complete."""
+    folder = conversion.folder
+    left_out = {key for record in records for key, _ in record.left_out}
+    stored = conversion.stored(left_out)
+    if not stored:
+        key, reason = records[0].left_out[0]
+        raise UserError(
+            f"none of the {len(left_out):,} images of {conversion.split} can be used; the first, {key}: {reason}"
+        )
+    counts = [0] * len(conversion.source.classes)
+    for sample in stored:
+        counts[sample.label] += 1
+    shards = [record.info for record in records if record.info]
+    keys = keys_file(stored)
+    classes = [
+        ClassEntry(wnid=wnid, name=name, samples=count)
+        for wnid, name, count in zip(conversion.source.classes, conversion.source.names, counts, strict=True)
+    ]
+    entries = [
+        ShardEntry(basename=shard.basename, size_bytes=shard.size_bytes, xxh64=shard.xxh64, samples=shard.samples)
+        for shard in shards
+    ]
+    manifest = Manifest(
+        split="train" if conversion.split == "train" else "val",
+        samples=len(stored),
+        classes=classes,
+        shards=entries,
+        left_out=[LeftOut(key=key, reason=reason) for record in records for key, reason in record.left_out],
+        changed=[Changed(key=key, change=change) for record in records for key, change in record.changed],
+        policy=conversion.policy,
+        source=conversion.source_entry,
+        conversion=conversion.fingerprint,
+        keys_xxh64=xxhash.xxh64(keys).hexdigest(),
+        versions={"imagenet-mds": __version__, "pillow": PIL.__version__},
+        fingerprint=content_fingerprint(classes, entries),
+    )
+    with writing_to(folder):
+        write_atomic(folder / KEYS_BASENAME, keys)
+        write_json(folder / INDEX_BASENAME, index_json(shards, conversion.policy.shard_size_bytes))
+        write_json(folder / MANIFEST_BASENAME, manifest.model_dump(mode="json"))
+    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+    return manifest
+
+
+def keys_file(stored: Sequence[Sample]) -> bytes:
+    """The content of `keys.txt`: a line for each sample of the split, in stored order."""
+    return "".join(f"{sample.key}\n" for sample in stored).encode("utf-8", "surrogateescape")
+
+
+def default_workers() -> int:
+    """The processors this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,159 @@
+"""What becomes of one source image: stored as it is, turned into RGB JPEG, or left out, each with its reason.
+
+JPEG bytes pass through untouched. What stock readers choke on or see otherwise (CMYK, PNG, other formats) is turned
+into RGB JPEG once, here. Orientation in EXIF is not applied: stock ImageNet readers do not, and the published results
+are without it.
+"""
+
+import io
+import re
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image
+
+MAX_PIXELS = 1 << 28
+"""Larger pictures are left out: 16,384 x 16,384 decodes to 800 MB."""
+
+REENCODE_QUALITY = 95
+"""Of the few images that are not RGB or grayscale JPEG; without chroma subsampling."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The bytes to store; `change` says what was done to the source's bytes, None if nothing."""
+
+    jpeg: bytes
+    change: str | None = None
+
+
+class Unusable(Exception):  # noqa: N818 # it says what the image is, not what the program did wrong
+    """An image that is left out; the message is the reason, as the report gives it."""
+
+
+def prepare(data: bytes, check: str) -> Stored:
+    """Check one source image as `check` says and give what to store.
+
+    Args:
+        data: the file's bytes.
+        check: `decode` reads every coefficient, `structure` walks the markers to the end and reads no pixel, `none`
+            looks at the first bytes only.
+
+    Raises:
+        Unusable: it is not a whole image.
+    """
+    if not data:
+        raise Unusable("empty file")
+    if not data.startswith(b"\xff\xd8"):
+        return Stored(*_to_rgb_jpeg(data))
+    if check == "none":
+        return Stored(data)
+    components = walk_jpeg(data)
+    if components == 4:
+        return Stored(*_to_rgb_jpeg(data))
+    if check == "decode":
+        _decode(data)
+    return Stored(data)
+
+
+_AFTER_ENTROPY = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""What ends entropy-coded data: a marker that is neither a stuffed zero, a restart nor fill."""
+
+_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # TEM, RST0 to RST7, SOI
+_SOS, _EOI = 0xDA, 0xD9
+
+
+def walk_jpeg(data: bytes) -> int:
+    """Walk a JPEG's markers from SOI to EOI (ITU-T T.81, annex B).
+
+    Returns:
+        The number of its colour components.
+
+    Raises:
+        Unusable: it ends before EOI, or is not a sequence of segments.
+    """
+    at, end, components, scans = 2, len(data), 0, 0
+    while True:
+        if at + 2 > end:
+            raise Unusable("truncated JPEG: the file ends before the end-of-image marker")
+        if data[at] != 0xFF:
+            raise Unusable(f"broken JPEG: no marker at byte {at}")
+        marker = data[at + 1]
+        at += 1 if marker == 0xFF else 2
+        if marker == 0xFF or marker in _STANDALONE:
+            continue
+        if marker == _EOI:
+            if not components or not scans:
+                raise Unusable("broken JPEG: it ends without an image")
+            return components
+        if at + 2 > end:
+            raise Unusable("truncated JPEG: the file ends within a segment")
+        length = int.from_bytes(data[at : at + 2], "big")
+        if length < 2 or at + length > end:
+            raise Unusable("truncated JPEG: the file ends within a segment")
+        if marker in _FRAMES:
+            if length < 8:
+                raise Unusable("broken JPEG: its frame header is cut short")
+            height, width, components = (
+                int.from_bytes(data[at + 3 : at + 5], "big"),
+                int.from_bytes(data[at + 5 : at + 7], "big"),
+                data[at + 7],
+            )
+            if not width or not height or not components:
+                raise Unusable(f"broken JPEG: {width} x {height} pixels, {components} components")
+            _refuse_huge(width, height)
+        at += length
+        if marker == _SOS:
+            scans += 1
+            found = _AFTER_ENTROPY.search(data, at)
+            if not found:
+                raise Unusable("truncated JPEG: the file ends within the picture")
+            at = found.start()
+
+
+def _refuse_huge(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise Unusable(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+
+
+def _decode(data: bytes) -> None:
+    """Decode all coefficients, at an eighth of the size: the cheapest walk of the whole entropy-coded stream."""
+    image = _open(data)
+    image.draft("RGB" if image.mode == "RGB" else image.mode, (1, 1))
+    _load(image)
+
+
+def _to_rgb_jpeg(data: bytes) -> tuple[bytes, str]:
+    image = _open(data)
+    kind = f"{image.mode} {image.format}"
+    _refuse_huge(*image.size)
+    _load(image)
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=REENCODE_QUALITY, subsampling=0)
+    return buffer.getvalue(), f"{kind} to RGB JPEG"
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of broken EXIF and large pictures; the latter are refused by size here
+            return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise Unusable(str(error)) from None
+    except Exception as error:  # Pillow's plugins raise what they like on broken files: SyntaxError, struct.error, ...
+        raise Unusable(f"no image that can be read ({_reason(error)})") from None
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+    except Exception as error:  # as in _open
+        raise Unusable(f"does not decode ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """Pillow's words without what differs from run to run (addresses of buffers)."""
+    return re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>| '<_io.*?>'", "", f"{error}") or type(error).__name__

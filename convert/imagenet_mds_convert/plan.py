@@ -1,0 +1,108 @@
+"""The plan: which sample goes to which shard, in which order, before any pixel is read.
+
+It is a pure function of the samples and the policy. Everything else follows from that: resuming is doing the shards
+that are not there, any number of workers gives the same bytes, a dry run prints the plan, verifying compares with it.
+
+The order is balanced: round r holds each class's r-th image (in an order drawn from the seed) with the classes shuffled
+within the round. So every prefix has the classes in equal share, within one image of each as long as no class has run
+out, and a subset is a prefix.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from imagenet_mds_convert.source import Sample
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Samples in their stored order, cut into shards.
+
+    `order[shard_starts[s]:shard_starts[s + 1]]` are the places, in the sorted source, of the samples of shard s.
+    """
+
+    order: NDArray[np.int64]
+    shard_starts: NDArray[np.int64]
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return len(self.shard_starts) - 1
+
+    def shard(self, shard: int) -> NDArray[np.int64]:
+        """The places in the sorted source of the samples of one shard, in order."""
+        return self.order[self.shard_starts[shard] : self.shard_starts[shard + 1]]
+
+
+def draws(keys: Sequence[str], seed: int) -> NDArray[np.uint64]:
+    """A random-looking number for each sample, from its key and the seed alone.
+
+    Hashes, and not a generator's stream: a sample's number does not depend on what else is there, nor on a version of
+    numpy, whose permutations may change.
+    """
+    return np.fromiter((xxhash.xxh64_intdigest(key, seed) for key in keys), np.uint64, len(keys))
+
+
+def balanced_order(labels: NDArray[np.int64], drawn: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """An order in which every prefix has the classes in equal share.
+
+    Args:
+        labels: (samples), the class number of each sample of the sorted source.
+        drawn: (samples), what `draws` gave; it decides the order within a class.
+
+    Returns:
+        (samples), places in the sorted source.
+    """
+    by_class = np.lexsort((drawn, labels))
+    counts = np.bincount(labels)
+    # rounds: (samples), how many images of its class stand before each sample of by_class
+    rounds = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    # Mixed again, for within a round the small draws belong to the large classes.
+    order: NDArray[np.int64] = by_class[np.lexsort((_mixed(drawn[by_class]), rounds))]
+    return order
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): a bijection that scatters every bit."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def cut_into_shards(sizes_bytes: NDArray[np.int64], shard_size_bytes: int) -> NDArray[np.int64]:
+    """Where each shard starts when samples are filled in, in order, up to a size.
+
+    Args:
+        sizes_bytes: (samples), in stored order.
+        shard_size_bytes: a shard is closed before the sample that would take it past this; a larger sample stands
+        alone.
+
+    Returns:
+        (shards + 1), the last one the number of samples.
+    """
+    ends = np.cumsum(sizes_bytes)
+    starts = [0]
+    while starts[-1] < len(sizes_bytes):
+        start = starts[-1]
+        before = int(ends[start - 1]) if start else 0
+        starts.append(max(start + 1, int(np.searchsorted(ends, before + shard_size_bytes, side="right"))))
+    return np.array(starts, np.int64)
+
+
+def make_plan(samples: Sequence[Sample], *, seed: int, shard_size_bytes: int, subset: int | None) -> Plan:
+    """Plan a split.
+
+    Args:
+        samples: every sample of the split, sorted by key.
+        seed: of the order.
+        shard_size_bytes: the size of source files at which a shard is closed.
+        subset: keep this many samples, the first of the order; None keeps all.
+    """
+    labels = np.fromiter((sample.label for sample in samples), np.int64, len(samples))
+    sizes_bytes = np.fromiter((sample.size_bytes for sample in samples), np.int64, len(samples))
+    order = balanced_order(labels, draws([sample.key for sample in samples], seed))[:subset]
+    return Plan(order, cut_into_shards(sizes_bytes[order], shard_size_bytes))

@@ -1,0 +1,106 @@
+"""One shard as one atomic, repeatable task: it either stands whole under its final name, recorded, or not at all.
+
+The task does not know who runs it: a process pool here, anything else elsewhere. What it needs comes with it.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from imagenet_mds.files import write_atomic, write_json
+from imagenet_mds.mds import Record, ShardInfo, describe_shard, encode_shard, shard_basename
+from imagenet_mds_convert.images import Unusable, prepare
+from imagenet_mds_convert.source import Source
+
+WORK_FOLDER = ".work"
+"""Beside the shards while a split is being made: what is done so far. It goes when the manifest is there."""
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """Everything that decides a shard's bytes, and where it goes.
+
+    `samples` are (place in the sorted source, key, label), in stored order.
+    """
+
+    shard: int
+    split: str
+    samples: tuple[tuple[int, str, int], ...]
+    source: Source
+    check: str
+    size_limit_bytes: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What a finished shard task leaves behind: enough for index and manifest, without reading the shard again.
+
+    `info` is None when no sample of the shard was usable; then there is no file. `left_out` and `changed` are (key,
+    reason).
+    """
+
+    shard: int
+    info: ShardInfo | None
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    changed: list[tuple[str, str]] = field(default_factory=list)
+    source_bytes: int = 0
+
+
+def build_shard(task: ShardTask) -> tuple[ShardRecord, bytes]:
+    """Read, check and encode the samples of a shard: the same bytes, whoever does it, whenever."""
+    records, left_out, changed, source_bytes = [], [], [], 0
+    for index, key, label in task.samples:
+        try:
+            data = task.source.read(task.split, key)
+            source_bytes += len(data)
+            stored = prepare(data, task.check)
+        except Unusable as reason:
+            left_out.append((key, str(reason)))
+        except OSError as error:
+            left_out.append((key, f"cannot be read ({error.strerror})"))
+        else:
+            records.append(Record(index, stored.jpeg, label))
+            if stored.change:
+                changed.append((key, stored.change))
+    data = encode_shard(records, task.size_limit_bytes) if records else b""
+    info = describe_shard(shard_basename(task.shard), data, len(records)) if records else None
+    return ShardRecord(task.shard, info, left_out, changed, source_bytes), data
+
+
+def run_shard_task(task: ShardTask) -> ShardRecord:
+    """Make one shard durable, then record it.
+
+    Raises:
+        OSError: the shard cannot be written (a full disk); nothing half done is left.
+    """
+    record, data = build_shard(task)
+    if record.info:
+        write_atomic(task.folder / record.info.basename, data)
+    write_json(record_path(task.folder, task.shard), asdict(record))
+    return record
+
+
+def record_path(folder: Path, shard: int) -> Path:
+    """Where the record of a finished shard lies while its split is being made."""
+    return folder / WORK_FOLDER / f"shard.{shard:05}.json"
+
+
+def read_record(folder: Path, shard: int) -> ShardRecord | None:
+    """The record of a shard that is done, None where it is not: no record, or no file of the recorded size."""
+    try:
+        raw = json.loads(record_path(folder, shard).read_bytes())
+    except FileNotFoundError:
+        return None
+    info = ShardInfo(**raw["info"]) if raw["info"] else None
+    if info:
+        path = folder / info.basename
+        if not path.is_file() or path.stat().st_size != info.size_bytes:
+            return None
+    return ShardRecord(
+        shard,
+        info,
+        [(key, reason) for key, reason in raw["left_out"]],
+        [(key, change) for key, change in raw["changed"]],
+        raw["source_bytes"],
+    )

@@ -1,0 +1,223 @@
+"""The commands and their options, each declared once."""
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from imagenet_mds import __version__
+from imagenet_mds.errors import EXIT_STOPPED, EXIT_USER, CommandError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Raw ImageNet-1K to verified MDS shards to a trained ResNet-50, resumable at every point.",
+)
+configs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The shipped training configurations.")
+app.add_typer(configs_app, name="configs")
+
+
+class SplitChoice(str, Enum):
+    """The splits to convert."""
+
+    train = "train"
+    val = "val"
+    both = "both"
+
+
+class Check(str, Enum):
+    """How thoroughly each image is checked while converting."""
+
+    decode = "decode"
+    structure = "structure"
+    none = "none"
+
+
+class Phase(str, Enum):
+    """The three phases of training."""
+
+    sanity = "1"
+    validation = "2"
+    production = "3"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"imagenet-mds {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where it works; made anew if an earlier demo is there.")] = Path(
+        "demo"
+    ),
+) -> None:
+    """The whole way on a small data set it draws itself: convert, train, stop, continue, evaluate, report."""
+    from imagenet_mds.demo.run import run_demo
+
+    raise typer.Exit(run_demo(folder))
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="The folder that holds train/<wnid>/ and val/<wnid>/.")],
+    dest: Annotated[str, typer.Argument(help="Where the dataset goes: DEST/train and DEST/val.")],
+    split: Annotated[SplitChoice, typer.Option(help="Convert one split alone.")] = SplitChoice.both,
+    subset: Annotated[
+        str | None, typer.Option(help="Keep this many training images: tiny, small, medium, large or a number.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all processors if not given.")] = None,
+    check: Annotated[Check, typer.Option(help="How each image is checked.")] = Check.decode,
+    shard_size: Annotated[
+        str, typer.Option(help="Close a shard at this size of images: 64MB, 16MiB, bytes.")
+    ] = "64MiB",
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and write nothing.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End with status 1 if an image was left out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another dataset at DEST first.")] = False,
+) -> None:
+    """Images to MDS shards. The same command again does what is missing."""
+    from imagenet_mds.cli.convert import ConvertOptions, run_convert
+
+    options = ConvertOptions(
+        source=source,
+        dest=dest,
+        splits=("train", "val") if split is SplitChoice.both else (split.value,),
+        split_given=split is not SplitChoice.both,
+        subset=subset,
+        workers=workers,
+        check=check.value,
+        shard_size=shard_size,
+        seed=seed,
+        plan=plan,
+        strict=strict,
+        overwrite=overwrite,
+    )
+    raise typer.Exit(run_convert(options))
+
+
+@app.command()
+def verify(
+    dataset: Annotated[str, typer.Argument(help="A dataset that `convert` wrote.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every image too.")] = False,
+    repair: Annotated[str | None, typer.Option(metavar="SOURCE", help="Rebuild from here what is broken.")] = None,
+) -> None:
+    """Check every shard against the manifest; list what is broken, or repair it."""
+    from imagenet_mds.cli.convert import run_verify
+
+    raise typer.Exit(run_verify(dataset, deep=deep, repair=repair))
+
+
+@app.command()
+def inspect(
+    dataset: Annotated[str, typer.Argument(help="A dataset that `convert` wrote.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What a dataset holds: counts, classes, bytes, shards, where it came from, its fingerprint."""
+    from imagenet_mds.cli.inspect import run_inspect
+
+    run_inspect(dataset, as_json=as_json)
+
+
+@app.command()
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="optimizer.lr=0.1 ...")
+    ] = None,
+    phase: Annotated[Phase | None, typer.Option(help="A shipped configuration: phase1, phase2 or phase3.")] = None,
+    config: Annotated[str | None, typer.Option(help="A YAML file, or the name of a shipped configuration.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DATASET", help="A dataset that `convert` wrote.")] = None,
+    run_name: Annotated[str | None, typer.Option(help="The run's name; the configuration's if not given.")] = None,
+    save: Annotated[Path, typer.Option(metavar="FOLDER", help="Where runs are kept.")] = Path("runs"),
+    ranks: Annotated[int | None, typer.Option(min=1, help="Processes, one a GPU.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and start nothing.")] = False,
+) -> None:
+    """Train a ResNet on a dataset. The same command again continues the run."""
+    from imagenet_mds.cli.train import TrainOptions, run_train
+
+    options = TrainOptions(
+        phase=phase.value if phase else None,
+        config=config,
+        data=data,
+        run_name=run_name,
+        save=save,
+        ranks=ranks,
+        plan=plan,
+        overrides=tuple(overrides or ()),
+    )
+    raise typer.Exit(run_train(options))
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A .pt file, or the folder of a run: its newest.")],
+    data: Annotated[str, typer.Option(metavar="DATASET", help="A dataset with the classes it was trained on.")],
+    split: Annotated[Literal["train", "val"], typer.Option(help="The split to evaluate on.")] = "val",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Top-1 and top-5 of a checkpoint, over every sample exactly once."""
+    from imagenet_mds.cli.train import run_eval
+
+    run_eval(checkpoint, data, split=split, as_json=as_json)
+
+
+@configs_app.command("ls")
+def configs_ls() -> None:
+    """The shipped configurations, each with its first line."""
+    from imagenet_mds.resources import config_names, resource_folder
+
+    for name in config_names():
+        first = (resource_folder("configs") / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+        typer.echo(f"{name:8} {first.removeprefix('# ')}")
+
+
+@configs_app.command("show")
+def configs_show(
+    name: Annotated[str, typer.Argument(help="A shipped configuration's name, or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+) -> None:
+    """A configuration with every default filled in, as JSON."""
+    from imagenet_mds.config import load_config
+
+    typer.echo(json.dumps(load_config(name, overrides or ()).model_dump(mode="json"), indent=2))
+
+
+def main() -> None:
+    """The program: run a command and exit with its status."""
+    try:
+        status = app(standalone_mode=False)
+    except CommandError as error:
+        print(f"imagenet-mds: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except typer.TyperException as error:
+        print(_usage_error(error), file=sys.stderr)
+        sys.exit(EXIT_USER)
+    except (KeyboardInterrupt, typer.Abort):
+        print("imagenet-mds: stopped; what is complete stays, and the same command continues", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
+    sys.exit(status)
+
+
+def _usage_error(error: typer.TyperException) -> str:
+    """What typer finds wrong with what was typed, in one line; the whole help where nothing was typed."""
+    message = error.format_message()
+    if "\n" in message:
+        return message
+    context: typer.Context | None = getattr(error, "ctx", None)
+    return f"imagenet-mds: {message} See `{context.command_path if context else 'imagenet-mds'} --help`."

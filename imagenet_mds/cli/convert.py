@@ -1,0 +1,232 @@
+"""`imagenet-mds convert` and `verify`: what they say and how they end."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.convert import clear_split, convert_split
+from imagenet_mds_convert.shard import WORK_FOLDER, ShardRecord
+from imagenet_mds_convert.sources import open_source
+from imagenet_mds_convert.verify import repair_split, verify_split
+from rich.console import Console
+from rich.table import Table
+
+from imagenet_mds.config import SUBSETS
+from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
+from imagenet_mds.manifest import MANIFEST_BASENAME, SPLITS, Manifest, Policy, read_manifest
+from imagenet_mds.progress import ProgressLine
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+_MOST_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """The options of `convert` as they were typed."""
+
+    source: str
+    dest: str
+    splits: tuple[str, ...]
+    split_given: bool
+    subset: str | None
+    workers: int | None
+    check: str
+    shard_size: str
+    seed: int
+    plan: bool
+    strict: bool
+    overwrite: bool
+
+
+def run_convert(options: ConvertOptions) -> int:
+    """Convert the splits one after the other; return the exit status."""
+    dest = local_folder(options.dest)
+    source = open_source(options.source)
+    for note in source.notes:
+        print(f"note: {note}", file=sys.stderr)
+    # Without --split, take what the source has.
+    splits = options.splits if options.split_given else tuple(name for name in options.splits if name in source.splits)
+    shard_size_bytes = parse_size(options.shard_size)
+    conversions = [
+        SplitConversion.plan_for(
+            source,
+            split,
+            dest,
+            Policy.model_validate(
+                {
+                    "check": options.check,
+                    "seed": options.seed,
+                    "shard_size_bytes": shard_size_bytes,
+                    "subset": parse_subset(options.subset) if split == "train" else None,
+                }
+            ),
+        )
+        for split in splits
+    ]
+    if options.plan:
+        _print_plan(conversions)
+        return EXIT_DONE
+    for conversion in conversions:
+        # All are asked before the first is begun: bad input is never half accepted.
+        if options.overwrite:
+            _refuse_foreign(conversion.folder)
+        else:
+            conversion.finished()
+    workers = options.workers or len(os.sched_getaffinity(0))
+    manifests = [_convert_one(conversion, workers, options.overwrite) for conversion in conversions]
+    left_out = sum(len(manifest.left_out) for manifest in manifests)
+    if left_out and options.strict:
+        print(f"imagenet-mds: {left_out} images were left out, and --strict was given", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+def _convert_one(conversion: SplitConversion, workers: int, overwrite: bool) -> Manifest:
+    if overwrite:
+        clear_split(conversion.folder)
+    elif manifest := conversion.finished():
+        print(f"{conversion.folder} is complete already: {manifest.samples:,} images ({manifest.fingerprint})")
+        return manifest
+    started = time.monotonic()
+    made = kept = left_out = source_bytes = 0
+    images = len(conversion.plan.order)
+    with ProgressLine(conversion.split, images, "images") as progress:
+
+        def on_shard(record: ShardRecord, fresh: bool) -> None:
+            nonlocal made, kept, left_out, source_bytes
+            made, kept = made + fresh, kept + (not fresh)
+            left_out += len(record.left_out)
+            source_bytes += record.source_bytes if fresh else 0
+            rate = source_bytes / 1e6 / max(time.monotonic() - started, 1e-9)
+            note = f"{rate:,.0f} MB/s, shard {made + kept} of {conversion.plan.shards}, {left_out} left out"
+            progress.advance((record.info.samples if record.info else 0) + len(record.left_out), note)
+
+        manifest = convert_split(conversion, workers, on_shard)
+    seconds = time.monotonic() - started
+    again = f" ({kept} of them from before)" if kept else ""
+    print(
+        f"{conversion.folder}: {manifest.samples:,} images in {len(manifest.shards):,} shards{again}, "
+        f"{manifest.size_bytes / 1e6:,.1f} MB, {manifest.fingerprint}; "
+        f"{images / seconds:,.0f} images/s with {workers} workers"
+    )
+    report_exceptions(manifest)
+    return manifest
+
+
+def report_exceptions(manifest: Manifest) -> None:
+    """List what was left out and what was changed, with reasons; the manifest has the whole list."""
+    for verb, entries in (
+        ("left out", [(entry.key, entry.reason) for entry in manifest.left_out]),
+        ("changed", [(entry.key, entry.change) for entry in manifest.changed]),
+    ):
+        for key, reason in entries[:_MOST_SHOWN]:
+            print(f"  {verb}: {key}: {reason}")
+        if len(entries) > _MOST_SHOWN:
+            more = len(entries) - _MOST_SHOWN
+            print(f"  {verb}: {more:,} more, all in {manifest.split}/{MANIFEST_BASENAME}")
+
+
+def _print_plan(conversions: Sequence[SplitConversion]) -> None:
+    table = Table("split", "images", "classes", "shards", "bytes", "conversion", box=None, header_style="")
+    for conversion in conversions:
+        size_bytes = sum(conversion.shard_source_bytes(shard) for shard in range(conversion.plan.shards))
+        table.add_row(
+            conversion.split,
+            f"{len(conversion.plan.order):,}",
+            f"{len(conversion.source.classes):,}",
+            f"{conversion.plan.shards:,}",
+            f"{size_bytes:,}",
+            conversion.fingerprint,
+        )
+    Console(width=120).print(table)
+
+
+def run_verify(dataset: str, *, deep: bool, repair: str | None) -> int:
+    """Check every split that is there; repair if a source is given. Return the exit status."""
+    root = local_folder(dataset)
+    present = [split for split in SPLITS if (root / split).is_dir()]
+    manifests = {split: read_manifest(root / split) for split in present or SPLITS[:1]}
+    source = open_source(repair) if repair else None
+    broken = 0
+    for split, manifest in manifests.items():
+        with ProgressLine(f"verify {split}", len(manifest.shards), "shards") as progress:
+            threads = len(os.sched_getaffinity(0))
+            faults = verify_split(
+                root / split, manifest, deep=deep, threads=threads, on_shard=lambda: progress.advance(1)
+            )
+        if not faults:
+            whole = f"{len(manifest.shards):,} shards, {manifest.samples:,} images"
+            print(f"{root / split}: {whole}, all as the manifest has it")
+            continue
+        for fault in faults:
+            print(f"broken: {fault.path}: {fault.reason}")
+        if source is None:
+            broken += len(faults)
+            continue
+        repaired = repair_split(root / split, manifest, faults, source)
+        for path in repaired:
+            print(f"repaired: {path}")
+        # An image that does not decode in a whole shard came so from the source: nothing to rebuild.
+        broken += len({fault.path for fault in faults} - set(repaired))
+    if broken:
+        how = "" if source else f"; `imagenet-mds verify {dataset} --repair SOURCE` rebuilds just that"
+        print(f"imagenet-mds: {broken} files are broken{how}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+def local_folder(location: str) -> Path:
+    """A folder on a disk of this machine.
+
+    Raises:
+        UserError: an address that this version does not know.
+    """
+    if "://" in location:
+        raise UserError(f"{location}: this version reads and writes datasets on local disks only; give a folder")
+    path = Path(location)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: give a folder")
+    return path
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """--overwrite removes datasets of ours, never anything else."""
+    ours = (folder / MANIFEST_BASENAME).exists() or (folder / WORK_FOLDER).exists()
+    if folder.exists() and any(folder.iterdir()) and not ours:
+        raise UserError(f"{folder} holds something that imagenet-mds did not write: empty it yourself")
+
+
+def parse_subset(text: str | None) -> int | None:
+    """A subset by name or number.
+
+    Raises:
+        UserError: neither.
+    """
+    if text is None or text == "full":
+        return None
+    if text in SUBSETS:
+        return SUBSETS[text]
+    number = text.replace("_", "").replace(",", "")
+    if not number.isdecimal() or int(number) < 1:
+        raise UserError(f"--subset {text}: give {', '.join(SUBSETS)}, full or a number of images")
+    return int(number)
+
+
+def parse_size(text: str) -> int:
+    """A size in bytes: `64MiB`, `50 MB`, `1048576`.
+
+    Raises:
+        UserError: not a size, or one that a shard cannot have.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
+    if not match or match[2].upper() not in _UNITS:
+        raise UserError(f"--shard-size {text}: give a number and B, KB, MB, GB, KiB, MiB or GiB, for example 64MiB")
+    size_bytes = int(float(match[1]) * _UNITS[match[2].upper()])
+    if not 1 << 12 <= size_bytes < 1 << 32:
+        raise UserError(f"--shard-size {text}: a shard has 4 KiB to 4 GiB; 64MiB suits most")
+    return size_bytes

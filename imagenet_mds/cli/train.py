@@ -1,0 +1,108 @@
+"""`imagenet-mds train` and `eval`: what they say and how they end."""
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from imagenet_mds_train.evaluate import evaluate, find_checkpoint
+from imagenet_mds_train.records import RunFolder
+from imagenet_mds_train.start import Start
+from rich.console import Console
+from rich.table import Table
+
+from imagenet_mds.cli.convert import local_folder
+from imagenet_mds.config import load_config
+from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, UserError
+from imagenet_mds.manifest import read_manifest
+from imagenet_mds.progress import ProgressLine
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options of `train` as they were typed."""
+
+    phase: str | None
+    config: str | None
+    data: str | None
+    run_name: str | None
+    save: Path
+    ranks: int | None
+    plan: bool
+    overrides: tuple[str, ...]
+
+
+def run_train(options: TrainOptions) -> int:
+    """Start a run or continue it; return the exit status."""
+    if (options.phase is None) == (options.config is None):
+        raise UserError("give one of --phase 1, 2 or 3 and --config FILE: they say what to train")
+    if options.data is None:
+        raise UserError("give --data DATASET: the folder that `imagenet-mds convert` wrote")
+    name = options.config or f"phase{options.phase}"
+    config = load_config(name, options.overrides, options.ranks)
+    run = RunFolder(options.save / (options.run_name or Path(name).stem))
+    start = Start.prepare(config, local_folder(options.data), run)
+    for note in start.notes:
+        print(f"note: {note}", file=sys.stderr)
+    result = run.read_result()
+    if result is not None:
+        print(f"{run.path} is done: top-1 {result['top1']:.2%}. For another run give --run-name")
+        return EXIT_DONE
+    for key, value in start.describe():
+        print(f"{key + ':':18} {value}", flush=True)
+    if options.plan:
+        return EXIT_DONE
+    with run.exclusive():
+        return _run(start, run)
+
+
+def _run(start: Start, run: RunFolder) -> int:
+    start.begin()
+    if start.config.data.verify_shards:
+        shards = [*start.train_shards(), *start.val.shards]
+        with ProgressLine("verifying shards", len(shards), "shards") as progress:
+            start.verify_shards(lambda shard: progress.advance(1))
+    started = time.monotonic()
+    status = start.go()
+    if status == EXIT_DONE:
+        _print_result(run, time.monotonic() - started)
+    elif status == EXIT_STOPPED:
+        print(f"{run.path} is stopped and saved: the same command continues it", file=sys.stderr)
+    else:
+        print(
+            f"imagenet-mds: {run.path} failed; its last checkpoint stays, the same command continues", file=sys.stderr
+        )
+    return status
+
+
+def _print_result(run: RunFolder, seconds: float) -> None:
+    result = run.read_result()
+    assert result is not None
+    figures = f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}"
+    print(
+        f"{run.path} is done after {result['batches']:,} batches: {figures} ({seconds / 60:.1f} minutes in this start)"
+    )
+
+
+def run_eval(checkpoint: str, data: str, *, split: str, as_json: bool) -> None:
+    """Evaluate a checkpoint and print the figures."""
+    path = find_checkpoint(checkpoint)
+    dataset = local_folder(data)
+    manifest = read_manifest(dataset / split)
+    with ProgressLine(f"evaluating on {split}", manifest.samples, "images") as progress:
+        result = evaluate(path, dataset, manifest, progress.advance)
+    if as_json:
+        print(json.dumps(asdict(result), indent=2))
+        return
+    table = Table("checkpoint", "split", "images", "top-1", "top-5", "loss", box=None, header_style="")
+    weights = " (averaged weights)" if result.averaged else ""
+    table.add_row(
+        f"{path}{weights}",
+        split,
+        f"{result.samples:,}",
+        f"{result.top1:.2%}",
+        f"{result.top5:.2%}",
+        f"{result.loss:.4f}",
+    )
+    Console(width=120).print(table)

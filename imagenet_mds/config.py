@@ -1,0 +1,374 @@
+"""The training configuration: one tree of frozen, strictly typed models, from one YAML file and `key=value` overrides.
+
+OmegaConf reads and merges (it reads `1e-4` as a number, which PyYAML does not); pydantic checks types and bounds. An
+unknown key is an error that names the nearest known one. Everything that changes a result stands in this tree; paths
+and operations are flags of the command.
+"""
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from imagenet_mds.errors import UserError
+from imagenet_mds.resources import config_names, config_path
+
+SUBSETS = {"tiny": 1_000, "small": 10_000, "medium": 100_000, "large": 500_000}
+"""Subsets by name, in training images. They are nested: each is a prefix of the next."""
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class OrderConfig(_Section):
+    """Streaming's ordering knobs, every one of them: the library has two sets of defaults (traps of its own)."""
+
+    shuffle: bool = True
+    shuffle_algo: Literal["naive", "py1br", "py1e", "py1s", "py2s"] = "py1e"
+    shuffle_seed: NonNegative = 9176
+    shuffle_block_size: Positive = 1 << 18
+    num_canonical_nodes: Positive = 1
+    partition_algo: Literal["orig", "relaxed"] = "relaxed"
+    sampling_method: Literal["balanced", "fixed"] = "balanced"
+    sampling_granularity: Positive = 1
+    batching_method: Literal["random", "stratified", "per_stream", "device_per_stream"] = "random"
+
+
+class DataConfig(_Section):
+    """What is read, and how.
+
+    subset: train on this many images, the first of the dataset; a name, a number, or null for all.
+    workers_per_rank: loader processes of each rank; 0 reads in the rank's own process.
+    prefetch_batches: batches that each worker keeps ready.
+    verify_shards: compare every shard's hash with the manifest before the first start on this dataset.
+    """
+
+    subset: Literal["tiny", "small", "medium", "large"] | Positive | None = None
+    workers_per_rank: NonNegative = 2
+    prefetch_batches: Positive = 2
+    predownload: Positive = 4096
+    verify_shards: bool = True
+    order: OrderConfig = OrderConfig()
+
+    def subset_samples(self) -> int | None:
+        """The subset as a number of images; None for all."""
+        return SUBSETS[self.subset] if isinstance(self.subset, str) else self.subset
+
+
+class ColorJitterConfig(_Section):
+    """Each image's brightness, contrast, saturation scaled by 1 +- at most this, its hue turned by at most this."""
+
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+    saturation: Fraction = 0.0
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+
+
+class RandAugmentConfig(_Section):
+    """`depth` operations an image, each of `severity` out of 30."""
+
+    severity: Annotated[int, Field(ge=0, le=30)] = 9
+    depth: Positive = 2
+
+
+class AugmentConfig(_Section):
+    """What training does to an image: a random crop of `scale` of the area and `ratio` of the sides, resized to
+    `size_px`."""
+
+    size_px: Annotated[int, Field(ge=8)] = 224
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    flip_probability: Fraction = 0.5
+    color_jitter: ColorJitterConfig | None = None
+    randaugment: RandAugmentConfig | None = None
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "AugmentConfig":
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} goes from {low} down to {high}: give the smaller number first")
+        if self.scale[1] > 1:
+            raise ValueError(f"scale ends at {self.scale[1]}: a crop has at most all of the area, 1.0")
+        return self
+
+
+class EvaluationConfig(_Section):
+    """Validation: the shorter side to `resize_px`, the centre `crop_px`; every `every_epochs` and at the end."""
+
+    resize_px: Annotated[int, Field(ge=8)] = 256
+    crop_px: Annotated[int, Field(ge=8)] = 224
+    device_batch_size: Positive = 128
+    workers_per_rank: NonNegative = 2
+    every_epochs: Positive = 1
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "EvaluationConfig":
+        if self.crop_px > self.resize_px:
+            raise ValueError(f"crop_px {self.crop_px} is larger than resize_px {self.resize_px}")
+        return self
+
+
+class ModelConfig(_Section):
+    """A torchvision ResNet; depth 10 is one block a stage, for a CPU. The classes come from the data."""
+
+    depth: Literal[10, 18, 34, 50, 101, 152] = 50
+
+
+class OptimizerConfig(_Section):
+    """SGD. `lr` is for `global_batch_size` as configured; nothing scales it. `decay_norm_and_bias` puts weight decay on
+    BatchNorm and biases too, as the original ResNet does."""
+
+    lr: PositiveFloat
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    decay_norm_and_bias: bool = True
+
+
+class ScheduleConfig(_Section):
+    """Linear warm-up over `warmup_epochs`, then a cosine to `final_lr_fraction` of the rate."""
+
+    epochs: Positive
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
+    final_lr_fraction: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "ScheduleConfig":
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        return self
+
+
+class MixUpConfig(_Section):
+    """MixUp (Zhang et al. 2018)."""
+
+    alpha: PositiveFloat = 0.2
+
+
+class CutMixConfig(_Section):
+    """CutMix (Yun et al. 2019). With MixUp too, each batch gets one of the two, by a fair coin."""
+
+    alpha: PositiveFloat = 1.0
+
+
+class LabelSmoothingConfig(_Section):
+    """Label smoothing (Szegedy et al. 2016)."""
+
+    smoothing: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+
+
+class EMAConfig(_Section):
+    """A moving average of the weights, which validation and the checkpoint's model use."""
+
+    half_life_batches: Positive = 50
+
+
+class AlgorithmsConfig(_Section):
+    """Each is on where it is given, off where it is null. Their order is fixed in code."""
+
+    mixup: MixUpConfig | None = None
+    cutmix: CutMixConfig | None = None
+    label_smoothing: LabelSmoothingConfig | None = None
+    ema: EMAConfig | None = None
+    blurpool: bool = False
+    channels_last: bool = False
+
+
+class CheckpointConfig(_Section):
+    """A checkpoint every `every_batches` and at each epoch's end; the last `keep` stay."""
+
+    every_batches: Positive | None = None
+    keep: Positive = 2
+
+
+class SystemConfig(_Section):
+    """How it runs. `auto` precision is fp16 on a GPU, fp32 on a CPU. `deterministic` gives bit-identical weights for
+    the same ranks, and costs speed. `device_microbatch_size` splits a rank's batch to fit its memory."""
+
+    precision: Literal["auto", "fp32", "amp_fp16", "amp_bf16"] = "auto"
+    deterministic: bool = False
+    device_microbatch_size: Positive | None = None
+    dist_timeout_seconds: Positive = 600
+
+
+class LoggingConfig(_Section):
+    """A line in the log every `every_batches`."""
+
+    every_batches: Positive = 20
+
+
+class TrainConfig(_Section):
+    """One training run.
+
+    seed: of initialisation and augmentation; the sample order has its own, `data.order.shuffle_seed`.
+    ranks: processes, one a GPU; the command's --ranks wins.
+    global_batch_size: images of one optimizer step, over all ranks.
+    """
+
+    seed: NonNegative = 17
+    ranks: Positive = 1
+    global_batch_size: Positive
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    algorithms: AlgorithmsConfig = AlgorithmsConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    system: SystemConfig = SystemConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "TrainConfig":
+        if self.global_batch_size % self.ranks:
+            raise ValueError(f"global_batch_size {self.global_batch_size} does not divide over {self.ranks} ranks")
+        return self
+
+    @property
+    def device_batch_size(self) -> int:
+        """Images that one rank contributes to a step."""
+        return self.global_batch_size // self.ranks
+
+    def recipe(self) -> dict[str, Any]:
+        """What must not change within a run: all that decides the weights, nothing of where and how fast it runs."""
+        return self.model_dump(
+            mode="json",
+            include={
+                "seed": True,
+                "global_batch_size": True,
+                "data": {"subset": True, "order": True},
+                "augment": True,
+                "model": True,
+                "optimizer": True,
+                "schedule": True,
+                "algorithms": True,
+            },
+        )
+
+
+def load_config(name_or_path: str, overrides: Sequence[str] = (), ranks: int | None = None) -> TrainConfig:
+    """Read a configuration: a shipped one by its name (`phase1`) or a YAML file by its path, with `key=value` over it.
+
+    Raises:
+        UserError: no such configuration, unreadable YAML, an unknown key (the nearest known one is named), a wrong
+        type.
+    """
+    path = _find(name_or_path)
+    try:
+        loaded = OmegaConf.load(path)
+    except (OmegaConfBaseException, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {_first_line(error)}") from None
+    except Exception as error:  # PyYAML's errors derive from Exception alone
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    for override in overrides:
+        if "=" not in override or override.startswith(("=", "-")):
+            raise UserError(f"{override!r} is not an override: write key=value, for example optimizer.lr=0.1")
+    try:
+        tree = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(tree, resolve=True)
+    except Exception as error:  # OmegaConf raises grammar, interpolation, YAML and key errors of several roots here
+        raise UserError(f"{path} with {' '.join(overrides)}: {_first_line(error)}") from None
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path} is not a configuration: it should be a mapping of keys, see `imagenet-mds configs show`"
+        )
+    if ranks is not None:
+        values["ranks"] = ranks
+    return parse_config({str(key): value for key, value in values.items()}, str(path))
+
+
+def parse_config(values: dict[str, Any], origin: str) -> TrainConfig:
+    """Check a tree of plain values.
+
+    Raises:
+        UserError: all that is wrong, `origin` named.
+    """
+    try:
+        # Through JSON, where strictness still lets a list stand for a tuple.
+        return TrainConfig.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise UserError(f"{origin}: " + "; ".join(_complaints(error))) from None
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    """A sentence a mistake. A union complains once for each of its members; one sentence stands for them."""
+    seen: dict[str, str] = {}
+    for item in error.errors():
+        keys = [str(part) for part in item["loc"]]
+        path = ".".join(_known_part(keys))
+        if item["type"] == "extra_forbidden":
+            path = ".".join(keys)
+            seen[path] = f"unknown key {path}{_nearest(path)}"
+        elif item["type"] == "missing":
+            seen.setdefault(path, f"{path} is missing")
+        elif item["type"] == "value_error":
+            seen.setdefault(
+                path or item["msg"], (f"{path}: " if path else "") + item["msg"].removeprefix("Value error, ")
+            )
+        else:
+            message = item["msg"].removeprefix("Input ")
+            seen.setdefault(path, f"{path} {message}, and is {_shown(item['input'])}")
+    return list(seen.values())
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, dict) else "a group of keys"
+
+
+def known_keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list[str]:
+    """The dotted path of every key and group of the tree."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(f"{prefix}{name}")
+        for kind in getattr(field.annotation, "__args__", ()) or (field.annotation,):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += known_keys(kind, f"{prefix}{name}.")
+    return keys
+
+
+def _known_part(keys: list[str]) -> list[str]:
+    """A location without what pydantic adds to it for members of unions and places in tuples."""
+    known = set(known_keys())
+    while keys and ".".join(keys) not in known:
+        keys = keys[:-1]
+    return keys
+
+
+def _nearest(path: str) -> str:
+    """The known key that is meant, most likely: alike as a whole, or the same last name elsewhere."""
+    known = known_keys()
+    last = path.rsplit(".", 1)[-1]
+    same_name = [key for key in known if key.rsplit(".", 1)[-1] == last]
+    alike = same_name or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    if not alike:
+        names = {key.rsplit(".", 1)[-1]: key for key in known}
+        alike = [names[name] for name in difflib.get_close_matches(last, names, n=1, cutoff=0.6)]
+    return f" (did you mean {alike[0]}?)" if alike else f" (known: {', '.join(key for key in known if '.' not in key)})"
+
+
+def _find(name_or_path: str) -> Path:
+    if (shipped := config_path(name_or_path)) is not None:
+        return shipped
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    raise UserError(
+        f"there is no configuration {name_or_path}: give a YAML file, or one of {', '.join(config_names())}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,170 @@
+"""The manifest: what a split of a dataset holds, where it came from, and the name of its content.
+
+`manifest.json` lies beside `index.json` and is written last: where it exists, the split is complete. It is the only
+contract between converting and training. It holds no time, rate, host or path, so that the same images converted twice
+give the same bytes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from imagenet_mds.errors import UserError
+from imagenet_mds.fingerprint import fingerprint
+from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
+
+MANIFEST_BASENAME = "manifest.json"
+KEYS_BASENAME = "keys.txt"
+SPLITS = ("train", "val")
+
+Split = Literal["train", "val"]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ClassEntry(_Frozen):
+    """A class: its folder name (a wnid for ImageNet), its name for people (the same where none is known)."""
+
+    wnid: str
+    name: str
+    samples: Count
+
+
+class ShardEntry(_Frozen):
+    """A shard file of this split."""
+
+    basename: str
+    size_bytes: Count
+    xxh64: str
+    samples: Count
+
+
+class LeftOut(_Frozen):
+    """A source image that is not in the dataset, and why."""
+
+    key: str
+    reason: str
+
+
+class Changed(_Frozen):
+    """A source image whose bytes were not stored as they were, and what was done."""
+
+    key: str
+    change: str
+
+
+class Policy(_Frozen):
+    """What decides the bytes of a split, given its source."""
+
+    check: Literal["decode", "structure", "none"] = "decode"
+    seed: int = 0
+    shard_size_bytes: int = Field(default=1 << 26, ge=1 << 12, lt=1 << 32)
+    subset: int | None = Field(default=None, ge=1)
+
+
+class SourceEntry(_Frozen):
+    """Where the images came from: the kind of source, its images in this split, the fingerprint of keys and sizes."""
+
+    kind: str
+    samples: Count
+    fingerprint: str
+
+
+class Manifest(_Frozen):
+    """One split of a dataset."""
+
+    format: Literal[1] = 1
+    split: Split
+    samples: Count
+    classes: list[ClassEntry]
+    shards: list[ShardEntry]
+    left_out: list[LeftOut]
+    changed: list[Changed]
+    policy: Policy
+    source: SourceEntry
+    conversion: str
+    keys_xxh64: str
+    versions: dict[str, str]
+    fingerprint: str
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "Manifest":
+        if self.fingerprint != content_fingerprint(self.classes, self.shards):
+            raise ValueError("its fingerprint does not fit its shards")
+        return self
+
+    @property
+    def classes_fingerprint(self) -> str:
+        """The name of the classes in their order: models and datasets fit together when it is equal."""
+        return fingerprint([entry.wnid for entry in self.classes])
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.size_bytes for shard in self.shards)
+
+    def shard_infos(self) -> list[ShardInfo]:
+        """The shards as the index has them."""
+        return [ShardInfo(**shard.model_dump()) for shard in self.shards]
+
+
+def content_fingerprint(classes: Sequence[ClassEntry], shards: Sequence[ShardEntry]) -> str:
+    """The name of a split's content: classes in order, every shard's samples and hash. How it was made is not in it."""
+    return fingerprint(
+        {
+            "classes": [entry.wnid for entry in classes],
+            "shards": [[shard.samples, shard.xxh64] for shard in shards],
+        }
+    )
+
+
+def conversion_fingerprint(split: str, source: SourceEntry, policy: Policy) -> str:
+    """The name of one way of making a split: the same split, source and policy always give the same bytes."""
+    return fingerprint({"split": split, "source": source.model_dump(), "policy": policy.model_dump()})
+
+
+def read_manifest(split_folder: Path) -> Manifest:
+    """The manifest of a complete split.
+
+    Raises:
+        UserError: no dataset there, an incomplete one, or a manifest that this version cannot read.
+    """
+    path = split_folder / MANIFEST_BASENAME
+    dataset = split_folder.parent
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(_why_no_manifest(dataset, split_folder)) from None
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(
+            f"{path} cannot be read ({where}: {first['msg']}): convert {dataset} again with this version, or restore it"
+        ) from None
+
+
+def _why_no_manifest(dataset: Path, split_folder: Path) -> str:
+    if not dataset.exists():
+        return f"there is no dataset at {dataset}: make one with `imagenet-mds convert SOURCE {dataset}`"
+    if (split_folder / INDEX_BASENAME).exists() and not (split_folder / ".work").exists():
+        return (
+            f"{split_folder} was not written by imagenet-mds: it has an {INDEX_BASENAME} and no {MANIFEST_BASENAME}; "
+            f"convert it with `imagenet-mds convert SOURCE DEST`"
+        )
+    if split_folder.exists():
+        return f"{split_folder} is not complete: run the same `imagenet-mds convert` again, it does what is missing"
+    there = [name for name in SPLITS if (dataset / name / MANIFEST_BASENAME).exists()]
+    held = f"it holds {' and '.join(there)}" if there else "it holds no split"
+    return f"{dataset} has no {split_folder.name}/ ({held}): convert it with `imagenet-mds convert SOURCE {dataset}`"
+
+
+def read_keys(split_folder: Path) -> list[str]:
+    """The source key of each sample, in the dataset's order."""
+    return (split_folder / KEYS_BASENAME).read_text(encoding="utf-8").splitlines()

@@ -1,0 +1,82 @@
+"""What one attempt at a run borrows from the machine, and gives back whatever way it ends.
+
+Streaming keeps its state in shared memory blocks and lock files that all jobs of a machine name alike
+(`000000_locals`); those of a killed job stay, and the library's own cleaning destroys a live job's too. So each attempt
+gets a temporary folder and a range of block numbers of its own, both named after the process that owns them; what
+belongs to a process that is gone is removed at the next start.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+BASE_VARIABLE = "IMAGENET_MDS_BLOCK_BASE"
+"""The environment variable that tells a rank the first block number of its attempt."""
+
+_FIRST_BASE = 10_000_000
+_BLOCKS_PER_PROCESS = 100
+_BLOCK = re.compile(r"(\d{8,})_[a-z_]+\Z")
+_FOLDER = re.compile(r"imagenet-mds-(\d+)-")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Resources of the process `pid` and the ranks it starts."""
+
+    pid: int
+    temporary: Path
+
+    @property
+    def block_base(self) -> int:
+        """The first number of this attempt's shared memory blocks; stock jobs count from 0 and never come here."""
+        return _FIRST_BASE + self.pid * _BLOCKS_PER_PROCESS
+
+    def environment(self) -> dict[str, str]:
+        """What a rank's environment says of the attempt."""
+        return {"TMPDIR": str(self.temporary), BASE_VARIABLE: str(self.block_base)}
+
+
+@contextlib.contextmanager
+def attempt() -> Iterator[Attempt]:
+    """Borrow, and give back at the end; before that, give back what dead processes of ours still hold."""
+    clean_after_the_dead()
+    mine = Attempt(os.getpid(), Path(tempfile.mkdtemp(prefix=f"imagenet-mds-{os.getpid()}-")))
+    try:
+        yield mine
+    finally:
+        _remove(mine.pid, [mine.temporary])
+
+
+def clean_after_the_dead() -> None:
+    """Remove the blocks and temporary folders of our processes that are gone."""
+    folders: dict[int, list[Path]] = {}
+    for path in Path(tempfile.gettempdir()).glob("imagenet-mds-*"):
+        if match := _FOLDER.match(path.name):
+            folders.setdefault(int(match[1]), []).append(path)
+    owners = {(number - _FIRST_BASE) // _BLOCKS_PER_PROCESS for number in _blocks() if number >= _FIRST_BASE}
+    for pid in owners | folders.keys():
+        if not Path(f"/proc/{pid}").exists():
+            _remove(pid, folders.get(pid, []))
+
+
+def _blocks() -> list[int]:
+    if not SHARED_MEMORY.is_dir():
+        return []
+    return [int(match[1]) for path in SHARED_MEMORY.iterdir() if (match := _BLOCK.match(path.name))]
+
+
+def _remove(pid: int, folders: list[Path]) -> None:
+    first = _FIRST_BASE + pid * _BLOCKS_PER_PROCESS
+    for number in set(_blocks()):
+        if first <= number < first + _BLOCKS_PER_PROCESS:
+            for path in SHARED_MEMORY.glob(f"{number}_*"):
+                with contextlib.suppress(OSError):  # another user's, or gone in the meantime
+                    path.unlink()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,159 @@
+"""Checkpoints in mid-epoch that continue exactly, and the order to stop.
+
+Composer's CheckpointSaver is the base class only because its EMA looks for one to know when to put the averaged weights
+into the model. What it does is done anew: write under a temporary name, make durable, rename, record.
+
+Private name used here and nowhere else: `Trainer._rng_state`.
+"""
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from composer import Trainer
+from composer.callbacks import CheckpointSaver
+from composer.core import Callback, Event, State
+from composer.loggers import Logger
+from composer.utils import dist, reproducibility
+from composer.utils.checkpoint import save_checkpoint
+
+from imagenet_mds.config import CheckpointConfig
+from imagenet_mds.files import sync_folder
+from imagenet_mds_train.records import RunFolder
+from imagenet_mds_train.runlog import RunLog, batches_per_epoch
+
+
+class StopRequested(Exception):  # noqa: N818 # an order, not an error
+    """Everything is saved, and the run is to end now, ready to continue."""
+
+
+class Checkpoints(CheckpointSaver):
+    """Saves every so many batches and at each epoch's end, and on SIGTERM at the end of the batch, after which it
+    raises `StopRequested` in every rank.
+
+    Nothing is saved in the signal handler: it sets a flag, the ranks agree on it at the batch's end, and all save.
+    """
+
+    def __init__(
+        self,
+        config: CheckpointConfig,
+        folder: RunFolder,
+        identity: dict[str, Any],
+        payload: dict[str, Any],
+        log: RunLog,
+    ) -> None:
+        super().__init__(
+            folder=str(folder.checkpoints),
+            save_interval=self._is_due,
+            overwrite=True,
+            latest_filename=None,
+            remote_file_name=None,
+            latest_remote_file_name=None,
+        )
+        self.config = config
+        self.run = folder
+        self.identity = identity
+        self.payload = payload
+        self.run_log = log
+        self.signalled = False
+        self.stopping = False
+
+    def listen(self) -> None:
+        """From now on SIGTERM asks for a stop in good order."""
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            self.signalled = True
+
+        signal.signal(signal.SIGTERM, on_signal)
+
+    def _is_due(self, state: State, event: Event) -> bool:
+        """Whether this event saves. EMA asks it too, so it must not change anything.
+
+        The batch that ends an epoch is saved at the epoch's end, after validation, unless the run is to stop at once.
+        """
+        if event == Event.EPOCH_CHECKPOINT:
+            return True
+        if event != Event.BATCH_CHECKPOINT:
+            return False
+        if self.stopping:
+            return True
+        every = self.config.every_batches
+        last_of_epoch = state.timestamp.batch_in_epoch.value == batches_per_epoch(state)
+        return every is not None and state.timestamp.batch.value % every == 0 and not last_of_epoch
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Nothing: the base class would look for files of its own."""
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Agree on stopping: if one rank was signalled, all stop after the same batch."""
+        flag = state.device.tensor_to_device(torch.tensor([int(self.signalled)]))
+        dist.all_reduce(flag, reduce_operation="MAX")
+        self.stopping = bool(flag.item())
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Save if it is due; stop if it was asked for."""
+        if self._is_due(state, Event.BATCH_CHECKPOINT):
+            self._save(state)
+        if self.stopping:
+            if dist.get_global_rank() == 0:
+                self.run_log.write("stopped", batch=state.timestamp.batch.value)
+            raise StopRequested
+
+    def epoch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Save at each epoch's end."""
+        self._save(state)
+
+    def iteration_checkpoint(self, state: State, logger: Logger) -> None:
+        """Nothing: there are no iterations beside batches and epochs here."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What lies in the checkpoint beside Composer's own: enough to rebuild the model without the run's folder."""
+        return {"payload": self.payload}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing: it was compared before the ranks started."""
+
+    def _save(self, state: State) -> None:
+        epoch, batch = state.timestamp.epoch.value, state.timestamp.batch.value
+        final = self.run.checkpoints / f"ep{epoch}-ba{batch}.pt"
+        temporary = final.with_name(f".{final.stem}.tmp.pt")  # .pt, for Composer compresses by the ending
+        saved = save_checkpoint(state, filename=str(temporary))
+        if saved is None:  # only the first rank writes; the others gave it their random state
+            return
+        with open(saved, "rb+") as file:
+            os.fsync(file.fileno())
+        Path(saved).replace(final)
+        sync_folder(final.parent)
+        self.run.record_checkpoint(final, epoch=epoch, batch=batch, identity=self.identity, keep=self.config.keep)
+        self.run_log.write("checkpoint", batch=batch, epoch=epoch)
+
+
+class RandomStateOnResume(Callback):
+    """Restores the random state of the checkpoint before the first resumed batch.
+
+    Composer restores it only when a run goes on at an epoch's start, or while it spins through a loader that cannot
+    resume; in mid-epoch with a StreamingDataset MixUp would draw other numbers than the run never stopped.
+    """
+
+    trainer: Trainer | None = None
+
+    def after_dataloader(self, state: State, logger: Logger) -> None:
+        """Once, when the first batch is there and nothing has been drawn for it."""
+        if self.trainer is not None and self.trainer._rng_state is not None:
+            reproducibility.load_rng_state(self.trainer._rng_state)
+            self.trainer._rng_state = None
+
+
+def load_payload(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a checkpoint that this program wrote.
+
+    Returns:
+        The payload (configuration, classes, identity) and the model's tensors by their names.
+    """
+    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    callbacks = checkpoint["state"]["callbacks"]
+    payload: dict[str, Any] = callbacks[Checkpoints.__qualname__]["payload"]
+    return payload, checkpoint["state"]["model"]

@@ -1,0 +1,112 @@
+"""Evaluating a checkpoint on a split: each sample once, in one process, with the same metrics as in training."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagenet_mds.errors import UserError
+from imagenet_mds.fingerprint import fingerprint
+from imagenet_mds.manifest import Manifest
+from imagenet_mds_train.attempt import attempt
+from imagenet_mds_train.records import RunFolder
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a checkpoint does on a split. Shares are 0 to 1; `averaged` says that the weights are the EMA's."""
+
+    checkpoint: str
+    split: str
+    samples: int
+    top1: float
+    top5: float
+    loss: float
+    averaged: bool
+
+
+def find_checkpoint(location: str) -> Path:
+    """A checkpoint by its file, or the newest whole one of a run's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(location)
+    if path.is_file():
+        return path
+    if (path / "run.json").is_file():
+        record, _ = RunFolder(path).newest_checkpoint()
+        if record is None:
+            raise UserError(f"{path} has no checkpoint yet: run its `imagenet-mds train` on")
+        return path / "checkpoints" / record.basename
+    raise UserError(f"there is no checkpoint at {path}: give a .pt file, or the folder of a run")
+
+
+def evaluate(
+    checkpoint: Path, dataset: Path, manifest: Manifest, on_samples: Callable[[int], None] = lambda samples: None
+) -> Evaluation:
+    """Run a checkpoint's model over every sample of a split.
+
+    Args:
+        checkpoint: a file that `imagenet-mds train` wrote.
+        dataset: the dataset's folder.
+        manifest: of the split to run on.
+        on_samples: called after each batch with the number of its samples.
+
+    Raises:
+        UserError: not such a file, or its classes are not the dataset's.
+    """
+    warnings.simplefilter("ignore")  # as in a rank: what torch, Composer and their dependencies deprecate
+    import torch
+
+    from imagenet_mds.config import parse_config
+    from imagenet_mds_train.checkpoints import load_payload
+    from imagenet_mds_train.data import validation_loader
+    from imagenet_mds_train.model import Classifier, resnet, validation_metrics
+    from imagenet_mds_train.stream import use_own_blocks
+
+    try:
+        payload, weights = load_payload(checkpoint)
+    except Exception as error:  # torch and pickle raise what they like on a file that is no checkpoint
+        raise UserError(f"{checkpoint} is not a checkpoint of imagenet-mds ({type(error).__name__})") from None
+    known = fingerprint(payload["classes"])
+    if known != manifest.classes_fingerprint:
+        raise UserError(
+            f"{checkpoint} knows {len(payload['classes'])} classes ({known}) and {dataset} has "
+            f"{len(manifest.classes)} ({manifest.classes_fingerprint}): give the dataset it was trained on, "
+            f"or one with its classes"
+        )
+    config = parse_config(payload["config"], str(checkpoint))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    classes = len(payload["classes"])
+    model = Classifier(resnet(config.model.depth, classes), classes)
+    if config.algorithms.blurpool:
+        from composer.algorithms.blurpool import apply_blurpool
+
+        apply_blurpool(model)
+    model.load_state_dict(weights)
+    model.to(device).eval()
+    metrics = {name: metric.to(device) for name, metric in validation_metrics(classes).items()}
+    with attempt() as mine:
+        os.environ.update(mine.environment())
+        tempfile.tempdir = str(mine.temporary)
+        use_own_blocks()
+        loader = validation_loader(config.evaluation, dataset / manifest.split, manifest.samples, rank=0, ranks=1)
+        with torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
+            for images, labels in loader:
+                logits = model((images.to(device), labels.to(device)))
+                for metric in metrics.values():
+                    metric.update(logits, labels.to(device))
+                on_samples(len(labels))
+        del loader
+    return Evaluation(
+        checkpoint=str(checkpoint),
+        split=manifest.split,
+        samples=manifest.samples,
+        top1=float(metrics["top1"].compute()),
+        top5=float(metrics["top5"].compute()),
+        loss=float(metrics["loss"].compute()),
+        averaged=config.algorithms.ema is not None,
+    )

@@ -1,0 +1,142 @@
+"""Start the ranks of a run, watch them, and leave no process behind.
+
+Our own instead of Composer's launcher: that one imports composer for 6 to 10 s before it starts anything, lets a rank
+live only 30 s after SIGTERM (a checkpoint in flight is lost), leaves loader workers behind a killed rank, and shows no
+line of the other ranks. This one imports no torch, hands an interruption on as one SIGTERM to each rank and waits for
+the ranks to save, and the kernel ends every rank whose launcher dies.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from imagenet_mds_train.attempt import attempt
+
+_POLL_SECONDS = 0.1
+_MOURNING_SECONDS = 5.0
+"""How long the other ranks may go on after one has failed: time to print their own errors, no more."""
+
+# `-c` and not `-m`: the user's folder is taken off the path before anything of ours or torch's is imported, so that a
+# `train.py` or `queue.py` lying there is never run.
+_START_RANK = "import sys; sys.path[:] = [p for p in sys.path if p]; from imagenet_mds_train.rank import main; main()"
+
+
+def launch(ranks: int, order: Path, log_folder: Path) -> int:
+    """Run `ranks` processes to their end.
+
+    Args:
+        ranks: processes on this machine, one a GPU where there are GPUs.
+        order: the JSON file that says what to run, read by each rank.
+        log_folder: the output of every rank but the first goes to `rank<N>.log` here; the first writes to ours.
+
+    Returns:
+        An exit status: done, stopped in good order, the ranks' own status 2, or failed.
+    """
+    with attempt() as mine, contextlib.ExitStack() as stack:
+        environment = os.environ | mine.environment() | _rendezvous(ranks)
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+        processes = []
+        for rank in range(ranks):
+            output = None
+            if rank:
+                output = stack.enter_context(open(log_folder / f"rank{rank}.log", "ab"))
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", _START_RANK, str(order)],
+                    env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    # A session of its own: Ctrl-C in the terminal reaches us alone, and a kill reaches its workers too.
+                    start_new_session=True,
+                )
+            )
+        try:
+            with _interruptions(processes) as interruptions:
+                _wait(processes, interruptions)
+        finally:
+            _kill(processes)
+        return _status([process.returncode for process in processes], log_folder)
+
+
+def _rendezvous(ranks: int) -> dict[str, str]:
+    """Where the ranks meet. The port is free now; nothing else on the loopback is likely to take it in a second."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@contextlib.contextmanager
+def _interruptions(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Hand SIGTERM and Ctrl-C on to the ranks as SIGTERM, which means: save at the end of this batch, then stop."""
+    received: list[int] = []
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) == 1:
+            print("stopping: the ranks save and end; once more to kill them at once", file=sys.stderr, flush=True)
+            for process in processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(processes: list[subprocess.Popen[bytes]], interruptions: list[int]) -> None:
+    """Until all have ended, or one has failed and the others had their time, or a second interruption came."""
+    failed_at: float | None = None
+    while any(process.poll() is None for process in processes):
+        if len(interruptions) > 1:
+            return
+        if failed_at is None and any(process.poll() not in (None, EXIT_DONE, EXIT_STOPPED) for process in processes):
+            failed_at = time.monotonic()
+        if failed_at is not None and time.monotonic() - failed_at > _MOURNING_SECONDS:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
+    """End what is left, loader workers too: each rank leads a process group."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    for process in processes:
+        process.wait()
+
+
+def _status(codes: list[int], log_folder: Path) -> int:
+    if all(code == EXIT_DONE for code in codes):
+        return EXIT_DONE
+    if all(code in (EXIT_DONE, EXIT_STOPPED) for code in codes):
+        return EXIT_STOPPED
+    # A rank that was killed because another had failed says nothing; the one that failed by itself does.
+    own = [(rank, code) for rank, code in enumerate(codes) if code > 0 and code != EXIT_STOPPED]
+    rank, code = own[0] if own else next((rank, code) for rank, code in enumerate(codes) if code)
+    if rank:
+        tail = (log_folder / f"rank{rank}.log").read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
+        print(f"rank {rank} failed; the end of {log_folder / f'rank{rank}.log'}:", *tail, sep="\n", file=sys.stderr)
+    if code < 0:
+        print(f"rank {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
+    return code if code > 0 else EXIT_FAILED

@@ -1,0 +1,147 @@
+"""One rank of a run, from its order to its end. The launcher starts it; nothing else imports it."""
+
+import json
+import sys
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from imagenet_mds.config import TrainConfig, parse_config
+from imagenet_mds.errors import EXIT_STOPPED
+from imagenet_mds.files import write_json
+from imagenet_mds_train.orphans import die_with_parent
+from imagenet_mds_train.records import RunFolder
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the ranks are to do; the launcher writes it as JSON and each rank reads it.
+
+    `checkpoint` is where to go on, None at a run's start. Sizes are samples, subset applied.
+    """
+
+    config: dict[str, Any]
+    run_folder: str
+    dataset: str
+    train_samples: int
+    val_samples: int
+    classes: list[str]
+    identity: dict[str, Any]
+    checkpoint: str | None
+    attempt: int
+
+    def write(self, path: Path) -> None:
+        """Write the order for the ranks."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "Order":
+        """Read an order that `write` wrote."""
+        return cls(**json.loads(path.read_bytes()))
+
+
+def main() -> None:
+    """Run one rank: `python -c ... ORDER.json`, with torch's distributed environment variables set."""
+    die_with_parent()
+    # A run's first screen would be a hundred lines of what torch, Composer and its 300 dependencies deprecate.
+    warnings.simplefilter("ignore")
+    sys.exit(run(Order.read(Path(sys.argv[1]))))
+
+
+def run(order: Order) -> int:
+    """Train to the end, or to the order to stop.
+
+    Returns:
+        The exit status.
+    """
+    from composer import Trainer
+    from composer.core import Evaluator
+    from composer.utils import dist, get_device, reproducibility
+
+    from imagenet_mds_train.checkpoints import Checkpoints, RandomStateOnResume, StopRequested
+    from imagenet_mds_train.data import training_loader, validation_loader
+    from imagenet_mds_train.model import Classifier, resnet
+    from imagenet_mds_train.recipe import build_algorithms, build_optimizer, build_scheduler
+    from imagenet_mds_train.runlog import RunLog
+    from imagenet_mds_train.stream import use_own_blocks
+
+    config = parse_config(order.config, "the order of the launcher")
+    folder = RunFolder(Path(order.run_folder))
+    log = RunLog(
+        folder.log,
+        attempt=order.attempt,
+        every_batches=config.logging.every_batches,
+        global_batch_size=config.global_batch_size,
+    )
+    checkpoints = Checkpoints(
+        config.checkpoint,
+        folder,
+        order.identity,
+        payload={"config": order.config, "classes": order.classes, "identity": order.identity},
+        log=log,
+    )
+    checkpoints.listen()
+    use_own_blocks()
+    if config.system.deterministic:
+        reproducibility.configure_deterministic_mode()
+    device = get_device(None)
+    dist.initialize_dist(device, timeout=config.system.dist_timeout_seconds)
+    reproducibility.seed_all(config.seed)
+
+    train = training_loader(config, Path(order.dataset) / "train", order.train_samples)
+    val = validation_loader(
+        config.evaluation,
+        Path(order.dataset) / "val",
+        order.val_samples,
+        rank=dist.get_global_rank(),
+        ranks=dist.get_world_size(),
+    )
+    classes = len(order.classes)
+    model = Classifier(resnet(config.model.depth, classes), classes)
+    random_state = RandomStateOnResume()
+    trainer = Trainer(
+        model=model,
+        train_dataloader=train,
+        eval_dataloader=Evaluator(label="val", dataloader=val),
+        eval_interval=f"{config.evaluation.every_epochs}ep",
+        max_duration=f"{config.schedule.epochs}ep",
+        optimizers=build_optimizer(config.optimizer, model),
+        schedulers=build_scheduler(config, len(train)),
+        step_schedulers_every_batch=True,
+        algorithms=build_algorithms(config.algorithms, deterministic=config.system.deterministic),
+        callbacks=[log, checkpoints, random_state],
+        device=device,
+        precision=_precision(config, device.name),
+        device_train_microbatch_size=config.system.device_microbatch_size,
+        deterministic_mode=config.system.deterministic,
+        seed=config.seed,
+        dist_timeout=config.system.dist_timeout_seconds,
+        run_name=folder.path.name,
+        load_path=order.checkpoint,
+        load_progress_bar=False,
+        progress_bar=False,
+        auto_log_hparams=False,
+        # The order comes back by itself; spinning would only move the validation's loaders.
+        spin_dataloaders=False,
+    )
+    random_state.trainer = trainer
+    try:
+        trainer.fit()
+    except StopRequested:
+        return EXIT_STOPPED
+    finally:
+        trainer.close()
+    if dist.get_global_rank() == 0:
+        values = {name: float(value) for name, value in trainer.state.eval_metric_values.items()}
+        batch = trainer.state.timestamp.batch.value
+        log.write("done", batch=batch, **values)
+        write_json(folder.result, {"batches": batch, "epochs": config.schedule.epochs} | values)
+    return 0
+
+
+def _precision(config: TrainConfig, device: str) -> str:
+    """The precision as Composer names it. `auto` is fp16 on a GPU: a T4 only emulates bf16, and says it has it."""
+    if config.system.precision != "auto":
+        return config.system.precision
+    return "amp_fp16" if device == "gpu" else "fp32"

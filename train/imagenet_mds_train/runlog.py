@@ -1,0 +1,94 @@
+"""The run's log: a JSON object a line for programs, a short line for people, from the first rank only."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from composer.core import Callback, State
+from composer.loggers import Logger
+from composer.utils import dist
+
+
+class RunLog(Callback):
+    """Writes loss, learning rate and speed every `every_batches`, and every validation.
+
+    Args:
+        path: the log; lines are added.
+        attempt: which start of the run this is, from 1.
+        every_batches: how often.
+        global_batch_size: images a step, for the speed.
+    """
+
+    def __init__(self, path: Path, *, attempt: int, every_batches: int, global_batch_size: int) -> None:
+        self.path = path
+        self.attempt = attempt
+        self.every_batches = every_batches
+        self.global_batch_size = global_batch_size
+        self._marked_at = time.monotonic()
+        self._marked_batch = 0
+
+    def write(self, event: str, **values: Any) -> None:
+        """Add a line to the log. Flushed at once, so that a killed run loses none; call it in the first rank only."""
+        line = {"event": event, "attempt": self.attempt, "time": round(time.time(), 3)} | values
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Say where the run starts."""
+        self._marked_batch = state.timestamp.batch.value
+        if dist.get_global_rank() == 0:
+            self.write("start", batch=state.timestamp.batch.value, ranks=dist.get_world_size())
+
+    def epoch_start(self, state: State, logger: Logger) -> None:
+        """The time between epochs (validation, a checkpoint) is no training speed."""
+        self._mark(state)
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """A line when it is time."""
+        batch = state.timestamp.batch.value
+        if dist.get_global_rank() or batch % self.every_batches:
+            return
+        assert isinstance(state.total_loss_dict, dict)
+        seconds = time.monotonic() - self._marked_at
+        rate = (batch - self._marked_batch) * self.global_batch_size / max(seconds, 1e-9)
+        loss = float(state.total_loss_dict["loss/train/total"])
+        # The schedulers step before this event, so what they hold is the next batch's rate.
+        lr = state.optimizers[0].param_groups[0]["lr"]
+        epoch = state.timestamp.epoch.value
+        self.write("batch", batch=batch, epoch=epoch, loss=loss, next_lr=lr, images_per_second=round(rate, 1))
+        in_epoch = f"{state.timestamp.batch_in_epoch.value}/{batches_per_epoch(state)}"
+        self._say(
+            f"epoch {epoch + 1}/{_epochs(state)} batch {in_epoch} loss {loss:.4f} lr {lr:.4f} {rate:,.0f} images/s"
+        )
+        self._mark(state)
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        """The figures of a validation."""
+        if dist.get_global_rank():
+            return
+        values = {name: float(value) for name, value in state.eval_metric_values.items()}
+        self.write("eval", batch=state.timestamp.batch.value, epoch=state.timestamp.epoch.value, **values)
+        self._say(
+            f"epoch {state.timestamp.epoch.value}/{_epochs(state)} validation: top-1 {values['top1']:.2%}, "
+            f"top-5 {values['top5']:.2%}, loss {values['loss']:.4f}"
+        )
+
+    def _mark(self, state: State) -> None:
+        self._marked_at = time.monotonic()
+        self._marked_batch = state.timestamp.batch.value
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _epochs(state: State) -> int:
+    assert state.max_duration is not None
+    return int(state.max_duration.value)
+
+
+def batches_per_epoch(state: State) -> int:
+    """Steps of an epoch."""
+    assert state.dataloader_len is not None
+    return int(state.dataloader_len.value)

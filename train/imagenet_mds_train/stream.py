@@ -1,0 +1,102 @@
+"""All that touches the inside of mosaicml-streaming 0.13.0, each with the defect it mends.
+
+Private names used here and nowhere else: `shared.prefix._each_prefix_int`, `StreamingDataset._get_work`. Tests fail
+when their behaviour changes.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import streaming.base.shared.prefix as streaming_prefix
+from streaming import Stream, StreamingDataset
+from streaming.base.format import Reader
+from streaming.base.format.mds.reader import MDSReader
+from streaming.base.world import World
+
+from imagenet_mds.config import OrderConfig
+from imagenet_mds_train.attempt import BASE_VARIABLE
+
+
+def use_own_blocks() -> None:
+    """Number this process's shared memory blocks from its attempt's own base, so that no other job's are met.
+
+    The library counts from 0 in every job; blocks of a killed job stay, and two jobs that start at once take the same.
+    """
+    base = int(os.environ[BASE_VARIABLE])
+
+    def each_prefix() -> Iterator[int]:
+        number = base
+        while True:
+            yield number
+            number += 1
+
+    streaming_prefix._each_prefix_int = each_prefix
+
+
+class PrefixStream(Stream):
+    """The first `samples` samples of a dataset: the shards that hold them, the last one in part, images as bytes."""
+
+    def __init__(self, *, local: Path, samples: int) -> None:
+        super().__init__(local=str(local))
+        self.samples = samples
+
+    def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Reader]:
+        """The shard readers of the prefix."""
+        kept: list[Reader] = []
+        left = self.samples
+        for reader in super().get_shards(world, allow_unsafe_types):
+            if left <= 0:
+                break
+            assert isinstance(reader, MDSReader)
+            # Files are decoded here, not by the library, whose pictures stay grayscale or CMYK.
+            reader.column_encodings = ["bytes" if name == "jpeg" else name for name in reader.column_encodings]
+            reader.samples = min(reader.samples, left)
+            left -= reader.samples
+            kept.append(reader)
+        return kept
+
+
+class ImageStream(StreamingDataset):
+    """A StreamingDataset of images that resumes exactly and knows its epoch.
+
+    Args:
+        local: the folder of a split.
+        samples: how many of its samples, from the first on.
+        device_batch_size: images of one rank's batch; the order depends on it only through the global batch.
+        order: every ordering knob; none is left to the library.
+        predownload: samples to fetch ahead.
+    """
+
+    def __init__(
+        self, *, local: Path, samples: int, device_batch_size: int, order: OrderConfig, predownload: int
+    ) -> None:
+        super().__init__(
+            streams=[PrefixStream(local=local, samples=samples)],
+            batch_size=device_batch_size,
+            predownload=max(predownload, device_batch_size),
+            **order.model_dump(),
+        )
+        self.epoch = 0
+
+    def read(self, sample: int) -> tuple[bytes, int]:
+        """The stored bytes and the class of sample number `sample`."""
+        record: dict[str, Any] = self.get_item(sample)
+        return record["x"], int(record["y"])
+
+    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
+        """Where the stream stands.
+
+        At an epoch's end the library names the epoch that ended, and a run resumed there repeats its order; the epoch
+        that comes next is `next_epoch`.
+        """
+        state: dict[str, Any] = super().state_dict(num_samples, from_beginning)
+        if from_beginning and num_samples == 0 and self.next_epoch > 0:
+            state["epoch"] = self.next_epoch
+        return state
+
+    def _get_work(self, epoch: int, sample_in_epoch: int) -> Any:
+        """Called in each worker at the start of each epoch: the one place where a worker learns which epoch it is."""
+        self.epoch = epoch
+        return super()._get_work(epoch, sample_in_epoch)
