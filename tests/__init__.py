@@ -1,0 +1,1 @@
+"""Tests mirror the packages: core, convert, train; the commands as users type them lie beside."""

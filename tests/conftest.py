@@ -1,0 +1,26 @@
+"""What many tests share, made once: a drawn tree of images and the dataset converted from it."""
+
+from pathlib import Path
+
+import pytest
+
+from imagenet_mds.demo.draw import draw_tree
+from tests.command import done
+
+TRAIN_PER_CLASS, VAL_PER_CLASS = 16, 5
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's image set, small: 10 classes, 160 training files of which 2 are broken, 50 validation files."""
+    root = tmp_path_factory.mktemp("tree")
+    draw_tree(root, train_per_class=TRAIN_PER_CLASS, val_per_class=VAL_PER_CLASS)
+    return root
+
+
+@pytest.fixture(scope="session")
+def dataset(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tree` converted into shards of 64 KiB. Tests read it; one that changes a dataset copies it first."""
+    destination = tmp_path_factory.mktemp("dataset") / "mds"
+    done("convert", tree, destination, "--shard-size", "64KiB", "--workers", 2)
+    return destination
