@@ -1,0 +1,207 @@
+"""The configuration: what ships loads and is what the table of the phases says; mistakes are named with the mend."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from imagenet_mds.config import SUBSETS, AlgorithmsConfig, known_keys, load_config, parse_config
+from imagenet_mds.errors import UserError
+from imagenet_mds.resources import config_names
+
+LEAST: dict[str, Any] = {"global_batch_size": 64, "optimizer": {"lr": 0.1}, "schedule": {"epochs": 3}}
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_shipped_configuration_loads(name: str) -> None:
+    config = load_config(name)
+    assert config.device_batch_size * config.ranks == config.global_batch_size
+    assert parse_config(config.model_dump(mode="json"), "again") == config
+
+
+@pytest.mark.parametrize(
+    ("phase", "ranks", "device_batch_size", "lr", "epochs", "warmup_epochs", "samples"),
+    [
+        (1, 1, 64, 0.01, 3, 0.0, 1_000),
+        (2, 1, 256, 0.05, 10, 0.0, 25_000),
+        (3, 4, 128, 0.4, 90, 5.0, None),
+    ],
+)
+def test_the_phases_have_the_figures_of_the_table(
+    phase: int, ranks: int, device_batch_size: int, lr: float, epochs: int, warmup_epochs: float, samples: int | None
+) -> None:
+    config = load_config(f"phase{phase}")
+    assert (config.ranks, config.device_batch_size) == (ranks, device_batch_size)
+    assert (config.optimizer.lr, config.optimizer.momentum, config.optimizer.weight_decay) == (lr, 0.9, 1e-4)
+    assert (config.schedule.epochs, config.schedule.warmup_epochs) == (epochs, warmup_epochs)
+    assert config.schedule.final_lr_fraction == 0.0
+    assert config.data.subset_samples() == samples
+    assert (config.model.depth, config.augment.size_px, config.augment.flip_probability) == (50, 224, 0.5)
+    assert config.augment.color_jitter is not None
+    assert (config.evaluation.resize_px, config.evaluation.crop_px) == (256, 224)
+
+
+def _on(algorithms: AlgorithmsConfig) -> dict[str, Any]:
+    return {name: value for name, value in algorithms.model_dump().items() if value}
+
+
+def test_each_phase_has_the_algorithms_of_the_table() -> None:
+    first = {"mixup": {"alpha": 0.2}, "label_smoothing": {"smoothing": 0.1}, "channels_last": True}
+    second = first | {"cutmix": {"alpha": 1.0}, "ema": {"half_life_batches": 50}, "blurpool": True}
+    one, two, three = (load_config(f"phase{phase}") for phase in (1, 2, 3))
+    assert _on(one.algorithms) == first
+    assert _on(two.algorithms) == second
+    assert _on(three.algorithms).items() >= second.items()
+    assert one.augment.randaugment is None
+    for config in (two, three):
+        assert config.augment.randaugment is not None
+        assert (config.augment.randaugment.severity, config.augment.randaugment.depth) == (9, 2)
+
+
+def test_the_subsets_by_name_are_those_of_the_mission() -> None:
+    assert SUBSETS == {"tiny": 1_000, "small": 10_000, "medium": 100_000, "large": 500_000}
+    dev = load_config("dev")
+    assert (dev.data.subset_samples(), dev.schedule.epochs) == (10_000, 10)
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "0.0001", "1.0e-4"])
+def test_a_number_in_any_notation_is_a_float(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"global_batch_size: 8\noptimizer: {{lr: {text}}}\nschedule: {{epochs: 1}}\n")
+    assert load_config(str(path)).optimizer.lr == 1e-4
+    assert load_config("phase1", [f"optimizer.lr={text}"]).optimizer.lr == 1e-4
+
+
+def test_overrides_win_over_the_file_and_the_flag_over_both() -> None:
+    config = load_config(
+        "phase3", ["ranks=2", "data.subset=500", "augment.scale=[0.25, 1]", "algorithms.mixup=null"], ranks=8
+    )
+    assert (config.ranks, config.data.subset_samples(), config.augment.scale) == (8, 500, (0.25, 1.0))
+    assert config.algorithms.mixup is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.learning_rate=0.1", "unknown key optimizer.learning_rate"),
+        ("optimizer.momentun=0.1", "unknown key optimizer.momentun (did you mean optimizer.momentum?)"),
+        ("lr=0.1", "unknown key lr (did you mean optimizer.lr?)"),
+        ("data.epochs=3", "unknown key data.epochs (did you mean schedule.epochs?)"),
+        ("shuffle_seed=3", "unknown key shuffle_seed (did you mean data.order.shuffle_seed?)"),
+        ("algorithms.mixup.alfa=0.1", "unknown key algorithms.mixup.alfa (did you mean algorithms.mixup.alpha?)"),
+        ("batch_size=64", "unknown key batch_size (did you mean global_batch_size?)"),
+        ("zzzz=1", "unknown key zzzz (known: seed, ranks, global_batch_size, data,"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(override: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("phase1", [override])
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.lr=fast", 'optimizer.lr should be a valid number, and is "fast"'),
+        ("optimizer.lr='0.1'", 'optimizer.lr should be a valid number, and is "0.1"'),
+        ("optimizer.lr=0", "optimizer.lr should be greater than 0, and is 0"),
+        ("optimizer.lr=nan", 'optimizer.lr should be a valid number, and is "nan"'),
+        ("schedule.epochs=1.5", "schedule.epochs should be a valid integer, and is 1.5"),
+        ("schedule.epochs=true", "schedule.epochs should be a valid integer, and is true"),
+        ("seed=-1", "seed should be greater than or equal to 0, and is -1"),
+        ("algorithms.blurpool=1", "algorithms.blurpool should be a valid boolean, and is 1"),
+        ("model.depth=51", "model.depth should be 10, 18, 34, 50, 101 or 152, and is 51"),
+        ("data.subset=huge", "data.subset should be 'tiny', 'small', 'medium' or 'large', and is \"huge\""),
+        ("data=5", "data should be an object, and is 5"),
+        ("augment.scale=[1.0, 0.5]", "augment: scale goes from 1.0 down to 0.5"),
+        ("augment.scale=[0.5, 2.0]", "augment: scale ends at 2.0"),
+        ("evaluation.crop_px=512", "evaluation: crop_px 512 is larger than resize_px 256"),
+        ("schedule.warmup_epochs=3", "schedule: warmup_epochs 3.0 leaves nothing of 3 epochs"),
+        ("ranks=3", "global_batch_size 64 does not divide over 3 ranks"),
+    ],
+)
+def test_a_wrong_value_is_shown_with_what_it_should_be(override: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("phase1", [override])
+    assert words in str(caught.value)
+    assert "phase1.yaml" in str(caught.value)
+
+
+def test_all_that_is_wrong_is_said_at_once_each_thing_once() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_config({"global_batch_size": 0, "optimizer": {"lr": "x"}, "data": {"subset": "huge"}}, "mine.yaml")
+    assert str(caught.value).split("; ") == [
+        "mine.yaml: global_batch_size should be greater than or equal to 1, and is 0",
+        "data.subset should be 'tiny', 'small', 'medium' or 'large', and is \"huge\"",
+        'optimizer.lr should be a valid number, and is "x"',
+        "schedule is missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "cannot be read as YAML|is not YAML"),
+        ("a: ${nothing.there}\n", "nothing.there"),
+        ("just words", "unknown key just words"),
+        ("- a\n- b\n", "mine.yaml"),
+        ("", "global_batch_size is missing"),
+        ("\x00", "is not YAML|cannot be read as YAML"),
+        ("seed: 2020-01-01\n", "mine.yaml"),
+        ("seed: !!binary aGk=\n", "mine.yaml"),
+        ("seed: ???\n", "mine.yaml"),
+        ("a: 1\na: 2\n", "mine.yaml"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_said_to_be_none(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        load_config(str(tmp_path / "mine.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["lr", "=1", "--lr=1"])
+def test_what_is_not_an_override_is_said_to_be_none(override: str) -> None:
+    with pytest.raises(UserError, match=r"is not an override: write key=value"):
+        load_config("phase1", [override])
+
+
+@pytest.mark.parametrize("override", ["augment.scale.0=1", "data.order=[1", "seed.deep=1", "a=${", "a=${oc.env:NONE_}"])
+def test_an_override_that_cannot_be_merged_is_named(override: str) -> None:
+    with pytest.raises(UserError, match=r"phase1\.yaml"):
+        load_config("phase1", [override])
+
+
+def test_a_configuration_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no configuration phase9: give a YAML file, or one of demo, dev, "):
+        load_config("phase9")
+    with pytest.raises(UserError, match="there is no configuration"):
+        load_config(str(tmp_path))
+
+
+def test_known_keys_reach_into_every_group() -> None:
+    keys = known_keys()
+    assert len(keys) == len(set(keys))
+    assert {"seed", "data", "data.order.shuffle_seed", "algorithms.mixup.alpha", "augment.color_jitter.hue"} <= set(
+        keys
+    )
+
+
+def test_the_recipe_leaves_out_where_and_how_fast_it_runs() -> None:
+    config = load_config("phase3")
+    moved = load_config(
+        "phase3",
+        ["system.precision=fp32", "data.workers_per_rank=1", "checkpoint.keep=9", "logging.every_batches=7"],
+        8,
+    )
+    assert moved != config
+    assert moved.recipe() == config.recipe()
+    for change in ("seed=1", "global_batch_size=8", "data.subset=9", "data.order.shuffle_seed=1", "augment.size_px=8"):
+        assert load_config("phase3", [change]).recipe() != config.recipe()
+
+
+def test_a_configuration_does_not_change_after_it_is_read() -> None:
+    config = parse_config(LEAST, "least")
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 3  # type: ignore[misc]

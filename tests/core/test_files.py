@@ -1,0 +1,59 @@
+"""Files are there whole or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from imagenet_mds.files import json_bytes, write_atomic, write_json
+
+
+def test_a_file_is_written_and_nothing_else(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a.bin", b"whole")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.bin": b"whole"}
+
+
+@pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.replace"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failing_write_leaves_the_old_file_and_no_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, error: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    (tmp_path / "a.bin").write_bytes(b"old")
+    monkeypatch.setattr(failing, fail)
+    with pytest.raises(type(error)):
+        write_atomic(tmp_path / "a.bin", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.bin": b"old"}
+
+
+def test_the_content_is_durable_before_the_name_and_the_name_before_the_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        events.append("fsync of " + ("the folder" if Path(f"/proc/self/fd/{descriptor}").is_dir() else "the file"))
+        fsync(descriptor)
+
+    def noted_replace(path: Path, target: Path) -> Path:
+        events.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    write_atomic(tmp_path / "a.bin", b"whole")
+    assert events == ["fsync of the file", "rename", "fsync of the folder"]
+
+
+def test_a_folder_that_is_not_there_is_the_systems_own_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_atomic(tmp_path / "none" / "a.bin", b"")
+
+
+def test_json_for_people_is_sorted_readable_and_always_the_same(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": [1], "a": "\u00e9"})
+    expected = '{\n  "a": "\u00e9",\n  "b": [\n    1\n  ]\n}\n'.encode()
+    assert (tmp_path / "a.json").read_bytes() == expected == json_bytes({"a": "\u00e9", "b": [1]})

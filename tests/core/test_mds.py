@@ -1,0 +1,127 @@
+"""The shard format: what is written is what the library writes and reads, and what is not whole is refused."""
+
+import json
+import struct
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from streaming import MDSWriter, StreamingDataset
+from streaming.vision import StreamingImageNet
+
+from imagenet_mds.manifest import read_keys, read_manifest
+from imagenet_mds.mds import Record, describe_shard, encode_shard, index_json, read_shard, shard_basename
+
+INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
+RECORDS = st.lists(st.builds(Record, INT64, st.binary(max_size=40), INT64), max_size=6)
+THREE = [Record(7, b"\xff\xd8abc\xff\xd9", 3), Record(0, b"", 0), Record(1 << 40, b"x" * 11, 999)]
+
+
+@pytest.fixture(scope="module")
+def shard_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place to write shards to, again and again."""
+    return tmp_path_factory.mktemp("shard") / "shard.00000.mds"
+
+
+@given(RECORDS)
+def test_a_shard_gives_back_its_records(shard_file: Path, records: list[Record]) -> None:
+    shard_file.write_bytes(encode_shard(records, 1 << 26))
+    assert list(read_shard(shard_file)) == records
+
+
+def test_the_bytes_of_a_shard_stay_the_same_for_ever() -> None:
+    data = encode_shard(THREE, 1 << 26)
+    assert (len(data), xxhash.xxh64(data).hexdigest()) == (302, "b9a45eb827e0aa37")
+
+
+def test_a_shard_is_what_the_librarys_own_writer_writes(tree: Path, tmp_path: Path) -> None:
+    files = sorted((tree / "val").glob("*/*.JPEG"))[:5]
+    columns = {"i": "int", "x": "jpeg", "y": "int"}
+    with MDSWriter(out=str(tmp_path), columns=columns, hashes=["xxh64"], size_limit=1 << 20, progress_bar=False) as out:
+        for index, path in enumerate(files):
+            with Image.open(path) as image:
+                out.write({"i": index, "x": image, "y": index % 2})
+    ours = encode_shard([Record(index, path.read_bytes(), index % 2) for index, path in enumerate(files)], 1 << 20)
+    assert ours == (tmp_path / shard_basename(0)).read_bytes()
+    described = index_json([describe_shard(shard_basename(0), ours, len(files))], 1 << 20)
+    assert described == json.loads((tmp_path / "index.json").read_bytes())
+
+
+def test_a_shard_cut_short_anywhere_is_refused(shard_file: Path) -> None:
+    whole = encode_shard(THREE, 1 << 26)
+    for length in range(len(whole)):
+        shard_file.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"shard\.00000\.mds"):
+            list(read_shard(shard_file))
+
+
+def test_a_shard_with_bytes_after_its_end_is_refused(shard_file: Path) -> None:
+    shard_file.write_bytes(encode_shard(THREE, 1 << 26) + b"\0")
+    with pytest.raises(ValueError, match="should end at byte 302 and ends at 303"):
+        list(read_shard(shard_file))
+
+
+@given(st.data())
+def test_a_wrong_table_of_samples_gives_a_sentence_and_no_struct_error(shard_file: Path, data: st.DataObject) -> None:
+    broken = bytearray(encode_shard(THREE, 1 << 26))
+    place = data.draw(st.integers(1, 2))
+    offset = data.draw(st.integers(0, (1 << 32) - 1).filter(lambda value: value != _offset(broken, place)))
+    struct.pack_into("<I", broken, 4 + 4 * place, offset)
+    shard_file.write_bytes(broken)
+    with pytest.raises(ValueError, match=r"sample \d"):
+        list(read_shard(shard_file))
+
+
+def _offset(shard: bytearray, place: int) -> int:
+    value: int = struct.unpack_from("<I", shard, 4 + 4 * place)[0]
+    return value
+
+
+def test_four_gib_are_refused_before_they_are_put_together() -> None:
+    block = bytes(1 << 24)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="MDS offsets end at 4 GiB"):
+            encode_shard([Record(index, block, 0) for index in range(256)], 1 << 26)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def _pixels(image: Image.Image) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_stock_dataset_reads_every_sample_pixel_for_pixel(tree: Path, dataset: Path, split: str) -> None:
+    manifest, keys = read_manifest(dataset / split), read_keys(dataset / split)
+    changed = {entry.key for entry in manifest.changed}
+    stock = StreamingDataset(local=str(dataset / split), batch_size=1, shuffle=False, validate_hash="xxh64")
+    assert len(stock) == len(keys) == manifest.samples
+    in_source = sorted(str(path.relative_to(tree / split)) for path in (tree / split).glob("*/*"))
+    wnids = [entry.wnid for entry in manifest.classes]
+    for key, sample in zip(keys, (stock[place] for place in range(len(keys))), strict=True):
+        assert (in_source[sample["i"]], wnids[sample["y"]]) == (key, key.split("/")[0])
+        with Image.open(tree / split / key) as image:
+            if key in changed:
+                # A JPEG of what the source shows: alike, not equal.
+                assert np.abs(_pixels(image).astype(int) - _pixels(sample["x"])).mean() < 4
+            else:
+                assert np.array_equal(_pixels(image), _pixels(sample["x"]))
+
+
+def test_the_stock_imagenet_dataset_reads_images_and_classes(tree: Path, dataset: Path) -> None:
+    stock = StreamingImageNet(local=str(dataset), split="val", batch_size=1, shuffle=False, transform=_pixels)
+    keys = read_keys(dataset / "val")
+    wnids = [entry.wnid for entry in read_manifest(dataset / "val").classes]
+    assert len(stock) == len(keys)
+    for place, key in enumerate(keys):
+        pixels, label = stock[place]
+        with Image.open(tree / "val" / key) as image:
+            assert np.array_equal(_pixels(image), pixels)
+        assert wnids[label] == key.split("/")[0]
