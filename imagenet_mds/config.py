@@ -298,7 +298,7 @@ def parse_config(values: dict[str, Any], origin: str) -> TrainConfig:
     """
     try:
         # Through JSON, where strictness still lets a list stand for a tuple.
-        return TrainConfig.model_validate_json(json.dumps(values))
+        return TrainConfig.model_validate_json(json.dumps(values, default=repr))
     except ValidationError as error:
         raise UserError(f"{origin}: " + "; ".join(_complaints(error))) from None
 

@@ -68,7 +68,8 @@ class Policy(_Frozen):
 
 
 class SourceEntry(_Frozen):
-    """Where the images came from: the kind of source, its images in this split, the fingerprint of keys and sizes."""
+    """Where the images came from: the kind of source, its images in this split, the fingerprint of classes, keys and
+    sizes."""
 
     kind: str
     samples: Count
@@ -96,6 +97,11 @@ class Manifest(_Frozen):
     def _holds_together(self) -> "Manifest":
         if self.fingerprint != content_fingerprint(self.classes, self.shards):
             raise ValueError("its fingerprint does not fit its shards")
+        if self.conversion != conversion_fingerprint(self.split, self.source, self.policy):
+            raise ValueError("its conversion does not fit its source and policy")
+        for what, entries in (("shards", self.shards), ("classes", self.classes)):
+            if sum(entry.samples for entry in entries) != self.samples:
+                raise ValueError(f"its {what} do not add up to {self.samples} samples")
         return self
 
     @property
@@ -140,6 +146,8 @@ def read_manifest(split_folder: Path) -> Manifest:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(_why_no_manifest(dataset, split_folder)) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -167,4 +175,5 @@ def _why_no_manifest(dataset: Path, split_folder: Path) -> str:
 
 def read_keys(split_folder: Path) -> list[str]:
     """The source key of each sample, in the dataset's order."""
-    return (split_folder / KEYS_BASENAME).read_text(encoding="utf-8").splitlines()
+    # Not splitlines(), which takes more than a line feed for the end of a line.
+    return (split_folder / KEYS_BASENAME).read_bytes().decode("utf-8").split("\n")[:-1]

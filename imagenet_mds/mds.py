@@ -126,8 +126,14 @@ def read_shard(path: Path) -> Iterator[Record]:
     offsets = np.frombuffer(data, "<u4", samples + 1, offset=4)
     if offsets[-1] != len(data):
         raise ValueError(f"{path} should end at byte {offsets[-1]} and ends at {len(data)}")
-    for start in offsets[:-1].tolist():
+    # (samples) of (start, end)
+    bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+    for position, (start, end) in enumerate(bounds):
+        if not 4 + offsets.nbytes <= start <= end - _FIXED_BYTES_PER_SAMPLE:
+            raise ValueError(f"{path}: sample {position} lies from byte {start} to {end}, which cannot be")
         length, index = struct.unpack_from("<Iq", data, start)
+        if length != end - start - _FIXED_BYTES_PER_SAMPLE:
+            raise ValueError(f"{path}: sample {position} says {length} bytes, in a place for {end - start}")
         jpeg = data[start + 12 : start + 12 + length]
         (label,) = struct.unpack_from("<q", data, start + 12 + length)
         yield Record(index, jpeg, label)
