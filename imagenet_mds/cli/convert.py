@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import clear_split, convert_split
+from imagenet_mds_convert.convert import clear_split, convert_split, is_ours, remove_leavings
 from imagenet_mds_convert.shard import WORK_FOLDER, ShardRecord
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.verify import repair_split, verify_split
@@ -90,6 +90,7 @@ def _convert_one(conversion: SplitConversion, workers: int, overwrite: bool) -> 
     if overwrite:
         clear_split(conversion.folder)
     elif manifest := conversion.finished():
+        remove_leavings(conversion.folder)
         print(f"{conversion.folder} is complete already: {manifest.samples:,} images ({manifest.fingerprint})")
         return manifest
     started = time.monotonic()
@@ -196,9 +197,16 @@ def local_folder(location: str) -> Path:
 
 def _refuse_foreign(folder: Path) -> None:
     """--overwrite removes datasets of ours, never anything else."""
-    ours = (folder / MANIFEST_BASENAME).exists() or (folder / WORK_FOLDER).exists()
-    if folder.exists() and any(folder.iterdir()) and not ours:
-        raise UserError(f"{folder} holds something that imagenet-mds did not write: empty it yourself")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file: remove it yourself")
+    names = sorted(path.name for path in folder.iterdir())
+    strange = [name for name in names if not is_ours(name)]
+    if names and not strange and not {MANIFEST_BASENAME, WORK_FOLDER} & set(names):
+        strange = names
+    if strange:
+        raise UserError(f"{folder} holds something that imagenet-mds did not write ({strange[0]}): empty it yourself")
 
 
 def parse_subset(text: str | None) -> int | None:

@@ -38,8 +38,13 @@ class Attempt:
         return _FIRST_BASE + self.pid * _BLOCKS_PER_PROCESS
 
     def environment(self) -> dict[str, str]:
-        """What a rank's environment says of the attempt."""
-        return {"TMPDIR": str(self.temporary), BASE_VARIABLE: str(self.block_base)}
+        """What a rank's environment says of the attempt.
+
+        Warnings are off: a run's first screen would be a hundred lines of what torch, Composer and their dependencies
+        deprecate, and its last what Python's resource tracker thinks of blocks that are removed here. A variable and
+        not a filter, for the tracker is a process of its own.
+        """
+        return {"TMPDIR": str(self.temporary), BASE_VARIABLE: str(self.block_base), "PYTHONWARNINGS": "ignore"}
 
 
 @contextlib.contextmanager

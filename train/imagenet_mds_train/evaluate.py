@@ -58,7 +58,7 @@ def evaluate(
     Raises:
         UserError: not such a file, or its classes are not the dataset's.
     """
-    warnings.simplefilter("ignore")  # as in a rank: what torch, Composer and their dependencies deprecate
+    warnings.simplefilter("ignore")  # as in a rank, see Attempt.environment
     import torch
 
     from imagenet_mds.config import parse_config

@@ -41,7 +41,7 @@ def launch(ranks: int, order: Path, log_folder: Path) -> int:
         An exit status: done, stopped in good order, the ranks' own status 2, or failed.
     """
     with attempt() as mine, contextlib.ExitStack() as stack:
-        environment = os.environ | mine.environment() | _rendezvous(ranks)
+        environment = os.environ | mine.environment() | rendezvous(ranks)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
         processes = []
         for rank in range(ranks):
@@ -67,7 +67,7 @@ def launch(ranks: int, order: Path, log_folder: Path) -> int:
         return _status([process.returncode for process in processes], log_folder)
 
 
-def _rendezvous(ranks: int) -> dict[str, str]:
+def rendezvous(ranks: int) -> dict[str, str]:
     """Where the ranks meet. The port is free now; nothing else on the loopback is likely to take it in a second."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,6 @@ class Order:
 def main() -> None:
     """Run one rank: `python -c ... ORDER.json`, with torch's distributed environment variables set."""
     die_with_parent()
-    # A run's first screen would be a hundred lines of what torch, Composer and its 300 dependencies deprecate.
-    warnings.simplefilter("ignore")
     sys.exit(run(Order.read(Path(sys.argv[1]))))
 
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import streaming.base.shared.prefix as streaming_prefix
+from numpy.typing import NDArray
 from streaming import Stream, StreamingDataset
 from streaming.base.format import Reader
 from streaming.base.format.mds.reader import MDSReader
@@ -79,6 +81,10 @@ class ImageStream(StreamingDataset):
             **order.model_dump(),
         )
         self.epoch = 0
+        self.device_batch_size = device_batch_size
+        self.batches_per_epoch = samples // (device_batch_size * World.detect().num_ranks)
+        # The library pads to even out the ranks, which may add a batch; the epoch's length must not depend on them.
+        self.length = self.batches_per_epoch * device_batch_size
 
     def read(self, sample: int) -> tuple[bytes, int]:
         """The stored bytes and the class of sample number `sample`."""
@@ -96,7 +102,15 @@ class ImageStream(StreamingDataset):
             state["epoch"] = self.next_epoch
         return state
 
-    def _get_work(self, epoch: int, sample_in_epoch: int) -> Any:
-        """Called in each worker at the start of each epoch: the one place where a worker learns which epoch it is."""
+    def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
+        """This worker's samples of the rest of an epoch, in order; called in each worker when it starts.
+
+        It is the one place where a worker learns which epoch it is. Whole batches only, dealt to the workers in turn,
+        and no more of them than `batches_per_epoch` on any number of ranks.
+        """
         self.epoch = epoch
-        return super()._get_work(epoch, sample_in_epoch)
+        world = World.detect()
+        batches_done = sample_in_epoch // (self.device_batch_size * world.num_ranks)
+        batches = len(range(world.worker_of_rank, self.batches_per_epoch - batches_done, world.workers_per_rank))
+        sample_ids: NDArray[np.int64] = super()._get_work(epoch, sample_in_epoch)
+        return sample_ids[: batches * self.device_batch_size]

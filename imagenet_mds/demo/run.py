@@ -1,0 +1,162 @@
+"""`imagenet-mds demo`: draw, convert, train, kill in mid-epoch, continue, evaluate, report.
+
+Each step is the command that a user types, in a process of its own, so what the demo shows is what there is.
+"""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from imagenet_mds.demo.draw import SHAPES, draw_tree
+from imagenet_mds.demo.report import Story, write_report
+from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError, WorldError
+
+TRAIN_PER_CLASS, VAL_PER_CLASS = 100, 30
+STOP_AT_SHARE = 0.4
+"""The run is killed when it has logged a batch past this share of its steps that is not near an epoch's end."""
+
+TIMES_CHANCE_WANTED = 5.0
+_MARK = ".imagenet-mds-demo"
+_START_TIMEOUT_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where the demo's things lie, relative to its folder, which is every command's working folder."""
+
+    folder: Path
+
+    images: str = "images"
+    dataset: str = "mds"
+    runs: str = "runs"
+    run: str = "runs/demo"
+
+    @property
+    def log(self) -> Path:
+        """The training log."""
+        return self.folder / self.run / "log.jsonl"
+
+
+def run_demo(folder: Path) -> int:
+    """Run the whole demo in `folder`.
+
+    Returns:
+        0 if the network learnt what it should, 1 if not.
+
+    Raises:
+        UserError: the folder holds something else.
+        WorldError: a step failed; what it printed stands above.
+    """
+    started = time.monotonic()
+    _make_room(folder)
+    paths = Paths(folder)
+    seconds: dict[str, float] = {}
+
+    def step(name: str, action: Callable[[], Any]) -> Any:
+        begun = time.monotonic()
+        result = action()
+        seconds[name] = time.monotonic() - begun
+        return result
+
+    _say(f"Drawing {len(SHAPES)} classes of shapes as an ImageNet tree in {folder / paths.images}")
+    step(
+        "draw",
+        lambda: draw_tree(folder / paths.images, train_per_class=TRAIN_PER_CLASS, val_per_class=VAL_PER_CLASS),
+    )
+    convert = ["convert", paths.images, paths.dataset, "--shard-size", "256KiB"]
+    step("convert", lambda: _run(folder, convert))
+    train = ["train", "--config", "demo", "--data", paths.dataset, "--save", paths.runs]
+    killed_at = step("train until the kill", lambda: _run_and_kill(paths, train))
+    _say(f"Killed with SIGKILL at batch {killed_at}, as a spot instance may be. The same command again:")
+    step("train to the end", lambda: _run(folder, train))
+    evaluation = json.loads(
+        step("evaluate", lambda: _run(folder, ["eval", paths.run, "--data", paths.dataset, "--json"], capture=True))
+    )
+    story = Story.read(folder, paths.dataset, paths.log, killed_at, evaluation, seconds)
+    report = write_report(story, folder)
+    _print_summary(story, report, time.monotonic() - started)
+    return EXIT_DONE if story.times_chance >= TIMES_CHANCE_WANTED else EXIT_FAILED
+
+
+def _make_room(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / _MARK).exists():
+            raise UserError(f"{folder} holds something else than a demo: give another folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).touch()
+
+
+def _command(arguments: list[str]) -> list[str]:
+    _say(f"$ imagenet-mds {shlex.join(arguments)}")
+    return [sys.executable, "-m", "imagenet_mds", *arguments]
+
+
+def _run(folder: Path, arguments: list[str], *, capture: bool = False) -> str:
+    done = subprocess.run(
+        _command(arguments), cwd=folder, stdout=subprocess.PIPE if capture else None, text=True, check=False
+    )
+    if done.returncode:
+        raise WorldError(f"`imagenet-mds {shlex.join(arguments)}` in {folder} ended with status {done.returncode}")
+    return done.stdout or ""
+
+
+def _run_and_kill(paths: Paths, arguments: list[str]) -> int:
+    """Start training and kill it in mid-epoch; return the last batch it logged."""
+    process = subprocess.Popen(_command(arguments), cwd=paths.folder)
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            batch = _logged_batch(paths)
+            if batch is not None and _is_mid_epoch(paths, batch):
+                return batch
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    raise WorldError(f"training in {paths.folder} ended with status {process.returncode} before it was to be killed")
+
+
+def _logged_batch(paths: Paths) -> int | None:
+    if not paths.log.exists():
+        return None
+    lines = [line for line in paths.log.read_text(encoding="utf-8").splitlines() if '"event": "batch"' in line]
+    return int(json.loads(lines[-1])["batch"]) if lines else None
+
+
+def _is_mid_epoch(paths: Paths, batch: int) -> bool:
+    """Past the share, and in the middle half of an epoch."""
+    config = json.loads((paths.folder / paths.run / "run.json").read_bytes())["config"]
+    manifest = json.loads((paths.folder / paths.dataset / "train" / "manifest.json").read_bytes())
+    per_epoch = manifest["samples"] // config["global_batch_size"]
+    in_epoch = batch % per_epoch
+    return batch >= STOP_AT_SHARE * per_epoch * config["schedule"]["epochs"] and 4 * in_epoch in range(
+        per_epoch, 3 * per_epoch
+    )
+
+
+def _print_summary(story: Story, report: Path, seconds: float) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in story.facts():
+        table.add_row(name, value)
+    table.add_row("time", f"{seconds:.0f} s")
+    table.add_row("report", str(report))
+    console = Console(width=120, highlight=False)
+    console.print()
+    console.print(table)
+    if story.times_chance < TIMES_CHANCE_WANTED:
+        console.print(f"The network did not learn what it should: {TIMES_CHANCE_WANTED:g} times chance was wanted.")
+
+
+def _say(text: str) -> None:
+    print(f"\n{text}" if not text.startswith("$") else text, flush=True)

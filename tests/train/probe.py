@@ -1,0 +1,71 @@
+"""One rank that writes down what its training loader gives: run by the order tests, a process a rank.
+
+Usage: python -m tests.train.probe DATASET CONFIG.json OUT.json; the distributed variables say which rank it is.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from imagenet_mds_train.data import TrainingImages
+from imagenet_mds_train.stream import use_own_blocks
+from torch.utils.data import DataLoader
+
+from imagenet_mds.config import TrainConfig, parse_config
+from imagenet_mds.manifest import read_manifest
+
+EPOCHS = 2
+WORKERS = (0, 2)
+RESUME_AT = (1, 7, 18)
+"""Batches after which a second loader takes over in the first epoch."""
+
+
+class Probe(TrainingImages):
+    """The training images with their numbers."""
+
+    def __getitem__(self, sample: int) -> Any:  # type: ignore[override] # as in the class it derives from
+        """The sample's number and a digest of its pixels and label."""
+        image, label = super().__getitem__(sample)
+        return int(sample), xxhash.xxh64_hexdigest(image.numpy().tobytes() + bytes([label]))
+
+
+def batches(dataset: Probe, config: TrainConfig, workers: int, epochs: int) -> list[list[tuple[int, str]]]:
+    """Every batch of some epochs: (sample, digest) in order."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_size=config.device_batch_size,
+        num_workers=workers,
+        drop_last=True,
+        persistent_workers=workers > 0,
+        collate_fn=list,
+    )
+    return [batch for _ in range(epochs) for batch in loader]
+
+
+def main(dataset: Path, config_path: Path, out: Path) -> None:
+    """Write {"<workers>": batches, "resumed <workers> <at>": batches}."""
+    config = parse_config(json.loads(config_path.read_bytes()), "the test")
+    use_own_blocks()
+    torch.distributed.init_process_group("gloo")
+    samples = read_manifest(dataset / "train").samples
+    per_epoch = samples // config.global_batch_size
+    found: dict[str, Any] = {}
+    for workers in WORKERS:
+        found[f"{workers}"] = batches(Probe(config, dataset / "train", samples), config, workers, EPOCHS)
+    for at in (*RESUME_AT, per_epoch):
+        before = Probe(config, dataset / "train", samples)
+        # As the trainer has it: samples of the epoch so far, none once the epoch is over.
+        batches(before, config, 0, 1)
+        state = before.state_dict(at % per_epoch * config.global_batch_size, from_beginning=True)
+        after = Probe(config, dataset / "train", samples)
+        after.load_state_dict(state)
+        found[f"resumed {at}"] = batches(after, config, 0, 1)
+    out.write_text(json.dumps(found), encoding="utf-8")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
