@@ -74,7 +74,8 @@ class SplitConversion:
         entry = SourceEntry(
             kind=source.kind,
             samples=len(samples),
-            fingerprint=fingerprint([[sample.key, sample.size_bytes] for sample in samples]),
+            # The classes too: a folder more moves the numbers of those behind it, and leaves every key as it is.
+            fingerprint=fingerprint([list(source.classes), [[sample.key, sample.size_bytes] for sample in samples]]),
         )
         plan = make_plan(samples, seed=policy.seed, shard_size_bytes=policy.shard_size_bytes, subset=policy.subset)
         return cls(source, split, destination / split, policy, samples, plan, entry)
@@ -121,12 +122,18 @@ class SplitConversion:
         if begun.exists():
             said = _Begun.read(begun)
             self._refuse_other(said.conversion, said.policy, said.source)
-        elif self.folder.exists() and (strange := sorted(path.name for path in self.folder.iterdir())):
+        elif self.folder.exists() and (strange := self._strangers()):
             raise UserError(
                 f"{self.folder} holds something that imagenet-mds did not write ({strange[0]}): "
                 f"give another destination or empty it"
             )
         return None
+
+    def _strangers(self) -> list[str]:
+        """What is in the folder, but for the work folder of a run killed before it could say what it makes."""
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder} is a file: give another destination or remove it")
+        return sorted(path.name for path in self.folder.iterdir() if path.name != WORK_FOLDER)
 
     def _refuse_other(self, conversion: str, policy: Policy, source: SourceEntry) -> None:
         if conversion == self.fingerprint:

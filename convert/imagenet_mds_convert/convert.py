@@ -6,7 +6,10 @@ crosses a pipe, and a killed run leaves only whole shards.
 
 import multiprocessing
 import os
+import re
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -39,10 +42,33 @@ _SPARE_BYTES = 16 << 20
 
 
 def clear_split(folder: Path) -> None:
-    """Remove a split: the manifest first, so that a half removed one is never taken for whole."""
-    (folder / MANIFEST_BASENAME).unlink(missing_ok=True)
-    (folder / INDEX_BASENAME).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Empty a split's folder: the manifest first, so that a half removed one is never taken for whole, and the work
+    folder last, so that it is known for ours until it is empty.
+
+    Raises:
+        WorldError: the disk refuses.
+    """
+    if not folder.exists():
+        return
+    with writing_to(folder):
+        (folder / WORK_FOLDER).mkdir(exist_ok=True)
+        (folder / MANIFEST_BASENAME).unlink(missing_ok=True)
+        (folder / INDEX_BASENAME).unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if path.name != WORK_FOLDER:
+                path.unlink()
+        shutil.rmtree(folder / WORK_FOLDER)
+
+
+def is_ours(basename: str) -> bool:
+    """Whether a conversion writes files of this name into a split's folder."""
+    ours = {MANIFEST_BASENAME, INDEX_BASENAME, KEYS_BASENAME, WORK_FOLDER}
+    return basename in ours or re.fullmatch(r"shard\.\d{5,}\.mds|\..+\.tmp", basename) is not None
+
+
+def remove_leavings(folder: Path) -> None:
+    """Remove what a run leaves that is killed after it has written the manifest."""
+    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
 
 
 def convert_split(
@@ -62,8 +88,7 @@ def convert_split(
     """
     folder = conversion.folder
     with writing_to(folder):
-        conversion.begin()
-        _remove_partial(folder)
+        remove_partial(folder)
     records: dict[int, ShardRecord] = {}
     for shard in range(conversion.plan.shards):
         if record := read_record(folder, shard):
@@ -71,6 +96,8 @@ def convert_split(
             on_shard(record, False)
     missing = [shard for shard in range(conversion.plan.shards) if shard not in records]
     _refuse_small_disk(conversion, missing)
+    with writing_to(folder):
+        conversion.begin()
     for record in run_tasks((conversion.task(shard) for shard in missing), workers, folder):
         records[record.shard] = record
         on_shard(record, True)
@@ -84,7 +111,7 @@ def run_tasks(tasks: Iterator[ShardTask], workers: int, folder: Path) -> Iterato
         WorldError: the disk refuses, or a worker was lost.
     """
     # spawn, for the live line of progress is a thread, and a fork with threads may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
     flying: set[Future[ShardRecord]] = set()
     try:
         with writing_to(folder):
@@ -105,7 +132,21 @@ def run_tasks(tasks: Iterator[ShardTask], workers: int, folder: Path) -> Iterato
         pool.shutdown(cancel_futures=True)
 
 
-def _remove_partial(folder: Path) -> None:
+def _begin_worker() -> None:
+    """Tie a worker to the run: Ctrl-C is for the run to answer, which lets its workers finish their shards; and a
+    worker whose run was killed ends at once, so that it writes nothing into what comes after."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    run = multiprocessing.parent_process()
+    assert run is not None
+    run.join()
+    os._exit(1)
+
+
+def remove_partial(folder: Path) -> None:
     """Remove temporary files of a killed run."""
     for path in [*folder.glob(".*.tmp"), *(folder / WORK_FOLDER).glob(".*.tmp")]:
         path.unlink(missing_ok=True)
@@ -121,16 +162,20 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        there = next(path for path in [folder, *folder.parents] if path.exists())
+        there = _nearest_existing(folder)
         raise WorldError(
             f"{folder} cannot be written: {error.strerror}. What is complete stays: make room "
             f"({shutil.disk_usage(there).free / 1e9:,.1f} GB are free) and run the same command again"
         ) from error
 
 
+def _nearest_existing(folder: Path) -> Path:
+    return next(path for path in [folder, *folder.parents] if path.exists())
+
+
 def _refuse_small_disk(conversion: SplitConversion, missing: list[int]) -> None:
     needed = sum(conversion.shard_source_bytes(shard) for shard in missing)
-    free = shutil.disk_usage(conversion.folder).free
+    free = shutil.disk_usage(_nearest_existing(conversion.folder)).free
     if missing and needed + _SPARE_BYTES > free:
         raise UserError(
             f"{conversion.folder} needs about {needed / 1e9:,.1f} GB more and its disk has {free / 1e9:,.1f} GB free: "
@@ -179,15 +224,10 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
         write_atomic(folder / KEYS_BASENAME, keys)
         write_json(folder / INDEX_BASENAME, index_json(shards, conversion.policy.shard_size_bytes))
         write_json(folder / MANIFEST_BASENAME, manifest.model_dump(mode="json"))
-    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+    remove_leavings(folder)
     return manifest
 
 
 def keys_file(stored: Sequence[Sample]) -> bytes:
     """The content of `keys.txt`: a line for each sample of the split, in stored order."""
     return "".join(f"{sample.key}\n" for sample in stored).encode("utf-8", "surrogateescape")
-
-
-def default_workers() -> int:
-    """The processors this process may use."""
-    return len(os.sched_getaffinity(0))

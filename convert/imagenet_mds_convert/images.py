@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-MAX_PIXELS = 1 << 28
-"""Larger pictures are left out: 16,384 x 16,384 decodes to 800 MB."""
+MAX_PIXELS = 1 << 27
+"""Larger pictures are left out: 11,585 x 11,585 decodes to 400 MB, and Pillow's own limit, at which the readers of the
+dataset would fail, is not far above."""
 
 REENCODE_QUALITY = 95
 """Of the few images that are not RGB or grayscale JPEG; without chroma subsampling."""
@@ -130,7 +131,10 @@ def _to_rgb_jpeg(data: bytes) -> tuple[bytes, str]:
     _refuse_huge(*image.size)
     _load(image)
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=REENCODE_QUALITY, subsampling=0)
+    try:
+        image.convert("RGB").save(buffer, "JPEG", quality=REENCODE_QUALITY, subsampling=0)
+    except (OSError, ValueError) as error:  # a side longer than 65,500 pixels, a mode that is not a picture's
+        raise Unusable(f"{kind} of {image.width} x {image.height} pixels cannot be RGB JPEG ({error})") from None
     return buffer.getvalue(), f"{kind} to RGB JPEG"
 
 

@@ -11,9 +11,9 @@ from imagenet_mds.files import write_atomic, write_json
 from imagenet_mds.fingerprint import file_xxh64
 from imagenet_mds.manifest import KEYS_BASENAME, Manifest
 from imagenet_mds.mds import INDEX_BASENAME, index_json, read_shard, shard_basename
-from imagenet_mds.shards import faulty_shards
+from imagenet_mds.shards import faulty_shards, shard_fault
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import keys_file, writing_to
+from imagenet_mds_convert.convert import keys_file, remove_partial, writing_to
 from imagenet_mds_convert.images import Unusable, prepare
 from imagenet_mds_convert.shard import build_shard
 from imagenet_mds_convert.source import Source
@@ -97,8 +97,15 @@ def repair_split(folder: Path, manifest: Manifest, faults: list[Fault], source: 
             f"{folder} was made from another source ({before.samples:,} images, {before.fingerprint}; "
             f"this one has {now.samples:,} images, {now.fingerprint}): give the source it was made from"
         )
-    broken = {fault.path.name for fault in faults}
-    expected = {shard.basename: shard.xxh64 for shard in manifest.shards}
+    entries = {shard.basename: shard for shard in manifest.shards}
+    # A shard that is as the manifest has it has nothing to rebuild, though an image in it may not decode.
+    broken = {
+        name
+        for name in {fault.path.name for fault in faults}
+        if name not in entries or shard_fault(folder, entries[name])
+    }
+    with writing_to(folder):
+        remove_partial(folder)
     written = []
     for shard in range(conversion.plan.shards):
         name = shard_basename(shard)
@@ -106,10 +113,10 @@ def repair_split(folder: Path, manifest: Manifest, faults: list[Fault], source: 
             continue
         record, data = build_shard(conversion.task(shard))
         found = record.info.xxh64 if record.info else "nothing"
-        if found != expected[name]:
+        if found != entries[name].xxh64:
             raise WorldError(
                 f"{folder / name} cannot be rebuilt: the source now gives {found} and the manifest has "
-                f"{expected[name]}; the source's images have changed since"
+                f"{entries[name].xxh64}; the source's images have changed since"
             )
         with writing_to(folder):
             write_atomic(folder / name, data)

@@ -7,6 +7,8 @@ for people.
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +46,8 @@ class TreeSource:
         for split in splits:
             if not folders[split]:
                 raise UserError(f"{root / split} has no class folders: images belong into {root / split}/<wnid>/")
+            for name in folders[split]:
+                _refuse_unwritable_name(root / split, name)
         if len(splits) == 2 and (strange := sorted(folders["val"] - folders["train"])):
             raise UserError(
                 f"{root / 'val'} has classes that {root / 'train'} lacks: {_some(strange)}; "
@@ -62,18 +66,19 @@ class TreeSource:
         """Every image file of the split, sorted by key.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, a folder cannot be listed, or a name cannot stand in `keys.txt`.
         """
         found = []
         for label, name in enumerate(self.classes):
             folder = self.root / split / name
             if not folder.is_dir():
                 continue
-            with os.scandir(folder) as entries:
+            with _listing(folder), os.scandir(folder) as entries:
                 for entry in entries:
                     suffix = Path(entry.name).suffix.lower()
-                    if suffix in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file():
-                        found.append(Sample(f"{name}/{entry.name}", label, entry.stat().st_size))
+                    if suffix in IMAGE_SUFFIXES and not entry.name.startswith(".") and _stands_for_file(entry):
+                        _refuse_unwritable_name(folder, entry.name)
+                        found.append(Sample(f"{name}/{entry.name}", label, _size_bytes(entry)))
         if not found:
             raise UserError(
                 f"{self.root / split} has no images: looked for {_some(sorted(IMAGE_SUFFIXES))} in its folders"
@@ -87,8 +92,35 @@ class TreeSource:
 
 
 def _folders(folder: Path) -> set[str]:
-    with os.scandir(folder) as entries:
+    with _listing(folder), os.scandir(folder) as entries:
         return {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+
+
+@contextmanager
+def _listing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed: {error.strerror}") from None
+
+
+def _stands_for_file(entry: os.DirEntry[str]) -> bool:
+    """A file, or a link to nothing: reading that fails, and the image is left out with the reason."""
+    return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+
+
+def _size_bytes(entry: os.DirEntry[str]) -> int:
+    return entry.stat().st_size if entry.is_file() else 0
+
+
+def _refuse_unwritable_name(folder: Path, name: str) -> None:
+    """Keys are lines of UTF-8 in `keys.txt` and strings in the manifest."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{folder} has a name that is not UTF-8, {os.fsencode(name)!r}: rename it") from None
+    if "\n" in name or "\r" in name:
+        raise UserError(f"{folder} has a name with a line break in it, {name!r}: rename it")
 
 
 def _why_no_splits(root: Path) -> str:
