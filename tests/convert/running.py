@@ -1,0 +1,35 @@
+"""Converting in this process: the command itself, its shard tasks done here and not in a pool."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from imagenet_mds_convert import convert
+from imagenet_mds_convert.shard import ShardRecord, ShardTask, run_shard_task
+
+from imagenet_mds.cli.convert import ConvertOptions, run_convert
+
+DEFAULTS: dict[str, Any] = {
+    "splits": ("train", "val"),
+    "split_given": False,
+    "subset": None,
+    "workers": 1,
+    "check": "decode",
+    "shard_size": "4KiB",
+    "seed": 0,
+    "plan": False,
+    "strict": False,
+    "overwrite": False,
+}
+
+
+def run_tasks_here(tasks: Iterator[ShardTask], workers: int, folder: Path) -> Iterator[ShardRecord]:
+    """In place of `run_tasks`."""
+    with convert.writing_to(folder):
+        for task in tasks:
+            yield run_shard_task(task)
+
+
+def convert_here(source: Path, dest: Path, **options: Any) -> int:
+    """`imagenet-mds convert SOURCE DEST`, its status or its error."""
+    return run_convert(ConvertOptions(**{**DEFAULTS, **options}, source=str(source), dest=str(dest)))

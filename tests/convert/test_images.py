@@ -1,0 +1,205 @@
+"""What becomes of one image: kept as it is, turned into RGB JPEG, or left out with the reason."""
+
+import contextlib
+import io
+import struct
+import tracemalloc
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from imagenet_mds_convert.images import MAX_PIXELS, Stored, Unusable, prepare, walk_jpeg
+from PIL import Image
+
+from tests.convert.drawing import encoded, noise
+
+CHECKS = ("decode", "structure", "none")
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"progressive": True},
+    {"optimize": True},
+    {"restart_marker_blocks": 1},
+    {"progressive": True, "restart_marker_rows": 1},
+    {"quality": 100, "subsampling": 0},
+    {"comment": b"\xff\xd8\xff\xd9 a comment with markers in it"},
+    {"exif": b"Exif\0\0" + b"\xff\xd9\xff\xda" * 20},
+    {"icc_profile": b"\xff\xd9" * 40_000},
+]
+SEEN_OTHERWISE = [
+    ("CMYK", "JPEG", "CMYK JPEG to RGB JPEG"),
+    ("RGB", "PNG", "RGB PNG to RGB JPEG"),
+    ("RGBA", "PNG", "RGBA PNG to RGB JPEG"),
+    ("P", "PNG", "P PNG to RGB JPEG"),
+    ("I;16", "PNG", "I;16 PNG to RGB JPEG"),
+    ("1", "PNG", "1 PNG to RGB JPEG"),
+    ("P", "GIF", "P GIF to RGB JPEG"),
+    ("RGB", "BMP", "RGB BMP to RGB JPEG"),
+    ("RGB", "WEBP", "RGB WEBP to RGB JPEG"),
+    ("F", "TIFF", "F TIFF to RGB JPEG"),
+    ("LAB", "TIFF", "LAB TIFF to RGB JPEG"),
+]
+
+
+@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_jpeg_passes_through_untouched(options: dict[str, Any], mode: str, check: str) -> None:
+    data = encoded(noise().convert(mode), **options)
+    assert prepare(data, check) == Stored(data)
+    assert walk_jpeg(data) == len(mode)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("garbage", [b"\0", b"\n", b"\xff\xd8\xff", b"garbage" * 100])
+def test_what_stands_after_the_end_of_the_image_is_nobodys_business(check: str, garbage: bytes) -> None:
+    data = encoded(noise()) + garbage
+    assert prepare(data, check) == Stored(data)
+
+
+def test_fill_bytes_before_a_marker_are_allowed() -> None:
+    data = encoded(noise())
+    assert walk_jpeg(data[:2] + b"\xff\xff\xff" + data[2:-2] + b"\xff\xff" + data[-2:]) == 3
+
+
+@pytest.mark.parametrize("options", KINDS[:5])
+@pytest.mark.parametrize("check", ["decode", "structure"])
+def test_a_jpeg_cut_short_anywhere_is_unusable(options: dict[str, Any], check: str) -> None:
+    data = encoded(noise(), **options)
+    for length in range(len(data)):
+        with pytest.raises(Unusable, match=r"\w"):
+            prepare(data[:length], check)
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_make_the_walk_crash(tail: bytes) -> None:
+    with pytest.raises(Unusable, match="JPEG"):
+        walk_jpeg(b"\xff\xd8" + tail)
+
+
+@given(st.data())
+def test_a_flipped_byte_makes_a_jpeg_unusable_or_changes_nothing_stored(data: st.DataObject) -> None:
+    whole = encoded(noise(8, 8))
+    place = data.draw(st.integers(2, len(whole) - 1))
+    broken = whole[:place] + bytes([whole[place] ^ data.draw(st.integers(1, 255))]) + whole[place + 1 :]
+    with contextlib.suppress(Unusable):
+        stored = prepare(broken, "decode")
+        assert stored.jpeg == broken or stored.change
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty file"),
+        (b"this is not an image\n", "no image that can be read (cannot identify image file)"),
+        (b"\xff", "no image that can be read"),
+        (b"\xff\xd8\xff\xd9", "broken JPEG: it ends without an image"),
+        (b"\xff\xd8this is not one", "broken JPEG: no marker at byte 2"),
+        (b"\xff\xd8\xff\xe0\x00\x01", "truncated JPEG: the file ends within a segment"),
+        (b"\xff\xd8\xff\xc0\x00\x04\x08\x00", "broken JPEG: its frame header is cut short"),
+        (encoded(noise(), "PNG")[:-30], "does not decode"),
+        (encoded(noise(), "GIF")[:60], "no"),
+    ],
+)
+def test_what_is_no_whole_image_is_left_out_with_the_reason(data: bytes, words: str) -> None:
+    for check in ("decode", "structure"):
+        with pytest.raises(Unusable) as caught:
+            prepare(data, check)
+        assert words in str(caught.value)
+        assert " at 0x" not in str(caught.value)
+
+
+def _frame(data: bytes, height: int, width: int, components: int | None = None) -> bytes:
+    at = data.index(b"\xff\xc0") + 5
+    now = data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+    return now if components is None else now[: at + 4] + bytes([components]) + now[at + 5 :]
+
+
+def test_a_frame_of_no_or_too_many_pixels_is_left_out_without_decoding_it() -> None:
+    data = encoded(noise())
+    for broken in (_frame(data, 0, 24), _frame(data, 16, 0), _frame(data, 16, 24, 0)):
+        with pytest.raises(Unusable, match=r"broken JPEG: \d+ x \d+ pixels, \d components"):
+            prepare(broken, "structure")
+    with pytest.raises(Unusable, match="65535 x 65535 pixels, more than 134,217,728"):
+        prepare(_frame(data, 65535, 65535), "structure")
+
+
+def test_the_largest_image_kept_is_one_that_the_readers_open() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert 2 * Image.MAX_IMAGE_PIXELS >= MAX_PIXELS
+
+
+def _wide_png(width: int, height: int) -> bytes:
+    """A black picture of any size in a few kB: its rows are compressed as they are made."""
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1 + (width + 7) // 8)) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_a_picture_of_900_million_pixels_in_a_small_file_is_refused_without_the_memory_for_it() -> None:
+    data = _wide_png(30_000, 30_000)
+    assert len(data) < 200_000
+    tracemalloc.start()
+    try:
+        for check in CHECKS:
+            with pytest.raises(Unusable, match="pixels"):
+                prepare(data, check)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_picture_that_jpeg_cannot_hold_is_left_out() -> None:
+    with pytest.raises(Unusable, match=r"^1 PNG of 70000 x 4 pixels cannot be RGB JPEG \("):
+        prepare(_wide_png(70_000, 4), "decode")
+
+
+@pytest.mark.parametrize(("mode", "kind", "change"), SEEN_OTHERWISE)
+@pytest.mark.parametrize("check", ["decode", "structure"])
+def test_what_readers_see_otherwise_becomes_rgb_jpeg(mode: str, kind: str, change: str, check: str) -> None:
+    picture = Image.new("RGB", (32, 24), (200, 60, 30))
+    data = encoded(Image.new(mode, (32, 24)) if mode in ("LAB", "I;16") else picture.convert(mode), kind)
+    stored = prepare(data, check)
+    assert stored.change == change
+    assert prepare(stored.jpeg, "decode") == Stored(stored.jpeg)
+    with Image.open(io.BytesIO(data)) as before, Image.open(io.BytesIO(stored.jpeg)) as after:
+        assert (after.mode, after.format, after.size) == ("RGB", "JPEG", (32, 24))
+        difference = np.asarray(before.convert("RGB")).astype(int) - np.asarray(after)
+        # On the average, for pictures of few colours are dithered.
+        assert np.abs(difference).mean() <= 3
+    assert prepare(data, check) == stored
+
+
+def test_orientation_is_not_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(noise(24, 16), exif=exif)
+    assert prepare(data, "decode") == Stored(data)
+    turned = encoded(noise(24, 16), "PNG", exif=exif)
+    with Image.open(io.BytesIO(prepare(turned, "decode").jpeg)) as stored:
+        assert stored.size == (24, 16)
+        assert not stored.getexif()
+
+
+def test_pictures_that_decoding_alone_finds_broken_are_found_by_decoding_alone() -> None:
+    data = encoded(noise())
+    no_quantization_tables = data.replace(b"\xff\xdb", b"\xff\xfe")
+    assert prepare(no_quantization_tables, "structure") == Stored(no_quantization_tables)
+    with pytest.raises(Unusable, match="does not decode"):
+        prepare(no_quantization_tables, "decode")
+
+
+def test_the_decoder_forgives_a_picture_cut_short_that_ends_well() -> None:
+    # libjpeg fills what is missing with gray and warns, and Pillow does not pass the warning on. Training reads it so.
+    data = encoded(noise(64, 64))
+    mended = data[: len(data) // 2] + b"\xff\xd9"
+    assert prepare(mended, "decode") == Stored(mended)
+    with Image.open(io.BytesIO(mended)) as image:
+        assert len(np.unique(np.asarray(image.convert("L"))[-8:])) < 3
