@@ -19,6 +19,18 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def few_classes(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of the first three classes of `tree`."""
+    root = tmp_path_factory.mktemp("few")
+    for split in ("train", "val"):
+        (root / "tree" / split).mkdir(parents=True)
+        for folder in sorted((tree / split).iterdir())[:3]:
+            (root / "tree" / split / folder.name).symlink_to(folder)
+    done("convert", root / "tree", root / "mds", "--workers", 1)
+    return root / "mds"
+
+
+@pytest.fixture(scope="session")
 def dataset(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tree` converted into shards of 64 KiB. Tests read it; one that changes a dataset copies it first."""
     destination = tmp_path_factory.mktemp("dataset") / "mds"

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from composer.core import Callback, State
+from composer.loggers import Logger
 from composer.loss import soft_cross_entropy
 from composer.models import ComposerModel
+from composer.utils import dist
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -77,6 +80,19 @@ class Classifier(ComposerModel):
     def update_metric(self, batch: Batch, outputs: Tensor, metric: Metric) -> None:
         """Count one batch."""
         metric.update(outputs, batch[1])
+
+
+class OneModel(Callback):
+    """Lets every rank validate the first rank's model, which is the one that is saved.
+
+    BatchNorm's running statistics are each rank's own after a step (DDP sends the first rank's out only before the next
+    one), and so is their moving average; without this a validation is of as many models as there are ranks.
+    """
+
+    def eval_start(self, state: State, logger: Logger) -> None:
+        """Send the first rank's buffers to all. EMA has put its weights in by now: algorithms run before callbacks."""
+        for buffer in state.model.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def validation_metrics(classes: int) -> dict[str, Metric]:

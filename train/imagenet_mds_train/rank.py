@@ -58,7 +58,7 @@ def run(order: Order) -> int:
 
     from imagenet_mds_train.checkpoints import Checkpoints, RandomStateOnResume, StopRequested
     from imagenet_mds_train.data import training_loader, validation_loader
-    from imagenet_mds_train.model import Classifier, resnet
+    from imagenet_mds_train.model import Classifier, OneModel, resnet
     from imagenet_mds_train.recipe import build_algorithms, build_optimizer, build_scheduler
     from imagenet_mds_train.runlog import RunLog
     from imagenet_mds_train.stream import use_own_blocks
@@ -107,7 +107,7 @@ def run(order: Order) -> int:
         schedulers=build_scheduler(config, len(train)),
         step_schedulers_every_batch=True,
         algorithms=build_algorithms(config.algorithms, deterministic=config.system.deterministic),
-        callbacks=[log, checkpoints, random_state],
+        callbacks=[OneModel(), log, checkpoints, random_state],
         device=device,
         precision=_precision(config, device.name),
         device_train_microbatch_size=config.system.device_microbatch_size,

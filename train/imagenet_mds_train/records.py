@@ -21,6 +21,8 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import write_json
 from imagenet_mds.fingerprint import differences, file_xxh64
 
+_MOST_SHOWN = 6
+
 
 @dataclass(frozen=True)
 class CheckpointRecord:
@@ -70,22 +72,6 @@ class RunFolder:
         for partial in self.checkpoints.glob(".*.tmp*"):  # of a killed start
             partial.unlink()
         write_json(self.path / "run.json", {"format": 1, "config": config, "identity": identity})
-
-    def refuse_other(self, identity: dict[str, Any]) -> None:
-        """Let a run be continued only as what it was.
-
-        Raises:
-            UserError: it was started with another dataset or recipe; every difference is shown with both values.
-        """
-        before = self.read_identity()
-        if before is None or before == identity:
-            return
-        shown = differences(before, identity)
-        raise UserError(
-            f"{self.path} is another run: {'; '.join(shown[:6])}"
-            f"{f'; and {len(shown) - 6} more' if len(shown) > 6 else ''}. "
-            f"Give it back what it was started with, or start a new one with --run-name"
-        )
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -159,6 +145,27 @@ class RunFolder:
         for old in records[keep:]:
             (self.checkpoints / old.basename).with_suffix(".json").unlink(missing_ok=True)
             (self.checkpoints / old.basename).unlink(missing_ok=True)
+
+
+def refuse_other(path: Path, before: dict[str, Any] | None, identity: dict[str, Any]) -> None:
+    """Let a run, or a checkpoint, be continued only as what it was.
+
+    Args:
+        path: what `before` was read from.
+        before: its identity; None for what was never started.
+        identity: of the run that is to go on.
+
+    Raises:
+        UserError: it was started with another dataset or recipe; the differences are shown with both values.
+    """
+    if before is None or before == identity:
+        return
+    shown = differences(before, identity)
+    more = f"; and {len(shown) - _MOST_SHOWN} more" if len(shown) > _MOST_SHOWN else ""
+    raise UserError(
+        f"{path} is of another run: {'; '.join(shown[:_MOST_SHOWN])}{more}. "
+        f"Give it back what it was started with, or start a new one with --run-name"
+    )
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:

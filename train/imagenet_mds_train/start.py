@@ -17,7 +17,7 @@ from imagenet_mds.manifest import Manifest, ShardEntry, read_manifest
 from imagenet_mds.shards import faulty_shards
 from imagenet_mds_train.launch import launch
 from imagenet_mds_train.rank import Order
-from imagenet_mds_train.records import CheckpointRecord, RunFolder
+from imagenet_mds_train.records import CheckpointRecord, RunFolder, refuse_other
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,10 @@ class Start:
                 f"give a smaller one"
             )
         identity = _identity(config, train, val)
-        run.refuse_other(identity)
+        refuse_other(run.path, run.read_identity(), identity)
         checkpoint, notes = run.newest_checkpoint()
-        if checkpoint is not None and checkpoint.identity != identity:
-            raise WorldError(
-                f"{run.checkpoints / checkpoint.basename} belongs to another run than {run.path / 'run.json'}"
-            )
+        if checkpoint is not None:
+            refuse_other(run.checkpoints / checkpoint.basename, checkpoint.identity, identity)
         return cls(config, dataset, train, val, run, checkpoint, tuple(notes))
 
     @property

@@ -1,0 +1,241 @@
+"""What is known before a rank starts: mistakes show at once, and nothing is half accepted."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imagenet_mds_train.records import RunFolder
+from imagenet_mds_train.start import Start
+
+from imagenet_mds.config import TrainConfig, load_config
+from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.manifest import read_manifest
+from tests.command import run
+
+
+def demo(*overrides: str) -> TrainConfig:
+    """The demo's configuration with changes."""
+    return load_config("demo", overrides)
+
+
+def begun(dataset: Path, folder: Path, *overrides: str) -> RunFolder:
+    """A run that was started with the demo's configuration."""
+    run_folder = RunFolder(folder)
+    Start.prepare(demo(*overrides), dataset, run_folder).begin()
+    return run_folder
+
+
+def save(folder: RunFolder, batch: int, content: bytes = b"weights", keep: int = 9) -> Path:
+    """A checkpoint of the run, recorded as the trainer does."""
+    path = folder.checkpoints / f"ep0-ba{batch}.pt"
+    path.write_bytes(content)
+    identity = folder.read_identity()
+    assert identity is not None
+    folder.record_checkpoint(path, epoch=0, batch=batch, identity=identity, keep=keep)
+    return path
+
+
+@pytest.fixture
+def copy(dataset: Path, tmp_path: Path) -> Path:
+    """The dataset, to be broken."""
+    return Path(shutil.copytree(dataset, tmp_path / "mds"))
+
+
+def test_a_run_of_another_recipe_is_refused_with_both_values(dataset: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    with pytest.raises(UserError, match=r"recipe\.optimizer\.lr: 0\.1 before, 0\.2 now"):
+        Start.prepare(demo("optimizer.lr=0.2"), dataset, folder)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "global_batch_size=64",
+        "seed=1",
+        "data.subset=100",
+        "data.order.shuffle_seed=1",
+        "data.order.num_canonical_nodes=2",
+        "augment.size_px=48",
+        "schedule.epochs=3",
+        "algorithms.ema=null",
+        "model.depth=18",
+    ],
+)
+def test_all_that_decides_the_weights_is_in_the_identity(dataset: Path, tmp_path: Path, override: str) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    with pytest.raises(UserError, match=override.split("=")[0].replace(".", r"\.")):
+        Start.prepare(demo(override), dataset, folder)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "ranks=2",
+        "data.workers_per_rank=0",
+        "data.prefetch_batches=1",
+        "checkpoint.every_batches=3",
+        "logging.every_batches=1",
+        "evaluation.device_batch_size=8",
+        "system.device_microbatch_size=8",
+    ],
+)
+def test_where_and_how_fast_it_runs_may_change(dataset: Path, tmp_path: Path, override: str) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    assert Start.prepare(demo(override), dataset, folder).checkpoint is None
+
+
+def test_a_run_on_another_dataset_is_refused_with_both_fingerprints(
+    dataset: Path, few_classes: Path, tmp_path: Path
+) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    before, now = (read_manifest(root / "train").fingerprint for root in (dataset, few_classes))
+    with pytest.raises(UserError, match=rf"dataset\.train: '{before}' before, '{now}' now"):
+        Start.prepare(demo(), few_classes, folder)
+
+
+def test_a_checkpoint_of_another_run_is_refused(dataset: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    record = save(folder, 10).with_suffix(".json")
+    raw: dict[str, Any] = json.loads(record.read_bytes())
+    raw["identity"]["recipe"]["seed"] = 5
+    record.write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises(UserError, match=r"recipe\.seed: 5 before, 17 now"):
+        Start.prepare(demo(), dataset, folder)
+
+
+def test_the_newest_checkpoint_is_taken(dataset: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    for batch in (5, 20, 10):
+        save(folder, batch)
+    checkpoint = Start.prepare(demo(), dataset, folder).checkpoint
+    assert checkpoint is not None
+    assert checkpoint.batch == 20
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "gone"])
+def test_a_broken_checkpoint_is_left_out_and_said(dataset: Path, tmp_path: Path, damage: str) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    save(folder, 10)
+    newest = save(folder, 20)
+    if damage == "flipped":
+        newest.write_bytes(b"weightt")
+    elif damage == "short":
+        newest.write_bytes(b"weight")
+    else:
+        newest.unlink()
+    start = Start.prepare(demo(), dataset, folder)
+    assert start.checkpoint is not None
+    assert start.checkpoint.batch == 10
+    assert len(start.notes) == 1
+    assert "ep0-ba20.pt is left out" in start.notes[0]
+
+
+@pytest.mark.parametrize("records_too", [False, True])
+def test_a_run_that_reached_a_batch_never_starts_at_0(dataset: Path, tmp_path: Path, records_too: bool) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    path = save(folder, 20)
+    folder.log.write_text('{"event": "start", "batch": 0}\n{"event": "checkpoint", "batch": 20}\n', encoding="utf-8")
+    path.unlink()
+    if records_too:
+        path.with_suffix(".json").unlink()
+    with pytest.raises(WorldError, match="saved checkpoints up to batch 20 and none can be used"):
+        Start.prepare(demo(), dataset, folder)
+
+
+def test_old_checkpoints_go_with_their_records(dataset: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    for batch in (5, 10, 20):
+        save(folder, batch, keep=2)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        "ep0-ba10.json",
+        "ep0-ba10.pt",
+        "ep0-ba20.json",
+        "ep0-ba20.pt",
+    ]
+
+
+def test_a_run_is_held_against_a_second_start(dataset: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "runs" / "demo")
+    with folder.exclusive():
+        outcome = run("train", "--config", "demo", "--data", dataset, "--save", tmp_path / "runs")
+    assert outcome.status == 2
+    assert "is running already" in outcome.err
+
+
+def test_a_flipped_byte_is_found_and_named_with_its_repair(copy: Path, tmp_path: Path) -> None:
+    shard = copy / "train" / "shard.00001.mds"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    outcome = run("train", "--config", "demo", "--data", copy, "--save", tmp_path / "runs")
+    assert outcome.status == 1
+    assert "shard.00001.mds is broken: its content's xxh64 is" in outcome.err
+    assert f"imagenet-mds verify {copy} --repair SOURCE" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_shards_are_read_once_for_their_hash(dataset: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    start = Start.prepare(demo(), dataset, folder)
+    first: list[str] = []
+    again: list[str] = []
+    start.verify_shards(lambda shard: first.append(shard.basename))
+    start.verify_shards(lambda shard: again.append(shard.basename))
+    assert len(first) == len(start.train.shards) + len(start.val.shards)
+    assert again == []
+
+
+def test_only_the_subsets_shards_are_read(dataset: Path, tmp_path: Path) -> None:
+    start = Start.prepare(demo("data.subset=40"), dataset, RunFolder(tmp_path / "run"))
+    kept = start.train_shards()
+    assert sum(shard.samples for shard in kept) >= 40 > sum(shard.samples for shard in kept[:-1])
+    assert kept == start.train.shards[: len(kept)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("data.subset=1000",), r"data\.subset asks for 1,000 training images .* has 158: give data\.subset=null"),
+        (("global_batch_size=256",), "158 training images do not fill one batch of global_batch_size=256"),
+    ],
+)
+def test_too_few_images_are_said(dataset: Path, tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Start.prepare(demo(*overrides), dataset, RunFolder(tmp_path / "run"))
+
+
+def test_splits_of_other_classes_are_refused(copy: Path, few_classes: Path, tmp_path: Path) -> None:
+    shutil.rmtree(copy / "val")
+    shutil.copytree(few_classes / "val", copy / "val")
+    with pytest.raises(UserError, match=r"train has 10 classes .* and val 3"):
+        Start.prepare(demo(), copy, RunFolder(tmp_path / "run"))
+
+
+def test_plan_prints_and_starts_nothing(dataset: Path, tmp_path: Path) -> None:
+    outcome = run("train", "--config", "demo", "--data", dataset, "--save", tmp_path / "runs", "--ranks", 2, "--plan")
+    assert outcome.status == 0
+    assert "32 = 2 ranks x 16" in outcome.out
+    assert "40 = 10 epochs x 4" in outcome.out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "mds"), "give one of --phase 1, 2 or 3 and --config FILE"),
+        (("--phase", "1", "--config", "demo", "--data", "mds"), "give one of --phase 1, 2 or 3 and --config FILE"),
+        (("--phase", "1"), "give --data DATASET"),
+        (("--phase", "1", "--data", "nowhere"), "there is no dataset at nowhere"),
+        (("--config", "phase9", "--data", "mds"), "there is no configuration phase9"),
+        (("--phase", "3", "--ranks", "3", "--data", "mds"), "global_batch_size 512 does not divide over 3 ranks"),
+        (("--phase", "1", "--data", "mds", "optimizer.Lr=1"), "unknown key optimizer.Lr (did you mean optimizer.lr?)"),
+    ],
+)
+def test_mistakes_end_with_status_2_and_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    outcome = run("train", *arguments, cwd=tmp_path)
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert outcome.out == ""
