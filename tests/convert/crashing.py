@@ -35,7 +35,7 @@ def _run_until(command: Callable[[], int], root: Path, change: int) -> bool:
     """Run in a child until just before change number `change`; whether it came so far."""
     child = os.fork()
     if child == 0:
-        sys.stdout = sys.stderr = open(os.devnull, "w")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         made = 0
 
         def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -61,8 +61,8 @@ def _crash_everywhere(parent: Path, before: Callable[[Path], None], command: Cal
     before(expected)
     assert command(expected) == 0
     change = 0
+    dest = parent / "dest"
     while True:
-        dest = parent / "dest"
         before(dest)
         killed = _run_until(lambda: command(dest), dest, change)
         if killed:

@@ -1,0 +1,391 @@
+"""A conversion from its options to its files and messages, in one process."""
+
+import io
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.convert import convert_split
+from imagenet_mds_convert.sources import open_source
+from PIL import Image
+
+from imagenet_mds.cli.convert import parse_size, parse_subset
+from imagenet_mds.cli.inspect import run_inspect
+from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.manifest import Policy, read_keys, read_manifest
+from imagenet_mds.mds import read_shard
+from tests.convert.drawing import encoded, files, make_tree, noise
+from tests.convert.running import convert_here
+
+pytestmark = pytest.mark.usefixtures("in_process")
+
+
+def _stored(split_folder: Path) -> dict[str, tuple[bytes, int]]:
+    """JPEG bytes and label of each key."""
+    shards = [split_folder / shard.basename for shard in read_manifest(split_folder).shards]
+    records = [record for shard in shards for record in read_shard(shard)]
+    keys = read_keys(split_folder)
+    return {key: (record.jpeg, record.label) for key, record in zip(keys, records, strict=True)}
+
+
+def test_jpeg_bytes_pass_through_untouched_and_what_did_not_is_listed(tree: Path, tmp_path: Path) -> None:
+    assert convert_here(tree, tmp_path, shard_size="64KiB") == 0
+    manifest = read_manifest(tmp_path / "train")
+    assert sorted((entry.key, entry.change) for entry in manifest.changed) == [
+        ("n90000000/n90000000_0.JPEG", "CMYK JPEG to RGB JPEG"),
+        ("n90000001/n90000001_0.JPEG", "RGB PNG to RGB JPEG"),
+    ]
+    assert sorted(entry.key for entry in manifest.left_out) == [
+        "n90000004/n90000004_0.JPEG",
+        "n90000005/n90000005_0.JPEG",
+    ]
+    stored = _stored(tmp_path / "train")
+    odd = {entry.key for entry in manifest.changed} | {entry.key for entry in manifest.left_out}
+    in_source = {name for name in files(tree / "train") if name not in odd}
+    assert {key for key in stored if key not in odd} == in_source
+    wnids = [entry.wnid for entry in manifest.classes]
+    for key, (jpeg, label) in stored.items():
+        assert wnids[label] == key.split("/")[0]
+        assert key in odd or jpeg == (tree / "train" / key).read_bytes()
+    assert [entry.name for entry in manifest.classes][:3] == ["disc", "ring", "triangle"]
+    assert [entry.samples for entry in manifest.classes] == [16, 16, 16, 16, 15, 15, 16, 16, 16, 16]
+
+
+def test_shards_respect_the_size_but_for_a_single_larger_image(tree: Path, tmp_path: Path) -> None:
+    convert_here(tree, tmp_path, splits=("val",), shard_size="16KiB")
+    for shard in read_manifest(tmp_path / "val").shards:
+        images = [len(record.jpeg) for record in read_shard(tmp_path / "val" / shard.basename)]
+        assert sum(images) <= 16 << 10 or len(images) == 1
+
+
+def test_a_subset_is_a_prefix_of_the_whole_and_of_larger_subsets(tree: Path, tmp_path: Path) -> None:
+    for subset in ("30", "75", "full"):
+        assert convert_here(tree, tmp_path / subset, subset=subset, check="none", shard_size="64KiB") == 0
+    small, large, whole = (read_keys(tmp_path / subset / "train") for subset in ("30", "75", "full"))
+    assert (len(small), len(large), len(whole)) == (30, 75, 159)
+    assert small == large[:30]
+    assert large == whole[:75]
+    assert set(Counter(key.split("/")[0] for key in small).values()) == {3}
+    # The validation split is whole in each.
+    assert files(tmp_path / "30" / "val") == files(tmp_path / "full" / "val")
+
+
+def test_a_subset_with_images_left_out_is_a_prefix_still(tree: Path, tmp_path: Path) -> None:
+    convert_here(tree, tmp_path / "a", subset="40", splits=("train",))
+    convert_here(tree, tmp_path / "b", splits=("train",))
+    some, whole = read_keys(tmp_path / "a" / "train"), read_keys(tmp_path / "b" / "train")
+    assert len(some) == 40 - len(read_manifest(tmp_path / "a" / "train").left_out)
+    assert some == whole[: len(some)]
+
+
+@pytest.mark.parametrize(
+    ("check", "left_out"),
+    [
+        ("decode", {"no_image.JPEG", "cut.JPEG", "no_tables.JPEG", "empty.JPEG"}),
+        ("structure", {"no_image.JPEG", "cut.JPEG", "empty.JPEG"}),
+        ("none", {"no_image.JPEG", "empty.JPEG"}),
+    ],
+)
+def test_each_check_finds_what_it_promises(small_tree: Path, tmp_path: Path, check: str, left_out: set[str]) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(small_tree, tree)
+    whole = encoded(noise())
+    for name, data in {
+        "no_image": b"words",
+        "cut": whole[:-9],
+        "no_tables": whole.replace(b"\xff\xdb", b"\xff\xfe"),
+        "empty": b"",
+        "fine": whole,
+    }.items():
+        (tree / "train" / "n00000001" / f"{name}.JPEG").write_bytes(data)
+    assert convert_here(tree, tmp_path / "mds", check=check) == 0
+    manifest = read_manifest(tmp_path / "mds" / "train")
+    assert {entry.key.split("/")[1] for entry in manifest.left_out} == left_out
+    assert manifest.samples == 8 + 5 - len(left_out)
+
+
+def test_an_image_that_cannot_be_read_is_left_out_with_the_systems_reason(
+    small_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(small_tree, tree)
+    (tree / "train" / "n00000001" / "gone.JPEG").symlink_to(tmp_path / "nowhere")
+    (tree / "train" / "n00000001" / "loop.JPEG").symlink_to("loop.JPEG")
+    (tree / "train" / "n00000001" / "folder.JPEG").mkdir()
+    assert convert_here(tree, tmp_path / "mds") == 0
+    manifest = read_manifest(tmp_path / "mds" / "train")
+    assert {entry.key: entry.reason for entry in manifest.left_out} == {
+        "n00000001/gone.JPEG": "cannot be read (No such file or directory)",
+        "n00000001/loop.JPEG": "cannot be read (Too many levels of symbolic links)",
+    }
+    assert "left out: n00000001/gone.JPEG: cannot be read (No such file or directory)" in capsys.readouterr().out
+
+
+def test_strict_ends_with_status_1_and_the_dataset_is_whole_still(
+    tree: Path, small_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert_here(tree, tmp_path / "odd", strict=True, shard_size="1MiB") == 1
+    assert capsys.readouterr().err.endswith("imagenet-mds: 2 images were left out, and --strict was given\n")
+    assert read_manifest(tmp_path / "odd" / "val").samples == 50
+    assert convert_here(tree, tmp_path / "odd", strict=True, shard_size="1MiB") == 1
+    assert convert_here(small_tree, tmp_path / "clean", strict=True) == 0
+
+
+def test_one_split_is_converted_alone(small_tree: Path, tmp_path: Path) -> None:
+    assert convert_here(small_tree, tmp_path, splits=("val",), split_given=True) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["val"]
+    before = files(tmp_path / "val")
+    assert convert_here(small_tree, tmp_path) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "val"]
+    assert files(tmp_path / "val") == before
+
+
+def test_a_source_with_one_split_gives_a_dataset_with_one(small_tree: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_tree / "train", tmp_path / "tree" / "train")
+    assert convert_here(tmp_path / "tree", tmp_path / "mds") == 0
+    assert [path.name for path in (tmp_path / "mds").iterdir()] == ["train"]
+    with pytest.raises(UserError, match="the source has no val/: it has train; see `--split`"):
+        convert_here(tmp_path / "tree", tmp_path / "mds", splits=("val",), split_given=True)
+
+
+def test_a_plan_is_printed_and_nothing_is_written(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert_here(tree, tmp_path / "mds", plan=True, shard_size="64KiB") == 0
+    assert not list(tmp_path.iterdir())
+    planned = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    convert_here(tree, tmp_path / "mds", shard_size="64KiB")
+    for split in ("train", "val"):
+        manifest = read_manifest(tmp_path / "mds" / split)
+        size_bytes = sum(len(data) for data in files(tree / split).values())
+        assert planned[split] == [
+            str(manifest.source.samples),
+            "10",
+            str(len(manifest.shards)),
+            f"{size_bytes:,}",
+            manifest.conversion,
+        ]
+
+
+def test_the_same_again_does_nothing_and_says_so(
+    small_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert_here(small_tree, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    capsys.readouterr()
+    assert convert_here(small_tree, tmp_path) == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    fingerprints = [read_manifest(tmp_path / split).fingerprint for split in ("train", "val")]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}/train is complete already: 8 images ({fingerprints[0]})",
+        f"{tmp_path}/val is complete already: 2 images ({fingerprints[1]})",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seed": 3}, "another seed (0, now 3)"),
+        ({"check": "none"}, "another check (decode, now none)"),
+        ({"shard_size": "8KiB"}, "another shard_size_bytes (4096, now 8192)"),
+        ({"subset": "4"}, "another subset (None, now 4)"),
+        ({"seed": 3, "check": "structure"}, "another check (decode, now structure); another seed (0, now 3)"),
+    ],
+)
+@pytest.mark.parametrize("complete", [True, False])
+def test_another_conversion_at_the_destination_is_refused_with_both_names(
+    small_tree: Path, tmp_path: Path, options: dict[str, Any], words: str, complete: bool
+) -> None:
+    source = open_source(str(small_tree))
+    policy = Policy(shard_size_bytes=4096)
+    conversion = SplitConversion.plan_for(source, "train", tmp_path, policy)
+    conversion.begin()
+    if complete:
+        convert_split(conversion, workers=1)
+    before = files(tmp_path)
+    with pytest.raises(UserError) as caught:
+        convert_here(small_tree, tmp_path, **options)
+    message = str(caught.value)
+    assert f"{tmp_path}/train holds another conversion, {conversion.fingerprint}, and this one is " in message
+    assert f"{words}. Give another destination, the same options, or --overwrite" in message
+    assert files(tmp_path) == before
+
+
+def test_a_changed_source_is_refused_with_both_names(small_tree: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(small_tree, tree)
+    convert_here(tree, tmp_path / "mds")
+    old = read_manifest(tmp_path / "mds" / "train").source
+    (tree / "train" / "n00000001" / "new.JPEG").write_bytes(encoded(noise()))
+    with pytest.raises(UserError) as caught:
+        convert_here(tree, tmp_path / "mds")
+    assert f"another source (8 images, {old.fingerprint}; now 9 images, " in str(caught.value)
+
+
+def test_a_class_more_is_another_source_for_it_moves_the_numbers_of_others(small_tree: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(small_tree, tree)
+    convert_here(tree, tmp_path / "mds")
+    (tree / "train" / "n00000000").mkdir()
+    for split in ("train", "val"):
+        with pytest.raises(UserError, match="another source"):
+            convert_here(tree, tmp_path / "mds", splits=(split,), split_given=True)
+
+
+def test_overwrite_makes_what_a_first_conversion_would(small_tree: Path, tmp_path: Path) -> None:
+    convert_here(small_tree, tmp_path / "a", seed=1, shard_size="4KiB")
+    assert convert_here(small_tree, tmp_path / "a", shard_size="64KiB", overwrite=True) == 0
+    convert_here(small_tree, tmp_path / "b", shard_size="64KiB")
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert convert_here(small_tree, tmp_path / "c", shard_size="64KiB", overwrite=True) == 0
+    assert files(tmp_path / "c") == files(tmp_path / "b")
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("names", [["thesis.tex"], ["shard.00000.mds", "index.json"], ["manifest.json", "app.js"]])
+def test_a_foreign_folder_is_neither_mixed_with_nor_removed(
+    small_tree: Path, tmp_path: Path, names: list[str], overwrite: bool
+) -> None:
+    # In val/, the split that comes second: nothing of train/ may be written either.
+    (tmp_path / "val").mkdir()
+    for name in names:
+        (tmp_path / "val" / name).write_bytes(b"mine")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=r"holds something that imagenet-mds did not write|cannot be read"):
+        convert_here(small_tree, tmp_path, overwrite=overwrite)
+    assert files(tmp_path) == before
+
+
+def test_overwrite_spares_a_dataset_to_which_something_was_added(small_tree: Path, tmp_path: Path) -> None:
+    convert_here(small_tree, tmp_path)
+    (tmp_path / "train" / "notes.txt").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"did not write \(notes\.txt\): empty it yourself"):
+        convert_here(small_tree, tmp_path, seed=1, overwrite=True)
+    assert read_manifest(tmp_path / "train").policy.seed == 0
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("where", ["", "train"])
+def test_a_file_where_a_folder_belongs_is_said(small_tree: Path, tmp_path: Path, where: str, overwrite: bool) -> None:
+    dest = tmp_path / "mds"
+    (dest / where).parent.mkdir(exist_ok=True)
+    (dest / where).write_bytes(b"mine")
+    with pytest.raises(UserError, match="is a file"):
+        convert_here(small_tree, dest, overwrite=overwrite)
+
+
+def test_a_destination_below_a_file_is_said(small_tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(WorldError, match=r"mds/train cannot be written: Not a directory\. What is complete stays"):
+        convert_here(small_tree, tmp_path / "file" / "mds")
+
+
+def test_an_address_as_destination_is_refused(small_tree: Path) -> None:
+    with pytest.raises(UserError, match="s3://bucket/mds: this version reads and writes datasets on local disks only"):
+        convert_here(small_tree, "s3://bucket/mds")  # type: ignore[arg-type]
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_written(
+    small_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 17_000_000
+    asked: list[Path] = []
+
+    def disk_usage(path: Path) -> object:
+        asked.append(path)
+        return type("Usage", (), {"free": free})
+
+    monkeypatch.setattr("imagenet_mds_convert.convert.shutil.disk_usage", disk_usage)
+    tree = make_tree(tmp_path / "tree", n00000001=4, n00000002=2)
+    large = tree / "train" / "n00000001" / "large.JPEG"
+    large.write_bytes(encoded(noise()) + bytes(1_000_000))
+    with pytest.raises(UserError) as caught:
+        convert_here(tree, tmp_path / "mds")
+    assert str(caught.value) == (
+        f"{tmp_path}/mds/train needs about 0.0 GB more and its disk has 0.0 GB free: give a larger disk or a --subset"
+    )
+    assert not (tmp_path / "mds").exists()
+    assert asked == [tmp_path]
+    # What the message advises can be done at the same place.
+    assert convert_here(tree, tmp_path / "mds", subset="2") == 0
+
+
+def test_a_run_that_continues_asks_for_the_room_of_what_is_missing_alone(
+    small_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert_here(small_tree, tmp_path)
+    monkeypatch.setattr("imagenet_mds_convert.convert.shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
+    assert convert_here(small_tree, tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"subset": "9"}, "--subset 9: train has 8 images; give that or less"),
+        ({"subset": "tiny"}, "--subset 1,000: train has 8 images; give that or less"),
+        ({"subset": "0"}, "--subset 0: give tiny, small, medium, large, full or a number of images"),
+        ({"subset": "half"}, "--subset half: give tiny,"),
+        ({"shard_size": "1KiB"}, "--shard-size 1KiB: a shard has 4 KiB to 4 GiB"),
+        ({"shard_size": "4GiB"}, "--shard-size 4GiB: a shard has 4 KiB to 4 GiB"),
+        ({"shard_size": "64 parsecs"}, "--shard-size 64 parsecs: give a number and B, KB, MB"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(
+    small_tree: Path, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        convert_here(small_tree, tmp_path / "mds", **options)
+    assert words in str(caught.value)
+    assert not (tmp_path / "mds").exists()
+
+
+def test_sizes_and_subsets_are_read_as_people_write_them() -> None:
+    sizes = {"64MiB": 64 << 20, "50 MB": 50_000_000, "8192": 8192, "1.5gib": 3 << 29, " 4KiB ": 4096, "5000B": 5000}
+    assert {text: parse_size(text) for text in sizes} == sizes
+    subsets = {None: None, "full": None, "tiny": 1000, "large": 500_000, "25_000": 25_000, "25,000": 25_000}
+    assert {text: parse_subset(text) for text in subsets} == subsets
+
+
+def test_a_source_of_which_nothing_can_be_used_is_said_and_gives_no_dataset(small_tree: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(small_tree, tree)
+    for path in (tree / "train").glob("*/*"):
+        path.write_bytes(b"words")
+    with pytest.raises(UserError, match=r"none of the 8 images of train can be used; the first, n0000000\d/n0000000"):
+        convert_here(tree, tmp_path / "mds")
+    assert not (tmp_path / "mds" / "train" / "manifest.json").exists()
+
+
+def test_a_shard_of_which_nothing_can_be_used_has_no_file(small_tree: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(small_tree, tree)
+    broken = tree / "train" / "n00000002" / "n00000002_1.JPEG"
+    broken.write_bytes(b"words" * 2000)
+    assert convert_here(tree, tmp_path / "mds") == 0
+    train = tmp_path / "mds" / "train"
+    manifest = read_manifest(train)
+    assert manifest.samples == 7
+    assert sorted(path.name for path in train.glob("*.mds")) == [shard.basename for shard in manifest.shards]
+    assert len(_stored(train)) == 7
+    assert convert_here(tree, tmp_path / "mds") == 0
+
+
+def test_a_dataset_is_shown_in_a_screen(tree: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_inspect(str(dataset), as_json=False)
+    shown = capsys.readouterr().out
+    manifest = read_manifest(dataset / "train")
+    assert f"train: {manifest.fingerprint}\n  158 images in 10 classes, 15 to 16 in each\n" in shown
+    assert f"from a tree of 160 images ({manifest.source.fingerprint}); check decode, seed 0" in shown
+    assert "  changed: n90000000/n90000000_0.JPEG: CMYK JPEG to RGB JPEG\n" in shown
+    with pytest.raises(UserError, match="is a file: give a folder"):
+        run_inspect(str(tree / "LOC_synset_mapping.txt"), as_json=False)
+
+
+def test_an_image_stored_once_is_decoded_as_it_was(small_tree: Path, tmp_path: Path) -> None:
+    convert_here(small_tree, tmp_path, check="none")
+    for key, (jpeg, _) in _stored(tmp_path / "train").items():
+        with Image.open(io.BytesIO(jpeg)) as stored, Image.open(small_tree / "train" / key) as source:
+            assert stored.tobytes() == source.tobytes()

@@ -1,0 +1,194 @@
+"""A conversion as people run it: processes, kills, full disks."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.convert import run_tasks
+from imagenet_mds_convert.sources import open_source
+from imagenet_mds_convert.sources.tree import TreeSource
+
+from imagenet_mds.errors import WorldError
+from imagenet_mds.manifest import Policy, read_manifest
+from tests.command import done, environment, run, start
+from tests.convert.drawing import files, folders
+
+OPTIONS = ("--shard-size", "4KiB")
+DEADLINE_SECONDS = 60
+
+
+def _wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {DEADLINE_SECONDS} s for {what}"
+        time.sleep(0.001)
+
+
+def _recorded(dest: Path, split: str = "train") -> int:
+    return len(list((dest / split / ".work").glob("shard.*.json")))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def whole(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tree` converted by one process that nobody stopped, an image or so a shard."""
+    dest = tmp_path_factory.mktemp("whole") / "mds"
+    done("convert", tree, dest, *OPTIONS, "--workers", 1)
+    return dest
+
+
+def test_killed_several_times_and_continued_by_other_workers_gives_the_same_bytes(
+    tree: Path, whole: Path, tmp_path: Path
+) -> None:
+    dest = tmp_path / "mds"
+    shards = len(read_manifest(whole / "train").shards)
+    for kill, workers in enumerate((2, 3, 1)):
+        process = start("convert", tree, dest, *OPTIONS, "--workers", workers, log=tmp_path / "log")
+        wanted = max(_recorded(dest), shards * kill // 5) + 5
+        _wait_until(lambda wanted=wanted: _recorded(dest) >= wanted, f"{wanted} shards")  # type: ignore[misc]
+        family = _children(process.pid)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not (dest / "train" / "manifest.json").exists()
+        # The workers end with the run: none goes on writing into what comes next.
+        _wait_until(lambda family=family: not any(map(_running, family)), "the workers' end")  # type: ignore[misc]
+        kept = _recorded(dest)
+        assert wanted <= kept < shards
+    outcome = done("convert", tree, dest, *OPTIONS, "--workers", 2)
+    assert f"({kept} of them from before)" in outcome.out
+    assert files(dest) == files(whole)
+    assert folders(dest) == folders(whole) == ["train", "val"]
+
+
+def test_interrupted_from_the_keyboard_it_says_so_and_continues(tree: Path, whole: Path, tmp_path: Path) -> None:
+    dest, log = tmp_path / "mds", tmp_path / "log"
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "imagenet_mds", "convert", str(tree), str(dest), *OPTIONS, "--workers", "2"],
+            env=environment(),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _wait_until(lambda: _recorded(dest) >= 20, "20 shards")
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(DEADLINE_SECONDS) == 75
+    assert log.read_text() == "imagenet-mds: stopped; what is complete stays, and the same command continues\n"
+    assert not list(dest.rglob("*.tmp"))
+    done("convert", tree, dest, *OPTIONS)
+    assert files(dest) == files(whole)
+
+
+LIMITED = """
+import resource, sys
+from imagenet_mds.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+main()
+"""
+
+
+def test_a_disk_that_refuses_is_said_and_what_is_complete_stays(tree: Path, whole: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "mds"
+    sizes = sorted(shard.size_bytes for shard in read_manifest(whole / "train").shards)
+    limit = sizes[len(sizes) * 9 // 10]
+    outcome = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(limit), "convert", str(tree), str(dest), *OPTIONS, "--workers", "2"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome.returncode == 1
+    lines = outcome.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(
+        f"imagenet-mds: {dest}/train cannot be written: File too large. What is complete stays: make room ("
+    )
+    assert lines[0].endswith(" GB are free) and run the same command again")
+    complete = files(dest / "train")
+    assert not [name for name in complete if name.endswith(".tmp")]
+    shards = {name: data for name, data in complete.items() if name.endswith(".mds")}
+    assert shards
+    assert shards.items() <= files(whole / "train").items()
+    before = {name: (dest / "train" / name).stat().st_mtime_ns for name in shards}
+    assert f"({len(shards)} of them from before)" in done("convert", tree, dest, *OPTIONS).out
+    assert files(dest) == files(whole)
+    assert {name: (dest / "train" / name).stat().st_mtime_ns for name in shards} == before
+
+
+@dataclass(frozen=True)
+class DeadlySource(TreeSource):
+    """A source that kills the process that reads one of its images, as the kernel does when memory runs out."""
+
+    def read(self, split: str, key: str) -> bytes:
+        if key.endswith("_2.JPEG"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(split, key)
+
+
+def test_a_lost_worker_is_said_and_what_is_complete_stays(small_tree: Path, tmp_path: Path) -> None:
+    source = DeadlySource(**vars(open_source(str(small_tree))))
+    conversion = SplitConversion.plan_for(source, "train", tmp_path, Policy(shard_size_bytes=4096))
+    conversion.begin()
+    tasks = [conversion.task(shard) for shard in range(conversion.plan.shards)]
+    with pytest.raises(WorldError, match=r"a worker process was lost \(killed, or out of memory\)\. What is complete"):
+        list(run_tasks(iter(tasks), 1, conversion.folder))
+    assert not (conversion.folder / "manifest.json").exists()
+    assert not list(conversion.folder.rglob("*.tmp"))
+
+
+def test_tasks_come_back_once_each_however_many_are_in_flight(small_tree: Path, tmp_path: Path) -> None:
+    source = open_source(str(small_tree))
+    conversion = SplitConversion.plan_for(source, "train", tmp_path, Policy(shard_size_bytes=4096))
+    conversion.begin()
+    shards = conversion.plan.shards
+    for workers in (1, shards + 3):
+        records = list(run_tasks((conversion.task(shard) for shard in range(shards)), workers, conversion.folder))
+        assert sorted(record.shard for record in records) == list(range(shards))
+
+
+def test_refusals_have_status_2_and_one_line(tree: Path, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for source, dest, options, words in [
+        (tmp_path / "none", tmp_path / "mds", [], f"there is no source at {tmp_path}/none"),
+        (tmp_path / "empty", tmp_path / "mds", [], f"{tmp_path}/empty has no folders"),
+        (tree, dataset, ["--shard-size", "64KiB", "--seed", 1], "another seed (0, now 1)"),
+    ]:
+        outcome = run("convert", source, dest, *options)
+        assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+        assert outcome.err.startswith("imagenet-mds: ")
+        assert words in outcome.err
+    assert not (tmp_path / "mds").exists()
+
+
+def test_the_number_of_workers_does_not_change_a_byte(tree: Path, dataset: Path, tmp_path: Path) -> None:
+    # `dataset` was made by two.
+    outcome = done("convert", tree, tmp_path / "mds", "--shard-size", "64KiB", "--workers", 1)
+    assert files(tmp_path / "mds") == files(dataset)
+    assert outcome.err == ""
+    assert "/train: 158 images in 19 shards, 1.1 MB, " in outcome.out
+
+
+def test_a_moved_source_and_dataset_are_the_same_still(tree: Path, dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(tree, tmp_path / "elsewhere")
+    shutil.copytree(dataset, tmp_path / "mds")
+    outcome = done("convert", tmp_path / "elsewhere", tmp_path / "mds", "--shard-size", "64KiB")
+    assert outcome.out.count(" is complete already: ") == 2

@@ -1,0 +1,169 @@
+"""Verifying finds what is broken and names the mend; repairing restores it byte for byte."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from imagenet_mds_convert.shard import WORK_FOLDER
+
+from imagenet_mds.cli.convert import run_verify
+from imagenet_mds.errors import UserError, WorldError
+from tests.command import run
+from tests.convert.drawing import encoded, files, make_tree, noise
+from tests.convert.running import convert_here
+
+
+@pytest.fixture
+def copy(dataset: Path, tmp_path: Path) -> Path:
+    """A dataset to break."""
+    shutil.copytree(dataset, tmp_path / "mds")
+    return tmp_path / "mds"
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _edit(path: Path) -> None:
+    index = json.loads(path.read_bytes())
+    index["shards"][0]["samples"] += 1
+    path.write_text(json.dumps(index))
+
+
+def _spoil(path: Path) -> None:
+    path.write_bytes(b"{")
+
+
+def _swap(path: Path) -> None:
+    first, second, *others = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([second, first, *others]))
+
+
+FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
+    ("train/shard.00003.mds", _flip, "its content's xxh64 is "),
+    ("train/shard.00000.mds", Path.unlink, "missing"),
+    ("val/shard.00001.mds", _cut, " bytes, the manifest has "),
+    ("train/index.json", _edit, "differs from the manifest"),
+    ("train/index.json", _spoil, "not JSON"),
+    ("val/index.json", Path.unlink, "missing"),
+    ("train/keys.txt", Path.unlink, "missing"),
+    ("val/keys.txt", _swap, "differs from the manifest"),
+]
+
+
+def test_a_whole_dataset_is_said_to_be_whole(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for deep in (False, True):
+        assert run_verify(str(dataset), deep=deep, repair=None) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            f"{dataset}/train: 19 shards, 158 images, all as the manifest has it",
+            f"{dataset}/val: 6 shards, 50 images, all as the manifest has it",
+        ]
+
+
+@pytest.mark.parametrize(("name", "damage", "reason"), FAULTS)
+def test_each_fault_is_found_named_and_repaired(
+    copy: Path,
+    dataset: Path,
+    tree: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    damage: Callable[[Path], None],
+    reason: str,
+) -> None:
+    damage(copy / name)
+    assert run_verify(str(copy), deep=False, repair=None) == 1
+    said = capsys.readouterr()
+    assert f"broken: {copy}/{name}: " in said.out
+    assert reason in said.out
+    assert said.out.count("broken: ") == 1
+    assert said.err == (
+        f"imagenet-mds: 1 files are broken; `imagenet-mds verify {copy} --repair SOURCE` rebuilds just that\n"
+    )
+    others = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file() and path != copy / name}
+    assert run_verify(str(copy), deep=False, repair=str(tree)) == 0
+    assert f"repaired: {copy}/{name}\n" in capsys.readouterr().out
+    assert files(copy) == files(dataset)
+    assert {path: path.stat().st_mtime_ns for path in others} == others
+
+
+def test_many_faults_are_found_and_repaired_at_once_by_the_command(copy: Path, dataset: Path, tree: Path) -> None:
+    for name, damage, _ in (FAULTS[place] for place in (0, 1, 2, 3, 5, 6, 7)):
+        damage(copy / name)
+    found = run("verify", copy)
+    assert (found.status, found.out.count("broken: ")) == (1, 7)
+    assert "imagenet-mds: 7 files are broken" in found.err
+    repaired = run("verify", copy, "--repair", tree)
+    assert (repaired.status, repaired.err) == (0, "")
+    assert repaired.out.count("repaired: ") == 7
+    assert files(copy) == files(dataset)
+
+
+def test_repair_with_another_source_is_refused_with_both_names(copy: Path, small_tree: Path) -> None:
+    _flip(copy / "train" / "shard.00003.mds")
+    before = files(copy)
+    with pytest.raises(UserError, match=r"was made from another source \(160 images, \w{16}; this one has 8 images, "):
+        run_verify(str(copy), deep=False, repair=str(small_tree))
+    assert files(copy) == before
+
+
+def test_repair_from_images_that_have_changed_is_refused_and_replaces_nothing(
+    copy: Path, tree: Path, tmp_path: Path
+) -> None:
+    changed = tmp_path / "tree"
+    shutil.copytree(tree, changed)
+    for path in (changed / "train").glob("*/*"):
+        data = path.read_bytes()
+        path.write_bytes(data[:-3] + b"\0" + data[-2:])
+    _flip(copy / "train" / "shard.00003.mds")
+    before = files(copy)
+    with pytest.raises(WorldError, match=r"shard\.00003\.mds cannot be rebuilt: the source now gives \w+ and the mani"):
+        run_verify(str(copy), deep=False, repair=str(changed))
+    assert files(copy) == before
+
+
+@pytest.mark.usefixtures("in_process")
+def test_deep_finds_an_image_that_does_not_decode_and_repair_does_not_claim_to_mend_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = make_tree(tmp_path / "tree", n00000001=2, n00000002=2)
+    undecodable = encoded(noise()).replace(b"\xff\xdb", b"\xff\xfe")
+    (tree / "train" / "n00000002" / "n00000002_1.JPEG").write_bytes(undecodable)
+    dest = tmp_path / "mds"
+    convert_here(tree, dest, check="structure", shard_size="64KiB")
+    before = files(dest)
+    assert run_verify(str(dest), deep=False, repair=None) == 0
+    capsys.readouterr()
+    assert run_verify(str(dest), deep=True, repair=None) == 1
+    assert "shard.00000.mds: sample " in (said := capsys.readouterr().out)
+    assert "(source index 3): does not decode (" in said
+    assert run_verify(str(dest), deep=True, repair=str(tree)) == 1
+    said, complaint = capsys.readouterr()
+    assert "repaired: " not in said
+    assert complaint == "imagenet-mds: 1 files are broken\n"
+    assert files(dest) == before
+
+
+def test_what_is_no_dataset_is_said(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no dataset at"):
+        run_verify(str(tmp_path / "none"), deep=False, repair=None)
+    shutil.copytree(dataset / "val", tmp_path / "half" / "val")
+    (tmp_path / "half" / "train" / WORK_FOLDER).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"train is not complete: run the same `imagenet-mds convert` again"):
+        run_verify(str(tmp_path / "half"), deep=False, repair=None)
+
+
+def test_a_source_that_is_not_there_is_said_before_anything_is_hashed(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _flip(copy / "train" / "shard.00003.mds")
+    with pytest.raises(UserError, match="there is no source at"):
+        run_verify(str(copy), deep=False, repair=str(copy / "none"))
+    assert capsys.readouterr().out == ""
