@@ -90,7 +90,7 @@ def read_record(folder: Path, shard: int) -> ShardRecord | None:
     """The record of a shard that is done, None where it is not: no record, or no file of the recorded size."""
     try:
         raw = json.loads(record_path(folder, shard).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     info = ShardInfo(**raw["info"]) if raw["info"] else None
     if info:

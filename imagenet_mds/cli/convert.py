@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imagenet_mds.config import SUBSETS
-from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
+from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from imagenet_mds.manifest import MANIFEST_BASENAME, SPLITS, Manifest, Policy, read_manifest
 from imagenet_mds.progress import ProgressLine
 
@@ -78,7 +78,12 @@ def run_convert(options: ConvertOptions) -> int:
         else:
             conversion.finished()
     workers = options.workers or len(os.sched_getaffinity(0))
-    manifests = [_convert_one(conversion, workers, options.overwrite) for conversion in conversions]
+    try:
+        manifests = [_convert_one(conversion, workers, options.overwrite) for conversion in conversions]
+    except KeyboardInterrupt:
+        # Answered here, for typer would end the program with a status of its own and no word.
+        print("imagenet-mds: stopped; what is complete stays, and the same command continues", file=sys.stderr)
+        return EXIT_STOPPED
     left_out = sum(len(manifest.left_out) for manifest in manifests)
     if left_out and options.strict:
         print(f"imagenet-mds: {left_out} images were left out, and --strict was given", file=sys.stderr)

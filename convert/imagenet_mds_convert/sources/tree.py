@@ -7,6 +7,7 @@ for people.
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,9 +77,11 @@ class TreeSource:
             with _listing(folder), os.scandir(folder) as entries:
                 for entry in entries:
                     suffix = Path(entry.name).suffix.lower()
-                    if suffix in IMAGE_SUFFIXES and not entry.name.startswith(".") and _stands_for_file(entry):
+                    if suffix not in IMAGE_SUFFIXES or entry.name.startswith("."):
+                        continue
+                    if (size_bytes := _file_size_bytes(entry)) is not None:
                         _refuse_unwritable_name(folder, entry.name)
-                        found.append(Sample(f"{name}/{entry.name}", label, _size_bytes(entry)))
+                        found.append(Sample(f"{name}/{entry.name}", label, size_bytes))
         if not found:
             raise UserError(
                 f"{self.root / split} has no images: looked for {_some(sorted(IMAGE_SUFFIXES))} in its folders"
@@ -104,13 +107,13 @@ def _listing(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder} cannot be listed: {error.strerror}") from None
 
 
-def _stands_for_file(entry: os.DirEntry[str]) -> bool:
-    """A file, or a link to nothing: reading that fails, and the image is left out with the reason."""
-    return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
-
-
-def _size_bytes(entry: os.DirEntry[str]) -> int:
-    return entry.stat().st_size if entry.is_file() else 0
+def _file_size_bytes(entry: os.DirEntry[str]) -> int | None:
+    """None for what is no file; 0 for a link to nothing, which cannot be read and is left out with the reason."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _refuse_unwritable_name(folder: Path, name: str) -> None:
