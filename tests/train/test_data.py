@@ -1,0 +1,132 @@
+"""Pictures and labels as the network sees them."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from imagenet_mds_train.attempt import SHARED_MEMORY
+from imagenet_mds_train.augment import decode, seeded, training_transform, validation_transform
+from imagenet_mds_train.data import PADDING_LABEL, TrainingImages, validation_loader
+from imagenet_mds_train.stream import ImageStream
+from PIL import Image
+
+from imagenet_mds.config import AugmentConfig, EvaluationConfig, OrderConfig, parse_config
+from imagenet_mds.manifest import read_manifest
+from imagenet_mds.mds import read_shard
+
+EVALUATION = EvaluationConfig(resize_px=20, crop_px=16, device_batch_size=4, workers_per_rank=0)
+
+
+def digest(image: torch.Tensor) -> str:
+    """The pixels' name."""
+    return hashlib.sha256(image.numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("ranks", [1, 3, 4])
+def test_validation_sees_each_sample_exactly_once(dataset: Path, ranks: int, workers: int) -> None:
+    samples = read_manifest(dataset / "val").samples
+    config = EVALUATION.model_copy(update={"workers_per_rank": workers})
+    batches = [
+        list(validation_loader(config, dataset / "val", samples, rank=rank, ranks=ranks)) for rank in range(ranks)
+    ]
+    assert len({len(of_rank) for of_rank in batches}) == 1, "ranks with fewer batches would leave the others waiting"
+    pairs = [
+        (digest(image), int(label))
+        for of_rank in batches
+        for images, labels in of_rank
+        for image, label in zip(images, labels, strict=True)
+        if label != PADDING_LABEL
+    ]
+    transform = validation_transform(config)
+    stored = [
+        (digest(transform(decode(record.jpeg))), record.label)
+        for path in sorted((dataset / "val").glob("*.mds"))
+        for record in read_shard(path)
+    ]
+    assert sorted(pairs) == sorted(stored)
+    padding = sum(int((labels == PADDING_LABEL).sum()) for of_rank in batches for _, labels in of_rank)
+    assert padding == -samples % ranks
+
+
+@pytest.mark.usefixtures("blocks")
+def test_a_subset_is_the_datasets_beginning(dataset: Path) -> None:
+    stream = ImageStream(
+        local=dataset / "train", samples=25, device_batch_size=5, order=OrderConfig(shuffle=False), predownload=8
+    )
+    stored = [record for path in sorted((dataset / "train").glob("*.mds")) for record in read_shard(path)]
+    assert stream.size == 25
+    assert [stream.read(sample) for sample in range(25)] == [(record.jpeg, record.label) for record in stored[:25]]
+    assert len(stream) == 25
+
+
+@pytest.mark.usefixtures("blocks")
+def test_shared_memory_is_numbered_from_the_attempts_base(dataset: Path) -> None:
+    """Fails when the library finds its prefixes another way than through `_each_prefix_int`."""
+    import os
+
+    base = int(os.environ["IMAGENET_MDS_BLOCK_BASE"])
+    before = {path.name for path in SHARED_MEMORY.iterdir()}
+    stream = ImageStream(
+        local=dataset / "val", samples=10, device_batch_size=5, order=OrderConfig(shuffle=False), predownload=8
+    )
+    made = {path.name for path in SHARED_MEMORY.iterdir()} - before
+    assert len(stream) == 10
+    assert made
+    assert all(base <= int(name.split("_")[0]) < base + 100 for name in made)
+
+
+# torchvision's hue calls Pillow in a way that goes with Pillow 13; the lock has 11.
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+@pytest.mark.usefixtures("blocks")
+def test_augmentation_does_not_depend_on_what_else_draws(dataset: Path) -> None:
+    config = parse_config(
+        {
+            "global_batch_size": 4,
+            "augment": {"size_px": 16, "color_jitter": {"hue": 0.2}, "randaugment": {}},
+            "optimizer": {"lr": 1},
+            "schedule": {"epochs": 1},
+        },
+        "test",
+    )
+    images = TrainingImages(config, dataset / "train", 20)
+    torch.manual_seed(1)
+    first = [digest(images[sample][0]) for sample in range(8)]
+    state = torch.get_rng_state()
+    again = [digest(images[sample][0]) for sample in reversed(range(8))][::-1]
+    assert first == again
+    assert torch.equal(state, torch.get_rng_state()), "training must not notice that a sample was augmented"
+    images.epoch = 1
+    assert all(one != other for one, other in zip(first, [digest(images[s][0]) for s in range(8)], strict=True))
+
+
+@pytest.mark.parametrize("seed", [0, 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_every_seed_of_64_bits_is_taken(seed: int) -> None:
+    with seeded(seed):
+        first = torch.rand(3)
+    with seeded(seed):
+        assert torch.equal(first, torch.rand(3))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_every_jpeg_becomes_rgb(mode: str) -> None:
+    buffer = io.BytesIO()
+    Image.new(mode, (40, 30)).save(buffer, "JPEG")
+    picture = decode(buffer.getvalue())
+    assert picture.mode == "RGB"
+    image = training_transform(AugmentConfig(size_px=16))(picture)
+    assert image.shape == (3, 16, 16)
+    assert image.dtype == torch.uint8
+
+
+def test_validation_is_torchvisions_resize_and_crop() -> None:
+    """Pixel for pixel what stock evaluation does: Pillow's antialiased bilinear, then the centre."""
+    dice = np.random.Generator(np.random.PCG64(0))
+    picture = Image.fromarray(dice.integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    image = validation_transform(EvaluationConfig(resize_px=32, crop_px=24))(picture)
+    resized = picture.resize((48, 32), Image.Resampling.BILINEAR).crop((12, 4, 36, 28))
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(resized))

@@ -1,0 +1,114 @@
+"""Ranks that fail, are killed, or leave things behind. The ranks here are small programs in place of the trainer."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from imagenet_mds_train import attempt as attempt_module
+from imagenet_mds_train import launch as launch_module
+from imagenet_mds_train.attempt import SHARED_MEMORY, Attempt, attempt, clean_after_the_dead
+from imagenet_mds_train.launch import launch
+
+
+def as_ranks(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Let every rank run a program of the test's, `rank` its number."""
+    monkeypatch.setattr(
+        launch_module, "_START_RANK", f"import os, sys, time\nrank = int(os.environ['RANK'])\n{program}"
+    )
+
+
+def test_all_done_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    as_ranks(monkeypatch, "open(sys.argv[1] + str(rank), 'w').write(os.environ['WORLD_SIZE'])")
+    assert launch(3, tmp_path / "order", tmp_path) == 0
+    assert [(tmp_path / f"order{rank}").read_text() for rank in range(3)] == ["3"] * 3
+
+
+def test_stopped_ranks_are_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    as_ranks(monkeypatch, "sys.exit(75)")
+    assert launch(2, tmp_path / "order", tmp_path) == 75
+
+
+def test_a_failing_rank_ends_the_others_and_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch_module, "_MOURNING_SECONDS", 0.2)
+    as_ranks(monkeypatch, "if rank == 1: sys.exit('the disk is on fire')\ntime.sleep(60)")
+    started = time.monotonic()
+    assert launch(2, tmp_path / "order", tmp_path) == 1
+    assert time.monotonic() - started < 20
+    shown = capfd.readouterr().err
+    assert "rank 1 failed" in shown
+    assert "the disk is on fire" in shown
+
+
+def test_a_killed_rank_is_named_by_its_signal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch_module, "_MOURNING_SECONDS", 0.2)
+    as_ranks(monkeypatch, "os.kill(os.getpid(), 9) if rank == 0 else time.sleep(60)")
+    assert launch(2, tmp_path / "order", tmp_path) == 1
+    assert "rank 0 was ended by SIGKILL" in capfd.readouterr().err
+
+
+def test_no_child_of_a_rank_outlives_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    as_ranks(
+        monkeypatch,
+        "import subprocess\nchild = subprocess.Popen(['sleep', '60'])\nopen(sys.argv[1], 'w').write(str(child.pid))",
+    )
+    assert launch(1, tmp_path / "child", tmp_path) == 0
+    pid = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_an_interruption_reaches_every_rank_as_sigterm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    as_ranks(
+        monkeypatch,
+        "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        "open(sys.argv[1] + str(rank), 'w')\nif rank == 1:\n"
+        "    while not os.path.exists(sys.argv[1] + '0'): time.sleep(0.01)\n"
+        "    os.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)",
+    )
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert launch(2, tmp_path / "order", tmp_path) == 75
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_what_an_attempt_borrows_is_given_back() -> None:
+    with attempt() as mine:
+        block = SHARED_MEMORY / f"{mine.block_base}_locals"
+        block.write_bytes(b"x")
+        (mine.temporary / "lock").touch()
+    assert not block.exists()
+    assert not mine.temporary.exists()
+
+
+def test_the_things_of_the_dead_are_removed_and_of_the_living_kept() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    alive = subprocess.Popen(["sleep", "60"])
+    try:
+        dead, living = (
+            Attempt(process.pid, Path(tempfile.mkdtemp(prefix=f"imagenet-mds-{process.pid}-")))
+            for process in (gone, alive)
+        )
+        blocks = [SHARED_MEMORY / f"{mine.block_base + 1}_barrier" for mine in (dead, living)]
+        strange = SHARED_MEMORY / f"000000_test{os.getpid()}"
+        for path in (*blocks, strange):
+            path.write_bytes(b"x")
+        clean_after_the_dead()
+        assert [path.exists() for path in (*blocks, strange)] == [False, True, True]
+        assert [mine.temporary.exists() for mine in (dead, living)] == [False, True]
+    finally:
+        alive.kill()
+        alive.wait()
+        strange.unlink()
+        attempt_module.clean_after_the_dead()
+    assert not blocks[1].exists()
