@@ -48,8 +48,8 @@ def start(*arguments: object, log: Path, **variables: str) -> subprocess.Popen[b
         )
 
 
-def done(*arguments: object, **variables: str) -> Outcome:
+def done(*arguments: object) -> Outcome:
     """Run `imagenet-mds ARGUMENTS`, which must succeed."""
-    outcome = run(*arguments, **variables)
+    outcome = run(*arguments)
     assert outcome.status == 0, outcome.err + outcome.out
     return outcome

@@ -47,8 +47,8 @@ class Paths:
         return self.folder / self.run / "log.jsonl"
 
 
-def run_demo(folder: Path) -> int:
-    """Run the whole demo in `folder`.
+def run_demo(folder: Path, *, train_per_class: int = TRAIN_PER_CLASS, val_per_class: int = VAL_PER_CLASS) -> int:
+    """Run the whole demo in `folder`, on so many drawn images of each class.
 
     Returns:
         0 if the network learnt what it should, 1 if not.
@@ -71,7 +71,7 @@ def run_demo(folder: Path) -> int:
     _say(f"Drawing {len(SHAPES)} classes of shapes as an ImageNet tree in {folder / paths.images}")
     step(
         "draw",
-        lambda: draw_tree(folder / paths.images, train_per_class=TRAIN_PER_CLASS, val_per_class=VAL_PER_CLASS),
+        lambda: draw_tree(folder / paths.images, train_per_class=train_per_class, val_per_class=val_per_class),
     )
     convert = ["convert", paths.images, paths.dataset, "--shard-size", "256KiB"]
     step("convert", lambda: _run(folder, convert))

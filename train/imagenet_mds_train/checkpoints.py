@@ -62,7 +62,7 @@ class Checkpoints(CheckpointSaver):
         self.stopping = False
 
     def listen(self) -> None:
-        """From now on SIGTERM asks for a stop in good order."""
+        """From now on SIGTERM asks for a stop in good order. Composer, when imported, takes the signal for itself."""
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             self.signalled = True
