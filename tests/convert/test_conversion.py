@@ -3,12 +3,14 @@
 import io
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import convert_split
+from imagenet_mds_convert.shard import run_shard_task
 from imagenet_mds_convert.sources import open_source
 from PIL import Image
 
@@ -183,6 +185,24 @@ def test_the_same_again_does_nothing_and_says_so(
         f"{tmp_path}/train is complete already: 8 images ({fingerprints[0]})",
         f"{tmp_path}/val is complete already: 2 images ({fingerprints[1]})",
     ]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"short")])
+def test_a_shard_that_is_recorded_but_not_there_whole_is_made_again(
+    small_tree: Path, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    convert_here(small_tree, tmp_path / "whole")
+    conversion = SplitConversion.plan_for(
+        open_source(str(small_tree)), "train", tmp_path / "mds", Policy(shard_size_bytes=4096)
+    )
+    conversion.begin()
+    for shard in range(conversion.plan.shards):
+        run_shard_task(conversion.task(shard))
+    damage(tmp_path / "mds" / "train" / "shard.00001.mds")
+    fresh: dict[int, bool] = {}
+    convert_split(conversion, 1, on_shard=lambda record, made_now: fresh.update({record.shard: made_now}))
+    assert fresh == {shard: shard == 1 for shard in range(conversion.plan.shards)}
+    assert files(tmp_path / "mds" / "train") == files(tmp_path / "whole" / "train")
 
 
 @pytest.mark.parametrize(
