@@ -63,7 +63,7 @@ class Policy(_Frozen):
 
     check: Literal["decode", "structure", "none"] = "decode"
     seed: int = 0
-    shard_size_bytes: int = Field(default=1 << 26, ge=1 << 12, lt=1 << 32)
+    shard_size_bytes: int = Field(default=1 << 26, ge=1 << 12, le=1 << 31)
     subset: int | None = Field(default=None, ge=1)
 
 

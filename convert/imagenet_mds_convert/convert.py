@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import PIL
@@ -21,7 +21,7 @@ import xxhash
 
 from imagenet_mds import __version__
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import write_atomic, write_json
+from imagenet_mds.files import locked, write_atomic, write_json
 from imagenet_mds.manifest import (
     KEYS_BASENAME,
     MANIFEST_BASENAME,
@@ -34,7 +34,7 @@ from imagenet_mds.manifest import (
 )
 from imagenet_mds.mds import INDEX_BASENAME, index_json
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.shard import WORK_FOLDER, ShardRecord, ShardTask, read_record, run_shard_task
+from imagenet_mds_convert.shard import WORK_FOLDER, ShardRecord, ShardTask, SourceFailed, read_record, run_shard_task
 from imagenet_mds_convert.source import Sample
 
 _SPARE_BYTES = 16 << 20
@@ -84,11 +84,10 @@ def convert_split(
         on_shard: called once for each shard, with its record and whether it was made now.
 
     Raises:
+        UserError: another process is converting to the same folder.
         WorldError: a full disk or a lost worker; complete shards stay, and the same command continues.
     """
     folder = conversion.folder
-    with writing_to(folder):
-        remove_partial(folder)
     records: dict[int, ShardRecord] = {}
     for shard in range(conversion.plan.shards):
         if record := read_record(folder, shard):
@@ -97,11 +96,19 @@ def convert_split(
     missing = [shard for shard in range(conversion.plan.shards) if shard not in records]
     _refuse_small_disk(conversion, missing)
     with writing_to(folder):
-        conversion.begin()
-    for record in run_tasks((conversion.task(shard) for shard in missing), workers, folder):
-        records[record.shard] = record
-        on_shard(record, True)
-    return _publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
+        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except BlockingIOError:
+            raise UserError(f"{folder} is being converted to by another process: wait for it") from None
+        with writing_to(folder):
+            remove_partial(folder)
+            conversion.begin()
+        for record in run_tasks((conversion.task(shard) for shard in missing), workers, folder):
+            records[record.shard] = record
+            on_shard(record, True)
+        return _publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
 
 
 def run_tasks(tasks: Iterator[ShardTask], workers: int, folder: Path) -> Iterator[ShardRecord]:
@@ -116,14 +123,19 @@ def run_tasks(tasks: Iterator[ShardTask], workers: int, folder: Path) -> Iterato
     try:
         with writing_to(folder):
             for task in tasks:
-                flying.add(pool.submit(run_shard_task, task))
+                with _deaf_to_interruption():
+                    flying.add(pool.submit(run_shard_task, task))
                 if len(flying) > 2 * workers:
                     done, flying = wait(flying, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
             while flying:
                 done, flying = wait(flying, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-    except BrokenProcessPool:
+    except SourceFailed as error:
+        raise WorldError(
+            f"the source cannot be read: {error}. What is complete stays: run the same command again"
+        ) from error
+    except (BrokenProcessPool, MemoryError):
         raise WorldError(
             "a worker process was lost (killed, or out of memory). What is complete stays: "
             "run the same command again, with fewer --workers if memory is short"
@@ -132,10 +144,19 @@ def run_tasks(tasks: Iterator[ShardTask], workers: int, folder: Path) -> Iterato
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _deaf_to_interruption() -> Iterator[None]:
+    """Workers that are started in here never hear Ctrl-C, from their first instruction on: it is for the run to answer,
+    which lets them finish their shards. The run hears what came in between at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker() -> None:
-    """Tie a worker to the run: Ctrl-C is for the run to answer, which lets its workers finish their shards; and a
-    worker whose run was killed ends at once, so that it writes nothing into what comes after."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Tie a worker to the run: if that is killed it ends at once, so that it writes nothing into what comes after."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -145,6 +145,8 @@ def _open(data: bytes) -> Image.Image:
             return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise Unusable(str(error)) from None
+    except MemoryError:
+        raise  # the machine's, not the image's
     except Exception as error:  # Pillow's plugins raise what they like on broken files: SyntaxError, struct.error, ...
         raise Unusable(f"no image that can be read ({_reason(error)})") from None
 
@@ -154,6 +156,8 @@ def _load(image: Image.Image) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
+    except MemoryError:
+        raise  # as in _open
     except Exception as error:  # as in _open
         raise Unusable(f"does not decode ({_reason(error)})") from None
 

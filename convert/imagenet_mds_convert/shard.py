@@ -3,6 +3,7 @@
 The task does not know who runs it: a process pool here, anything else elsewhere. What it needs comes with it.
 """
 
+import errno
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,15 @@ from imagenet_mds_convert.source import Source
 
 WORK_FOLDER = ".work"
 """Beside the shards while a split is being made: what is done so far. It goes when the manifest is there."""
+
+
+_THE_IMAGES_OWN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
+"""What says that this one image cannot be read, now and later: it is left out. Anything else is the storage's failure,
+and leaving images out for it would make another dataset each time."""
+
+
+class SourceFailed(Exception):  # noqa: N818 # it ends up as the message of a WorldError
+    """The source's storage failed; the message names the image and the system's reason."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ def build_shard(task: ShardTask) -> tuple[ShardRecord, bytes]:
         except Unusable as reason:
             left_out.append((key, str(reason)))
         except OSError as error:
+            if error.errno not in _THE_IMAGES_OWN:
+                raise SourceFailed(f"{key}: {error.strerror or error}") from error
             left_out.append((key, f"cannot be read ({error.strerror})"))
         else:
             records.append(Record(index, stored.jpeg, label))

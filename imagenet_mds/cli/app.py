@@ -198,6 +198,10 @@ def configs_show(
     typer.echo(json.dumps(load_config(name, overrides or ()).model_dump(mode="json"), indent=2))
 
 
+_INTERRUPTED = 130
+"""What typer makes of Ctrl-C; no command of ours returns it."""
+
+
 def main() -> None:
     """The program: run a command and exit with its status."""
     try:
@@ -208,7 +212,7 @@ def main() -> None:
     except typer.TyperException as error:
         print(_usage_error(error), file=sys.stderr)
         sys.exit(EXIT_USER)
-    except (KeyboardInterrupt, typer.Abort):
+    if status == _INTERRUPTED:
         print("imagenet-mds: stopped; what is complete stays, and the same command continues", file=sys.stderr)
         sys.exit(EXIT_STOPPED)
     sys.exit(status)

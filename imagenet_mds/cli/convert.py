@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imagenet_mds.config import SUBSETS
-from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
 from imagenet_mds.manifest import MANIFEST_BASENAME, SPLITS, Manifest, Policy, read_manifest
 from imagenet_mds.progress import ProgressLine
 
@@ -78,12 +78,7 @@ def run_convert(options: ConvertOptions) -> int:
         else:
             conversion.finished()
     workers = options.workers or len(os.sched_getaffinity(0))
-    try:
-        manifests = [_convert_one(conversion, workers, options.overwrite) for conversion in conversions]
-    except KeyboardInterrupt:
-        # Answered here, for typer would end the program with a status of its own and no word.
-        print("imagenet-mds: stopped; what is complete stays, and the same command continues", file=sys.stderr)
-        return EXIT_STOPPED
+    manifests = [_convert_one(conversion, workers, options.overwrite) for conversion in conversions]
     left_out = sum(len(manifest.left_out) for manifest in manifests)
     if left_out and options.strict:
         print(f"imagenet-mds: {left_out} images were left out, and --strict was given", file=sys.stderr)
@@ -240,6 +235,6 @@ def parse_size(text: str) -> int:
     if not match or match[2].upper() not in _UNITS:
         raise UserError(f"--shard-size {text}: give a number and B, KB, MB, GB, KiB, MiB or GiB, for example 64MiB")
     size_bytes = int(float(match[1]) * _UNITS[match[2].upper()])
-    if not 1 << 12 <= size_bytes < 1 << 32:
-        raise UserError(f"--shard-size {text}: a shard has 4 KiB to 4 GiB; 64MiB suits most")
+    if not 1 << 12 <= size_bytes <= 1 << 31:
+        raise UserError(f"--shard-size {text}: a shard has 4 KiB to 2 GiB; 64MiB suits most")
     return size_bytes

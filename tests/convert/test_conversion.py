@@ -348,8 +348,8 @@ def test_a_run_that_continues_asks_for_the_room_of_what_is_missing_alone(
         ({"subset": "tiny"}, "--subset 1,000: train has 8 images; give that or less"),
         ({"subset": "0"}, "--subset 0: give tiny, small, medium, large, full or a number of images"),
         ({"subset": "half"}, "--subset half: give tiny,"),
-        ({"shard_size": "1KiB"}, "--shard-size 1KiB: a shard has 4 KiB to 4 GiB"),
-        ({"shard_size": "4GiB"}, "--shard-size 4GiB: a shard has 4 KiB to 4 GiB"),
+        ({"shard_size": "1KiB"}, "--shard-size 1KiB: a shard has 4 KiB to 2 GiB"),
+        ({"shard_size": "4GiB"}, "--shard-size 4GiB: a shard has 4 KiB to 2 GiB"),
         ({"shard_size": "64 parsecs"}, "--shard-size 64 parsecs: give a number and B, KB, MB"),
     ],
 )

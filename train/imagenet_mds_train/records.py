@@ -10,7 +10,6 @@ to the newest file, which starts anew where the link is lost; a run that has rea
 """
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import write_json
+from imagenet_mds.files import locked, write_json
 from imagenet_mds.fingerprint import differences, file_xxh64
 
 _MOST_SHOWN = 6
@@ -75,15 +74,15 @@ class RunFolder:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the run against a second start of it; the kernel lets go when the process ends, however it ends.
+        """Hold the run against a second start of it.
 
         Raises:
             UserError: it is running.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as lock:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locked(self.path))
             except BlockingIOError:
                 raise UserError(f"{self.path} is running already: wait for it, or give another --run-name") from None
             yield

@@ -1,0 +1,66 @@
+"""What belongs to the machine and not to an image never decides what is in a dataset."""
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from imagenet_mds_convert import images
+from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.convert import convert_split
+from imagenet_mds_convert.shard import SourceFailed, build_shard
+from imagenet_mds_convert.sources.tree import TreeSource
+
+from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.files import locked
+from imagenet_mds.manifest import Policy
+
+
+class FailingTree(TreeSource):
+    """A tree whose disk fails at one image."""
+
+    def read(self, split: str, key: str) -> bytes:
+        """The bytes, but for one."""
+        if key.endswith("_3.JPEG"):
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(split, key)
+
+
+def conversion(source: TreeSource, destination: Path) -> SplitConversion:
+    """Of the validation split, in small shards."""
+    return SplitConversion.plan_for(source, "val", destination, Policy(shard_size_bytes=1 << 15))
+
+
+def test_a_failing_disk_leaves_no_image_out(tree: Path, tmp_path: Path) -> None:
+    whole = conversion(TreeSource.open(tree), tmp_path)
+    failing = replace(whole, source=FailingTree(**vars(whole.source)))
+    first = next(
+        shard
+        for shard in range(failing.plan.shards)
+        if any(key.endswith("_3.JPEG") for _, key, _ in failing.task(shard).samples)
+    )
+    with pytest.raises(SourceFailed, match=r"_3\.JPEG: Input/output error"):
+        build_shard(failing.task(first))
+    with pytest.raises(WorldError, match=r"the source cannot be read: .*_3\.JPEG: Input/output error"):
+        convert_split(failing, workers=1)
+    manifest = convert_split(whole, workers=1)
+    assert manifest.left_out == []
+
+
+def test_short_memory_leaves_no_image_out(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:
+    def no_memory(*arguments: object) -> None:
+        raise MemoryError
+
+    data = next((tree / "val").glob("*/*_1.JPEG")).read_bytes()
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", no_memory)
+    with pytest.raises(MemoryError):
+        images.prepare(data, "decode")
+
+
+def test_two_conversions_to_one_folder_do_not_meet(tree: Path, tmp_path: Path) -> None:
+    mine = conversion(TreeSource.open(tree), tmp_path)
+    mine.folder.mkdir()
+    with locked(mine.folder), pytest.raises(UserError, match="is being converted to by another process"):
+        convert_split(mine, workers=1)
+    assert list(mine.folder.iterdir()) == []
+    assert convert_split(mine, workers=1).samples == 50
