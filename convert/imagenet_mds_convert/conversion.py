@@ -89,10 +89,7 @@ class SplitConversion:
         """The task that makes one shard."""
         return ShardTask(
             shard=shard,
-            split=self.split,
-            samples=tuple(
-                (place, self.samples[place].key, self.samples[place].label) for place in self.plan.shard(shard).tolist()
-            ),
+            samples=tuple((place, self.samples[place]) for place in self.plan.shard(shard).tolist()),
             source=self.source,
             check=self.policy.check,
             size_limit_bytes=self.policy.shard_size_bytes,

@@ -11,7 +11,7 @@ from pathlib import Path
 from imagenet_mds.files import write_atomic, write_json
 from imagenet_mds.mds import Record, ShardInfo, describe_shard, encode_shard, shard_basename
 from imagenet_mds_convert.images import Unusable, prepare
-from imagenet_mds_convert.source import Source
+from imagenet_mds_convert.source import Sample, Source
 
 WORK_FOLDER = ".work"
 """Beside the shards while a split is being made: what is done so far. It goes when the manifest is there."""
@@ -30,12 +30,11 @@ class SourceFailed(Exception):  # noqa: N818 # it ends up as the message of a Wo
 class ShardTask:
     """Everything that decides a shard's bytes, and where it goes.
 
-    `samples` are (place in the sorted source, key, label), in stored order.
+    `samples` are (place in the sorted source, sample), in stored order.
     """
 
     shard: int
-    split: str
-    samples: tuple[tuple[int, str, int], ...]
+    samples: tuple[tuple[int, Sample], ...]
     source: Source
     check: str
     size_limit_bytes: int
@@ -60,9 +59,10 @@ class ShardRecord:
 def build_shard(task: ShardTask) -> tuple[ShardRecord, bytes]:
     """Read, check and encode the samples of a shard: the same bytes, whoever does it, whenever."""
     records, left_out, changed, source_bytes = [], [], [], 0
-    for index, key, label in task.samples:
+    for index, sample in task.samples:
+        key = sample.key
         try:
-            data = task.source.read(task.split, key)
+            data = task.source.read(sample.where)
             source_bytes += len(data)
             stored = prepare(data, task.check)
         except Unusable as reason:
@@ -72,7 +72,7 @@ def build_shard(task: ShardTask) -> tuple[ShardRecord, bytes]:
                 raise SourceFailed(f"{key}: {error.strerror or error}") from error
             left_out.append((key, f"cannot be read ({error.strerror})"))
         else:
-            records.append(Record(index, stored.jpeg, label))
+            records.append(Record(index, stored.jpeg, sample.label))
             if stored.change:
                 changed.append((key, stored.change))
     data = encode_shard(records, task.size_limit_bytes) if records else b""

@@ -1,22 +1,24 @@
 """What a source of images is to the converter."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One source image: its key within the split (`<class>/<file>`), its class number, its size in bytes."""
+    """One source image: its key within the split (`<class>/<file>`), its class number, its size in bytes, and where its
+    bytes are, in plain values that the source's `read` takes."""
 
     key: str
     label: int
     size_bytes: int
+    where: Any = None
 
 
 class Source(Protocol):
-    """Lists its samples without reading a pixel, and reads any one of them by its key.
+    """Lists its samples without reading a pixel, and reads any one of them at random.
 
-    It is pickled into the workers, so it holds no open file.
+    It is pickled with every shard task, so it holds no open file and no list of samples.
     """
 
     @property
@@ -46,9 +48,10 @@ class Source(Protocol):
             UserError: there is none.
         """
 
-    def read(self, split: str, key: str) -> bytes:
-        """The bytes of one image.
+    def read(self, where: Any) -> bytes:
+        """The bytes of the image at a sample's `where`.
 
         Raises:
-            OSError: it cannot be read; the converter leaves the image out and says why.
+            OSError: it cannot be read; with an errno of the image's own it is left out, else the conversion stops.
+            Unusable: it is not to be read (a link in an archive); it is left out with the message as the reason.
         """

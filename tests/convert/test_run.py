@@ -138,10 +138,10 @@ def test_a_disk_that_refuses_is_said_and_what_is_complete_stays(tree: Path, whol
 class DeadlySource(TreeSource):
     """A source that kills the process that reads one of its images, as the kernel does when memory runs out."""
 
-    def read(self, split: str, key: str) -> bytes:
-        if key.endswith("_2.JPEG"):
+    def read(self, where: str) -> bytes:
+        if where.endswith("_2.JPEG"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(split, key)
+        return super().read(where)
 
 
 def test_a_lost_worker_is_said_and_what_is_complete_stays(small_tree: Path, tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from imagenet_mds.manifest import Policy
 class FailingTree(TreeSource):
     """A tree whose disk fails at one image."""
 
-    def read(self, split: str, key: str) -> bytes:
+    def read(self, where: str) -> bytes:
         """The bytes, but for one."""
-        if key.endswith("_3.JPEG"):
+        if where.endswith("_3.JPEG"):
             raise OSError(errno.EIO, "Input/output error")
-        return super().read(split, key)
+        return super().read(where)
 
 
 def conversion(source: TreeSource, destination: Path) -> SplitConversion:
@@ -37,7 +37,7 @@ def test_a_failing_disk_leaves_no_image_out(tree: Path, tmp_path: Path) -> None:
     first = next(
         shard
         for shard in range(failing.plan.shards)
-        if any(key.endswith("_3.JPEG") for _, key, _ in failing.task(shard).samples)
+        if any(sample.key.endswith("_3.JPEG") for _, sample in failing.task(shard).samples)
     )
     with pytest.raises(SourceFailed, match=r"_3\.JPEG: Input/output error"):
         build_shard(failing.task(first))

@@ -33,8 +33,8 @@ def test_classes_are_the_sorted_folders_of_both_splits_together(tmp_path: Path) 
     source = open_source(str(root))
     assert (source.kind, source.splits, source.classes) == ("tree", ("train", "val"), ("n01", "n02", "n10"))
     assert source.names == source.classes
-    assert source.samples("val") == [Sample("n10/b.JPEG", 2, len("val/n10/b.JPEG"))]
-    assert source.read("val", "n10/b.JPEG") == b"val/n10/b.JPEG"
+    assert source.samples("val") == [Sample("n10/b.JPEG", 2, len("val/n10/b.JPEG"), "val/n10/b.JPEG")]
+    assert source.read("val/n10/b.JPEG") == b"val/n10/b.JPEG"
     assert pickle.loads(pickle.dumps(source)) == source
 
 
@@ -73,7 +73,7 @@ def test_links_to_files_and_folders_are_followed_and_a_dangling_one_is_not_lost(
         ("n03/b.JPEG", 10),
     ]
     with pytest.raises(FileNotFoundError):
-        source.read("train", "n02/gone.JPEG")
+        source.read("train/n02/gone.JPEG")
 
 
 def test_names_that_are_no_wnids_are_noted_once(tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_names_that_are_no_wnids_are_noted_once(tmp_path: Path) -> None:
 
 
 def test_names_for_people_come_from_the_mapping_beside_the_splits(tmp_path: Path) -> None:
-    root = _fill(tmp_path, "train/n01440764/", "train/n01443537/", "train/n01484850/")
-    (root / "LOC_synset_mapping.txt").write_text("n01440764 tench, Tinca tinca\n\nn01484850 great white shark\n")
-    assert open_source(str(root)).names == ("tench", "n01443537", "great white shark")
+    root = _fill(tmp_path, "train/n90000001/", "train/n90000002/", "train/n90000003/")
+    (root / "LOC_synset_mapping.txt").write_text("n90000001 disc, round thing\n\nn90000003 great white disc\n")
+    assert open_source(str(root)).names == ("disc", "n90000002", "great white disc")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """The extracted ILSVRC2012 tree: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`.
 
-A class folder's name need not be a wnid; class numbers are the places among the sorted names of both splits together,
-so that `train` and `val` always agree. `LOC_synset_mapping.txt` beside the splits, as Kaggle ships it, gives the names
-for people.
+A class folder's name need not be a wnid; class numbers are those of ImageNet's 1,000 wnids where all names are among
+them, else the places among the sorted names of both splits together, so that `train` and `val` always agree.
+`LOC_synset_mapping.txt` beside the splits, as Kaggle ships it, gives the names for people.
 """
 
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ from pathlib import Path
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.manifest import SPLITS
+from imagenet_mds_convert.classes import WNID, name_classes, number_classes
 from imagenet_mds_convert.source import Sample
 
-WNID = re.compile(r"n\d{8}\Z")
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
 SYNSET_MAPPING_BASENAME = "LOC_synset_mapping.txt"
 
@@ -54,14 +53,15 @@ class TreeSource:
                 f"{root / 'val'} has classes that {root / 'train'} lacks: {_some(strange)}; "
                 f"a class number would mean two things, so make the folders agree"
             )
-        classes = tuple(sorted(set().union(*folders.values())))
-        if len(classes) == 1:
-            raise UserError(f"{root} has one class, {classes[0]}: a classifier needs two at least")
+        found = sorted(set().union(*folders.values()))
+        if len(found) == 1:
+            raise UserError(f"{root} has one class, {found[0]}: a classifier needs two at least")
         notes = []
-        if strange := [name for name in classes if not WNID.match(name)]:
+        if strange := [name for name in found if not WNID.match(name)]:
             notes.append(f"class folders whose names are not wnids are taken as they are: {_some(strange)}")
+        classes = number_classes(found)
         known = _read_names(root / SYNSET_MAPPING_BASENAME)
-        return cls(root, classes, tuple(known.get(name, name) for name in classes), splits, tuple(notes))
+        return cls(root, classes, name_classes(classes, known), splits, tuple(notes))
 
     def samples(self, split: str) -> list[Sample]:
         """Every image file of the split, sorted by key.
@@ -81,7 +81,8 @@ class TreeSource:
                         continue
                     if (size_bytes := _file_size_bytes(entry)) is not None:
                         _refuse_unwritable_name(folder, entry.name)
-                        found.append(Sample(f"{name}/{entry.name}", label, size_bytes))
+                        key = f"{name}/{entry.name}"
+                        found.append(Sample(key, label, size_bytes, where=f"{split}/{key}"))
         if not found:
             raise UserError(
                 f"{self.root / split} has no images: looked for {_some(sorted(IMAGE_SUFFIXES))} in its folders"
@@ -89,9 +90,9 @@ class TreeSource:
         # Sorted as bytes are, whatever the locale and the file system say.
         return sorted(found, key=lambda sample: sample.key.encode("utf-8", "surrogateescape"))
 
-    def read(self, split: str, key: str) -> bytes:
-        """The bytes of the file that `key` names."""
-        return (self.root / split / key).read_bytes()
+    def read(self, where: str) -> bytes:
+        """The bytes of a file, by its path under the root."""
+        return (self.root / where).read_bytes()
 
 
 def _folders(folder: Path) -> set[str]:
