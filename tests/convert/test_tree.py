@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_listed_is_said(tmp_path: Path, monkeypatch: pyt
         raise PermissionError(13, "Permission denied", str(folder))
 
     source = TreeSource.open(_fill(tmp_path, "train/n01/a.JPEG", "train/n02/a.JPEG"))
-    monkeypatch.setattr("imagenet_mds_convert.sources.tree.os.scandir", refuse)
+    monkeypatch.setattr("imagenet_mds_convert.sources.folders.os.scandir", refuse)
     with pytest.raises(UserError, match="train/n01 cannot be listed: Permission denied"):
         source.samples("train")
     with pytest.raises(UserError, match="train cannot be listed: Permission denied"):
