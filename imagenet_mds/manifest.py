@@ -14,9 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
+from imagenet_mds.storage import Storage, as_storage
 
 MANIFEST_BASENAME = "manifest.json"
 KEYS_BASENAME = "keys.txt"
+WORK_FOLDER = ".work"
+"""Beside the shards while a split is being made: what is done so far. It goes when the manifest is there."""
+
 SPLITS = ("train", "val")
 
 Split = Literal["train", "val"]
@@ -134,46 +138,52 @@ def conversion_fingerprint(split: str, source: SourceEntry, policy: Policy) -> s
     return fingerprint({"split": split, "source": source.model_dump(), "policy": policy.model_dump()})
 
 
-def read_manifest(split_folder: Path) -> Manifest:
+def read_manifest(where: Path | Storage) -> Manifest:
     """The manifest of a complete split.
+
+    Args:
+        where: the split, `DATASET/train` or `DATASET/val`.
 
     Raises:
         UserError: no dataset there, an incomplete one, or a manifest that this version cannot read.
     """
-    path = split_folder / MANIFEST_BASENAME
-    dataset = split_folder.parent
+    split = as_storage(where)
+    path, dataset = f"{split.location}/{MANIFEST_BASENAME}", split.parent.location
     try:
-        text = path.read_bytes()
+        text = split.read(MANIFEST_BASENAME)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(_why_no_manifest(dataset, split_folder)) from None
+        raise UserError(_why_no_manifest(split)) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        inside = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(
-            f"{path} cannot be read ({where}: {first['msg']}): convert {dataset} again with this version, or restore it"
+            f"{path} cannot be read ({inside}: {first['msg']}): "
+            f"convert {dataset} again with this version, or restore it"
         ) from None
 
 
-def _why_no_manifest(dataset: Path, split_folder: Path) -> str:
-    if not dataset.exists():
-        return f"there is no dataset at {dataset}: make one with `imagenet-mds convert SOURCE {dataset}`"
-    if (split_folder / INDEX_BASENAME).exists() and not (split_folder / ".work").exists():
+def _why_no_manifest(split: Storage) -> str:
+    dataset, names = split.parent, split.names()
+    if INDEX_BASENAME in names and WORK_FOLDER not in names:
         return (
-            f"{split_folder} was not written by imagenet-mds: it has an {INDEX_BASENAME} and no {MANIFEST_BASENAME}; "
+            f"{split.location} was not written by imagenet-mds: it has an {INDEX_BASENAME} and no {MANIFEST_BASENAME}; "
             f"convert it with `imagenet-mds convert SOURCE DEST`"
         )
-    if split_folder.exists():
-        return f"{split_folder} is not complete: run the same `imagenet-mds convert` again, it does what is missing"
-    there = [name for name in SPLITS if (dataset / name / MANIFEST_BASENAME).exists()]
+    if names or split.name in dataset.names():
+        return f"{split.location} is not complete: run the same `imagenet-mds convert` again, it does what is missing"
+    make = f"`imagenet-mds convert SOURCE {dataset.location}`"
+    if not dataset.names() and dataset.name not in dataset.parent.names():
+        return f"there is no dataset at {dataset.location}: make one with {make}"
+    there = [name for name in SPLITS if dataset.child(name).size_bytes(MANIFEST_BASENAME) is not None]
     held = f"it holds {' and '.join(there)}" if there else "it holds no split"
-    return f"{dataset} has no {split_folder.name}/ ({held}): convert it with `imagenet-mds convert SOURCE {dataset}`"
+    return f"{dataset.location} has no {split.name}/ ({held}): convert it with {make}"
 
 
-def read_keys(split_folder: Path) -> list[str]:
-    """The source key of each sample, in the dataset's order."""
+def read_keys(where: Path | Storage) -> list[str]:
+    """The source key of each sample of a split, in the dataset's order."""
     # Not splitlines(), which takes more than a line feed for the end of a line.
-    return (split_folder / KEYS_BASENAME).read_bytes().decode("utf-8").split("\n")[:-1]
+    return as_storage(where).read(KEYS_BASENAME).decode("utf-8").split("\n")[:-1]

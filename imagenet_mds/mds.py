@@ -112,12 +112,20 @@ def index_json(shards: Sequence[ShardInfo], size_limit_bytes: int) -> dict[str, 
 
 
 def read_shard(path: Path) -> Iterator[Record]:
-    """The samples of a shard file written by `encode_shard`, in order.
+    """The samples of a shard file, as `decode_shard`."""
+    return decode_shard(path.read_bytes(), str(path))
+
+
+def decode_shard(data: bytes, path: str) -> Iterator[Record]:
+    """The samples of a shard written by `encode_shard`, in order.
+
+    Args:
+        data: the file's bytes.
+        path: its name in messages.
 
     Raises:
         ValueError: the file is not such a shard, or is cut short.
     """
-    data = path.read_bytes()
     if len(data) < 8:
         raise ValueError(f"{path} is not an MDS shard: {len(data)} bytes")
     (samples,) = struct.unpack_from("<I", data)

@@ -1,30 +1,30 @@
-"""Whether the shards on a disk are those of the manifest."""
+"""Whether the shards that are stored are those of the manifest."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from imagenet_mds.fingerprint import file_xxh64
 from imagenet_mds.manifest import ShardEntry
+from imagenet_mds.storage import Storage, as_storage, stored_xxh64
 
 
-def shard_fault(folder: Path, shard: ShardEntry) -> str | None:
-    """What is wrong with a shard file: missing, of another size, of another hash; None if it is whole."""
-    path = folder / shard.basename
+def shard_fault(where: Path | Storage, shard: ShardEntry) -> str | None:
+    """What is wrong with a split's shard: missing, of another size, of another hash; None if it is whole."""
+    split = as_storage(where)
     try:
-        size_bytes = path.stat().st_size
+        size_bytes = split.size_bytes(shard.basename)
+        if size_bytes is None:
+            return "missing"
         if size_bytes != shard.size_bytes:
             return f"{size_bytes:,} bytes, the manifest has {shard.size_bytes:,}"
-        found = file_xxh64(path)
-    except FileNotFoundError:
-        return "missing"
+        found = stored_xxh64(split, shard.basename)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     return None if found == shard.xxh64 else f"its content's xxh64 is {found}, the manifest has {shard.xxh64}"
 
 
 def faulty_shards(
-    folder: Path,
+    where: Path | Storage,
     shards: Sequence[ShardEntry],
     threads: int,
     on_shard: Callable[[ShardEntry], None] = lambda shard: None,
@@ -36,7 +36,7 @@ def faulty_shards(
     """
     faults = []
     with ThreadPoolExecutor(threads) as pool:
-        for shard, fault in zip(shards, pool.map(lambda shard: shard_fault(folder, shard), shards), strict=True):
+        for shard, fault in zip(shards, pool.map(lambda shard: shard_fault(where, shard), shards), strict=True):
             if fault:
                 faults.append((shard, fault))
             on_shard(shard)

@@ -5,13 +5,17 @@ the whole of what was written, or for what was there before.
 """
 
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import xxhash
+
 from imagenet_mds.errors import UserError
-from imagenet_mds.files import write_atomic
+from imagenet_mds.files import locked, write_atomic
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,14 @@ class Storage(Protocol):
     @property
     def location(self) -> str:
         """The location as a user types it."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the location."""
+
+    @property
+    def parent(self) -> "Storage":
+        """The storage that this one is a folder of."""
 
     def child(self, name: str) -> "Storage":
         """The storage below a folder of this one."""
@@ -58,13 +70,30 @@ class Storage(Protocol):
         """
 
     def delete(self, name: str) -> None:
-        """Remove a file; nothing where there is none."""
+        """Remove a file, or a folder with all that is in it; nothing where there is none."""
 
     def files(self) -> Iterator[Entry]:
         """Every file, in folders below too, in no particular order."""
 
-    def folders(self) -> list[str]:
-        """The names of the folders right here, sorted."""
+    def names(self) -> list[str]:
+        """The names of files and folders right here, sorted; none where nothing is here.
+
+        Raises:
+            NotADirectoryError: a file lies where a folder should.
+        """
+
+    def tidy(self, folder: str = "") -> None:
+        """Remove what a killed writer left in a folder: partial files, unfinished uploads."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Hold the location against another process that asks the same, where it can be held.
+
+        Raises:
+            BlockingIOError: it is held.
+        """
+
+    def free_bytes(self) -> int | None:
+        """Room for more, None where there is no end to it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +106,16 @@ class LocalStorage:
     def location(self) -> str:
         """The folder's path."""
         return str(self.root)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.name
+
+    @property
+    def parent(self) -> "LocalStorage":
+        """The folder that this one is in."""
+        return LocalStorage(self.root.parent)
 
     def child(self, name: str) -> "LocalStorage":
         """The storage below a folder of this one."""
@@ -110,8 +149,12 @@ class LocalStorage:
         write_atomic(path, data)
 
     def delete(self, name: str) -> None:
-        """Remove a file; nothing where there is none."""
-        (self.root / name).unlink(missing_ok=True)
+        """Remove a file, or a folder with all that is in it; nothing where there is none."""
+        path = self.root / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
     def files(self) -> Iterator[Entry]:
         """Every file, in folders below too."""
@@ -121,10 +164,29 @@ class LocalStorage:
                 if path.is_file():
                     yield Entry(path.relative_to(self.root).as_posix(), path.stat().st_size)
 
-    def folders(self) -> list[str]:
-        """The names of the folders right here, sorted."""
-        with os.scandir(self.root) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir())
+    def names(self) -> list[str]:
+        """The names of files and folders right here, sorted."""
+        try:
+            return sorted(path.name for path in self.root.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def tidy(self, folder: str = "") -> None:
+        """Remove the temporary files of a killed run."""
+        for path in (self.root / folder).glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the folder; it is made if it is not there."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with locked(self.root):
+            yield
+
+    def free_bytes(self) -> int:
+        """Free room on the disk that the folder is on, or will be."""
+        there = next(path for path in [self.root, *self.root.parents] if path.exists())
+        return shutil.disk_usage(there).free
 
 
 def open_storage(location: str) -> Storage:
@@ -133,6 +195,31 @@ def open_storage(location: str) -> Storage:
     Raises:
         UserError: an address of a kind that the program does not know.
     """
+    if location.startswith("s3://"):
+        from imagenet_mds.s3 import S3Storage  # boto3 takes a quarter of a second, for those who need it
+
+        return S3Storage.at(location)
     if "://" in location:
-        raise UserError(f"{location}: this version reads and writes local folders only; give a folder")
-    return LocalStorage(Path(location))
+        raise UserError(f"{location}: give a folder or an s3:// address")
+    path = Path(location)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: give a folder")
+    return LocalStorage(path)
+
+
+def as_storage(where: Path | Storage) -> Storage:
+    """A folder on the disk as a storage; a storage as it is."""
+    return LocalStorage(where) if isinstance(where, Path) else where
+
+
+def stored_xxh64(storage: Storage, name: str, chunk_bytes: int = 1 << 22) -> str:
+    """The xxh64 of a stored file, 16 hexadecimal digits, read in chunks so that memory stays flat.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest, at = xxhash.xxh64(), 0
+    while chunk := storage.read_range(name, at, chunk_bytes):
+        digest.update(chunk)
+        at += len(chunk)
+    return digest.hexdigest()

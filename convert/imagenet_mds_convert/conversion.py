@@ -6,21 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.files import write_json
+from imagenet_mds.files import json_bytes
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.manifest import (
     MANIFEST_BASENAME,
+    WORK_FOLDER,
     Manifest,
     Policy,
     SourceEntry,
     conversion_fingerprint,
     read_manifest,
 )
+from imagenet_mds.storage import Storage, as_storage
 from imagenet_mds_convert.plan import Plan, make_plan
-from imagenet_mds_convert.shard import WORK_FOLDER, ShardTask
+from imagenet_mds_convert.shard import ShardTask
 from imagenet_mds_convert.source import Sample, Source
 
-_BEGUN_BASENAME = "conversion.json"
+_BEGUN = f"{WORK_FOLDER}/conversion.json"
 
 
 @dataclass(frozen=True)
@@ -32,35 +34,33 @@ class _Begun:
     source: SourceEntry
 
     @classmethod
-    def read(cls, path: Path) -> "_Begun":
-        raw = json.loads(path.read_bytes())
+    def parse(cls, data: bytes) -> "_Begun":
+        raw = json.loads(data)
         return cls(raw["conversion"], Policy(**raw["policy"]), SourceEntry(**raw["source"]))
 
-    def write(self, path: Path) -> None:
-        write_json(
-            path,
-            {
-                "conversion": self.conversion,
-                "policy": self.policy.model_dump(),
-                "source": self.source.model_dump(),
-            },
-        )
+    def as_bytes(self) -> bytes:
+        raw = {
+            "conversion": self.conversion,
+            "policy": self.policy.model_dump(),
+            "source": self.source.model_dump(),
+        }
+        return json_bytes(raw)
 
 
 @dataclass(frozen=True)
 class SplitConversion:
-    """One split on its way from a source to a folder. Making one reads no pixel and writes nothing."""
+    """One split on its way from a source to its place. Making one reads no pixel and writes nothing."""
 
     source: Source
     split: str
-    folder: Path
+    destination: Storage
     policy: Policy
     samples: list[Sample]
     plan: Plan
     source_entry: SourceEntry
 
     @classmethod
-    def plan_for(cls, source: Source, split: str, destination: Path, policy: Policy) -> "SplitConversion":
+    def plan_for(cls, source: Source, split: str, dataset: Path | Storage, policy: Policy) -> "SplitConversion":
         """List the source and plan the split.
 
         Raises:
@@ -78,7 +78,12 @@ class SplitConversion:
             fingerprint=fingerprint([list(source.classes), [[sample.key, sample.size_bytes] for sample in samples]]),
         )
         plan = make_plan(samples, seed=policy.seed, shard_size_bytes=policy.shard_size_bytes, subset=policy.subset)
-        return cls(source, split, destination / split, policy, samples, plan, entry)
+        return cls(source, split, as_storage(dataset).child(split), policy, samples, plan, entry)
+
+    @property
+    def location(self) -> str:
+        """Where the split goes, as a person reads it."""
+        return self.destination.location
 
     @property
     def fingerprint(self) -> str:
@@ -93,7 +98,7 @@ class SplitConversion:
             source=self.source,
             check=self.policy.check,
             size_limit_bytes=self.policy.shard_size_bytes,
-            folder=self.folder,
+            destination=self.destination,
         )
 
     def stored(self, left_out: Set[str]) -> list[Sample]:
@@ -111,26 +116,27 @@ class SplitConversion:
         Raises:
             UserError: the destination holds something else.
         """
-        if (self.folder / MANIFEST_BASENAME).exists():
-            manifest = read_manifest(self.folder)
+        try:
+            names = self.destination.names()
+        except NotADirectoryError:
+            raise UserError(f"{self.location} is a file or lies below one: give another destination") from None
+        if MANIFEST_BASENAME in names:
+            manifest = read_manifest(self.destination)
             self._refuse_other(manifest.conversion, manifest.policy, manifest.source)
             return manifest
-        begun = self.folder / WORK_FOLDER / _BEGUN_BASENAME
-        if begun.exists():
-            said = _Begun.read(begun)
-            self._refuse_other(said.conversion, said.policy, said.source)
-        elif self.folder.exists() and (strange := self._strangers()):
-            raise UserError(
-                f"{self.folder} holds something that imagenet-mds did not write ({strange[0]}): "
-                f"give another destination or empty it"
-            )
+        # The work folder alone is of a run killed before it could say what it makes.
+        strange = [name for name in names if name != WORK_FOLDER]
+        try:
+            begun = _Begun.parse(self.destination.read(_BEGUN))
+        except FileNotFoundError:
+            if strange:
+                raise UserError(
+                    f"{self.location} holds something that imagenet-mds did not write ({strange[0]}): "
+                    f"give another destination or empty it"
+                ) from None
+        else:
+            self._refuse_other(begun.conversion, begun.policy, begun.source)
         return None
-
-    def _strangers(self) -> list[str]:
-        """What is in the folder, but for the work folder of a run killed before it could say what it makes."""
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder} is a file: give another destination or remove it")
-        return sorted(path.name for path in self.folder.iterdir() if path.name != WORK_FOLDER)
 
     def _refuse_other(self, conversion: str, policy: Policy, source: SourceEntry) -> None:
         if conversion == self.fingerprint:
@@ -150,11 +156,10 @@ class SplitConversion:
             if value != now[name]
         ]
         raise UserError(
-            f"{self.folder} holds another conversion, {conversion}, and this one is {self.fingerprint}: "
+            f"{self.location} holds another conversion, {conversion}, and this one is {self.fingerprint}: "
             f"{'; '.join(reasons)}. Give another destination, the same options, or --overwrite"
         )
 
     def begin(self) -> None:
-        """Make the folder and say in it what is being made, so that another conversion does not mix with it."""
-        (self.folder / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
-        _Begun(self.fingerprint, self.policy, self.source_entry).write(self.folder / WORK_FOLDER / _BEGUN_BASENAME)
+        """Say at the destination what is being made, so that another conversion does not mix with it."""
+        self.destination.write(_BEGUN, _Begun(self.fingerprint, self.policy, self.source_entry).as_bytes())

@@ -7,24 +7,23 @@ crosses a pipe, and a killed run leaves only whole shards.
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
 
 import PIL
 import xxhash
 
 from imagenet_mds import __version__
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import locked, write_atomic, write_json
+from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import (
     KEYS_BASENAME,
     MANIFEST_BASENAME,
+    WORK_FOLDER,
     Changed,
     ClassEntry,
     LeftOut,
@@ -33,42 +32,41 @@ from imagenet_mds.manifest import (
     content_fingerprint,
 )
 from imagenet_mds.mds import INDEX_BASENAME, index_json
+from imagenet_mds.storage import Storage
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.shard import WORK_FOLDER, ShardRecord, ShardTask, SourceFailed, read_record, run_shard_task
+from imagenet_mds_convert.shard import ShardRecord, ShardTask, SourceFailed, read_record, run_shard_task
 from imagenet_mds_convert.source import Sample
 
 _SPARE_BYTES = 16 << 20
 """Free disk to ask for beyond the shards: index, keys, manifest, and room to breathe."""
 
 
-def clear_split(folder: Path) -> None:
-    """Empty a split's folder: the manifest first, so that a half removed one is never taken for whole, and the work
-    folder last, so that it is known for ours until it is empty.
+def clear_split(destination: Storage) -> None:
+    """Empty a split's place: the manifest first, so that a half removed split is never taken for whole, and the work
+    folder last, so that the place is known for ours until it is empty.
 
     Raises:
-        WorldError: the disk refuses.
+        WorldError: the storage refuses.
     """
-    if not folder.exists():
+    names = destination.names()
+    if not names:
         return
-    with writing_to(folder):
-        (folder / WORK_FOLDER).mkdir(exist_ok=True)
-        (folder / MANIFEST_BASENAME).unlink(missing_ok=True)
-        (folder / INDEX_BASENAME).unlink(missing_ok=True)
-        for path in folder.iterdir():
-            if path.name != WORK_FOLDER:
-                path.unlink()
-        shutil.rmtree(folder / WORK_FOLDER)
+    with writing_to(destination):
+        destination.write(f"{WORK_FOLDER}/clearing", b"")
+        for name in (MANIFEST_BASENAME, INDEX_BASENAME, *(name for name in names if name != WORK_FOLDER), WORK_FOLDER):
+            destination.delete(name)
 
 
 def is_ours(basename: str) -> bool:
-    """Whether a conversion writes files of this name into a split's folder."""
+    """Whether a conversion writes files of this name into a split's place."""
     ours = {MANIFEST_BASENAME, INDEX_BASENAME, KEYS_BASENAME, WORK_FOLDER}
     return basename in ours or re.fullmatch(r"shard\.\d{5,}\.mds|\..+\.tmp", basename) is not None
 
 
-def remove_leavings(folder: Path) -> None:
-    """Remove what a run leaves that is killed after it has written the manifest."""
-    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+def remove_leavings(destination: Storage) -> None:
+    """Remove what a run leaves that is killed after it has written the manifest. If that fails, nothing is lost."""
+    with suppress(OSError):
+        destination.delete(WORK_FOLDER)
 
 
 def convert_split(
@@ -87,31 +85,30 @@ def convert_split(
         UserError: another process is converting to the same folder.
         WorldError: a full disk or a lost worker; complete shards stay, and the same command continues.
     """
-    folder = conversion.folder
+    destination = conversion.destination
     records: dict[int, ShardRecord] = {}
     for shard in range(conversion.plan.shards):
-        if record := read_record(folder, shard):
+        if record := read_record(destination, shard):
             records[shard] = record
             on_shard(record, False)
     missing = [shard for shard in range(conversion.plan.shards) if shard not in records]
     _refuse_small_disk(conversion, missing)
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder))
+            with writing_to(destination, but=BlockingIOError):
+                stack.enter_context(destination.exclusive())
         except BlockingIOError:
-            raise UserError(f"{folder} is being converted to by another process: wait for it") from None
-        with writing_to(folder):
-            remove_partial(folder)
+            raise UserError(f"{conversion.location} is being converted to by another process: wait for it") from None
+        with writing_to(destination):
+            tidy(destination)
             conversion.begin()
-        for record in run_tasks((conversion.task(shard) for shard in missing), workers, folder):
+        for record in run_tasks((conversion.task(shard) for shard in missing), workers, destination):
             records[record.shard] = record
             on_shard(record, True)
         return _publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
 
 
-def run_tasks(tasks: Iterator[ShardTask], workers: int, folder: Path) -> Iterator[ShardRecord]:
+def run_tasks(tasks: Iterator[ShardTask], workers: int, destination: Storage) -> Iterator[ShardRecord]:
     """Run shard tasks in processes, a few in flight, and yield their records as they are done.
 
     Raises:
@@ -121,7 +118,7 @@ def run_tasks(tasks: Iterator[ShardTask], workers: int, folder: Path) -> Iterato
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
     flying: set[Future[ShardRecord]] = set()
     try:
-        with writing_to(folder):
+        with writing_to(destination):
             for task in tasks:
                 with _deaf_to_interruption():
                     flying.add(pool.submit(run_shard_task, task))
@@ -167,46 +164,45 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove temporary files of a killed run."""
-    for path in [*folder.glob(".*.tmp"), *(folder / WORK_FOLDER).glob(".*.tmp")]:
-        path.unlink(missing_ok=True)
+def tidy(destination: Storage) -> None:
+    """Remove what a killed run left half written."""
+    for folder in ("", WORK_FOLDER):
+        destination.tidy(folder)
 
 
 @contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Say in a person's words that the disk refuses.
+def writing_to(destination: Storage, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """Say in a person's words that the storage refuses; errors of the type `but` pass.
 
     Raises:
         WorldError: in place of the system's OSError.
     """
     try:
         yield
+    except but:
+        raise
     except OSError as error:
-        there = _nearest_existing(folder)
+        free = destination.free_bytes()
+        room = f"make room ({free / 1e9:,.1f} GB are free) and " if free is not None else ""
         raise WorldError(
-            f"{folder} cannot be written: {error.strerror}. What is complete stays: make room "
-            f"({shutil.disk_usage(there).free / 1e9:,.1f} GB are free) and run the same command again"
+            f"{destination.location} cannot be written: {error.strerror or error}. What is complete stays: "
+            f"{room}run the same command again"
         ) from error
-
-
-def _nearest_existing(folder: Path) -> Path:
-    return next(path for path in [folder, *folder.parents] if path.exists())
 
 
 def _refuse_small_disk(conversion: SplitConversion, missing: list[int]) -> None:
     needed = sum(conversion.shard_source_bytes(shard) for shard in missing)
-    free = shutil.disk_usage(_nearest_existing(conversion.folder)).free
-    if missing and needed + _SPARE_BYTES > free:
+    free = conversion.destination.free_bytes()
+    if missing and free is not None and needed + _SPARE_BYTES > free:
         raise UserError(
-            f"{conversion.folder} needs about {needed / 1e9:,.1f} GB more and its disk has {free / 1e9:,.1f} GB free: "
-            f"give a larger disk or a --subset"
+            f"{conversion.location} needs about {needed / 1e9:,.1f} GB more "
+            f"and its disk has {free / 1e9:,.1f} GB free: give a larger disk or a --subset"
         )
 
 
 def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifest:
     """Write keys, index and manifest, in this order: what exists is complete."""
-    folder = conversion.folder
+    destination = conversion.destination
     left_out = {key for record in records for key, _ in record.left_out}
     stored = conversion.stored(left_out)
     if not stored:
@@ -241,11 +237,11 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
         versions={"imagenet-mds": __version__, "pillow": PIL.__version__},
         fingerprint=content_fingerprint(classes, entries),
     )
-    with writing_to(folder):
-        write_atomic(folder / KEYS_BASENAME, keys)
-        write_json(folder / INDEX_BASENAME, index_json(shards, conversion.policy.shard_size_bytes))
-        write_json(folder / MANIFEST_BASENAME, manifest.model_dump(mode="json"))
-    remove_leavings(folder)
+    with writing_to(destination):
+        destination.write(KEYS_BASENAME, keys)
+        destination.write(INDEX_BASENAME, json_bytes(index_json(shards, conversion.policy.shard_size_bytes)))
+        destination.write(MANIFEST_BASENAME, json_bytes(manifest.model_dump(mode="json")))
+    remove_leavings(destination)
     return manifest
 
 

@@ -6,16 +6,13 @@ The task does not know who runs it: a process pool here, anything else elsewhere
 import errno
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-from imagenet_mds.files import write_atomic, write_json
+from imagenet_mds.files import json_bytes
+from imagenet_mds.manifest import WORK_FOLDER
 from imagenet_mds.mds import Record, ShardInfo, describe_shard, encode_shard, shard_basename
+from imagenet_mds.storage import Storage
 from imagenet_mds_convert.images import Unusable, prepare
 from imagenet_mds_convert.source import Sample, Source
-
-WORK_FOLDER = ".work"
-"""Beside the shards while a split is being made: what is done so far. It goes when the manifest is there."""
-
 
 _THE_IMAGES_OWN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
 """What says that this one image cannot be read, now and later: it is left out. Anything else is the storage's failure,
@@ -38,7 +35,7 @@ class ShardTask:
     source: Source
     check: str
     size_limit_bytes: int
-    folder: Path
+    destination: Storage
 
 
 @dataclass(frozen=True)
@@ -88,27 +85,25 @@ def run_shard_task(task: ShardTask) -> ShardRecord:
     """
     record, data = build_shard(task)
     if record.info:
-        write_atomic(task.folder / record.info.basename, data)
-    write_json(record_path(task.folder, task.shard), asdict(record))
+        task.destination.write(record.info.basename, data)
+    task.destination.write(record_name(task.shard), json_bytes(asdict(record)))
     return record
 
 
-def record_path(folder: Path, shard: int) -> Path:
+def record_name(shard: int) -> str:
     """Where the record of a finished shard lies while its split is being made."""
-    return folder / WORK_FOLDER / f"shard.{shard:05}.json"
+    return f"{WORK_FOLDER}/shard.{shard:05}.json"
 
 
-def read_record(folder: Path, shard: int) -> ShardRecord | None:
+def read_record(destination: Storage, shard: int) -> ShardRecord | None:
     """The record of a shard that is done, None where it is not: no record, or no file of the recorded size."""
     try:
-        raw = json.loads(record_path(folder, shard).read_bytes())
+        raw = json.loads(destination.read(record_name(shard)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     info = ShardInfo(**raw["info"]) if raw["info"] else None
-    if info:
-        path = folder / info.basename
-        if not path.is_file() or path.stat().st_size != info.size_bytes:
-            return None
+    if info and destination.size_bytes(info.basename) != info.size_bytes:
+        return None
     return ShardRecord(
         shard,
         info,

@@ -4,16 +4,15 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import write_atomic, write_json
-from imagenet_mds.fingerprint import file_xxh64
+from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import KEYS_BASENAME, Manifest
-from imagenet_mds.mds import INDEX_BASENAME, index_json, read_shard, shard_basename
+from imagenet_mds.mds import INDEX_BASENAME, decode_shard, index_json, shard_basename
 from imagenet_mds.shards import faulty_shards, shard_fault
+from imagenet_mds.storage import Storage, stored_xxh64
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import keys_file, remove_partial, writing_to
+from imagenet_mds_convert.convert import keys_file, tidy, writing_to
 from imagenet_mds_convert.images import Unusable, prepare
 from imagenet_mds_convert.shard import build_shard
 from imagenet_mds_convert.source import Source
@@ -21,19 +20,19 @@ from imagenet_mds_convert.source import Source
 
 @dataclass(frozen=True)
 class Fault:
-    """Something broken: the file, and what is wrong with it."""
+    """Something broken: the file's name in its split, and what is wrong with it."""
 
-    path: Path
+    name: str
     reason: str
 
 
 def verify_split(
-    folder: Path, manifest: Manifest, *, deep: bool, threads: int, on_shard: Callable[[], None] = lambda: None
+    split: Storage, manifest: Manifest, *, deep: bool, threads: int, on_shard: Callable[[], None] = lambda: None
 ) -> list[Fault]:
     """Compare every shard with the manifest by size and hash, and the index with both.
 
     Args:
-        folder: the split's folder.
+        split: where the split is.
         manifest: what should be there.
         deep: decode every image of the whole shards too.
         threads: how many shards at once; hashing and decoding run outside Python's lock.
@@ -42,36 +41,35 @@ def verify_split(
     Returns:
         What is broken, in the order of the shards; empty if all is well.
     """
-    broken = faulty_shards(folder, manifest.shards, threads, lambda shard: on_shard())
-    faults = [*_index_faults(folder, manifest), *(Fault(folder / shard.basename, reason) for shard, reason in broken)]
+    broken = faulty_shards(split, manifest.shards, threads, lambda shard: on_shard())
+    faults = [*_index_faults(split, manifest), *(Fault(shard.basename, reason) for shard, reason in broken)]
     if deep:
-        whole = [folder / shard.basename for shard in manifest.shards if shard not in [shard for shard, _ in broken]]
+        known = {shard.basename for shard, _ in broken}
+        whole = [shard.basename for shard in manifest.shards if shard.basename not in known]
         with ThreadPoolExecutor(threads) as pool:
-            reasons = pool.map(_undecodable, whole)
-            faults += [Fault(path, reason) for path, reason in zip(whole, reasons, strict=True) if reason]
+            reasons = pool.map(lambda name: _undecodable(split, name), whole)
+            faults += [Fault(name, reason) for name, reason in zip(whole, reasons, strict=True) if reason]
     return faults
 
 
-def _index_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
-    path = folder / INDEX_BASENAME
+def _index_faults(split: Storage, manifest: Manifest) -> Iterator[Fault]:
     try:
-        index = json.loads(path.read_bytes())
+        index = json.loads(split.read(INDEX_BASENAME))
     except FileNotFoundError:
-        yield Fault(path, "missing")
+        yield Fault(INDEX_BASENAME, "missing")
     except ValueError:
-        yield Fault(path, "not JSON")
+        yield Fault(INDEX_BASENAME, "not JSON")
     else:
         if index != index_json(manifest.shard_infos(), manifest.policy.shard_size_bytes):
-            yield Fault(path, "differs from the manifest")
-    keys = folder / KEYS_BASENAME
-    if not keys.exists():
-        yield Fault(keys, "missing")
-    elif file_xxh64(keys) != manifest.keys_xxh64:
-        yield Fault(keys, "differs from the manifest")
+            yield Fault(INDEX_BASENAME, "differs from the manifest")
+    if split.size_bytes(KEYS_BASENAME) is None:
+        yield Fault(KEYS_BASENAME, "missing")
+    elif stored_xxh64(split, KEYS_BASENAME) != manifest.keys_xxh64:
+        yield Fault(KEYS_BASENAME, "differs from the manifest")
 
 
-def _undecodable(path: Path) -> str | None:
-    for position, record in enumerate(read_shard(path)):
+def _undecodable(split: Storage, name: str) -> str | None:
+    for position, record in enumerate(decode_shard(split.read(name), f"{split.location}/{name}")):
         try:
             prepare(record.jpeg, "decode")
         except Unusable as reason:
@@ -79,33 +77,31 @@ def _undecodable(path: Path) -> str | None:
     return None
 
 
-def repair_split(folder: Path, manifest: Manifest, faults: list[Fault], source: Source) -> list[Path]:
+def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source: Source) -> list[str]:
     """Rebuild the broken files of a split from its source, each checked against the manifest before it replaces
     anything.
 
     Returns:
-        The files that were written.
+        The names of the files that were written.
 
     Raises:
         UserError: the source is not the one that the dataset was made from.
         WorldError: a rebuilt shard differs from the manifest, for the images have changed; nothing was replaced by it.
     """
-    conversion = SplitConversion.plan_for(source, manifest.split, folder.parent, manifest.policy)
+    conversion = SplitConversion.plan_for(source, manifest.split, split.parent, manifest.policy)
     if conversion.fingerprint != manifest.conversion:
         before, now = manifest.source, conversion.source_entry
         raise UserError(
-            f"{folder} was made from another source ({before.samples:,} images, {before.fingerprint}; "
+            f"{split.location} was made from another source ({before.samples:,} images, {before.fingerprint}; "
             f"this one has {now.samples:,} images, {now.fingerprint}): give the source it was made from"
         )
     entries = {shard.basename: shard for shard in manifest.shards}
     # A shard that is as the manifest has it has nothing to rebuild, though an image in it may not decode.
     broken = {
-        name
-        for name in {fault.path.name for fault in faults}
-        if name not in entries or shard_fault(folder, entries[name])
+        name for name in {fault.name for fault in faults} if name not in entries or shard_fault(split, entries[name])
     }
-    with writing_to(folder):
-        remove_partial(folder)
+    with writing_to(split):
+        tidy(split)
     written = []
     for shard in range(conversion.plan.shards):
         name = shard_basename(shard)
@@ -115,18 +111,17 @@ def repair_split(folder: Path, manifest: Manifest, faults: list[Fault], source: 
         found = record.info.xxh64 if record.info else "nothing"
         if found != entries[name].xxh64:
             raise WorldError(
-                f"{folder / name} cannot be rebuilt: the source now gives {found} and the manifest has "
+                f"{split.location}/{name} cannot be rebuilt: the source now gives {found} and the manifest has "
                 f"{entries[name].xxh64}; the source's images have changed since"
             )
-        with writing_to(folder):
-            write_atomic(folder / name, data)
-        written.append(folder / name)
-    with writing_to(folder):
-        if INDEX_BASENAME in broken:
-            write_json(folder / INDEX_BASENAME, index_json(manifest.shard_infos(), manifest.policy.shard_size_bytes))
-            written.append(folder / INDEX_BASENAME)
-        if KEYS_BASENAME in broken:
-            left_out = {entry.key for entry in manifest.left_out}
-            write_atomic(folder / KEYS_BASENAME, keys_file(conversion.stored(left_out)))
-            written.append(folder / KEYS_BASENAME)
+        with writing_to(split):
+            split.write(name, data)
+        written.append(name)
+    left_out = {entry.key for entry in manifest.left_out}
+    index = index_json(manifest.shard_infos(), manifest.policy.shard_size_bytes)
+    for name, data in ((INDEX_BASENAME, json_bytes(index)), (KEYS_BASENAME, keys_file(conversion.stored(left_out)))):
+        if name in broken:
+            with writing_to(split):
+                split.write(name, data)
+            written.append(name)
     return written

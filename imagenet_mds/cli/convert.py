@@ -6,11 +6,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import clear_split, convert_split, is_ours, remove_leavings
-from imagenet_mds_convert.shard import WORK_FOLDER, ShardRecord
+from imagenet_mds_convert.shard import ShardRecord
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.verify import repair_split, verify_split
 from rich.console import Console
@@ -18,8 +17,9 @@ from rich.table import Table
 
 from imagenet_mds.config import SUBSETS
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
-from imagenet_mds.manifest import MANIFEST_BASENAME, SPLITS, Manifest, Policy, read_manifest
+from imagenet_mds.manifest import MANIFEST_BASENAME, SPLITS, WORK_FOLDER, Manifest, Policy, read_manifest
 from imagenet_mds.progress import ProgressLine
+from imagenet_mds.storage import Storage, open_storage
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 _MOST_SHOWN = 10
@@ -45,7 +45,7 @@ class ConvertOptions:
 
 def run_convert(options: ConvertOptions) -> int:
     """Convert the splits one after the other; return the exit status."""
-    dest = local_folder(options.dest)
+    dest = open_storage(options.dest)
     source = open_source(options.source)
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -74,7 +74,7 @@ def run_convert(options: ConvertOptions) -> int:
     for conversion in conversions:
         # All are asked before the first is begun: bad input is never half accepted.
         if options.overwrite:
-            _refuse_foreign(conversion.folder)
+            _refuse_foreign(conversion.destination)
         else:
             conversion.finished()
     workers = options.workers or len(os.sched_getaffinity(0))
@@ -88,10 +88,10 @@ def run_convert(options: ConvertOptions) -> int:
 
 def _convert_one(conversion: SplitConversion, workers: int, overwrite: bool) -> Manifest:
     if overwrite:
-        clear_split(conversion.folder)
+        clear_split(conversion.destination)
     elif manifest := conversion.finished():
-        remove_leavings(conversion.folder)
-        print(f"{conversion.folder} is complete already: {manifest.samples:,} images ({manifest.fingerprint})")
+        remove_leavings(conversion.destination)
+        print(f"{conversion.location} is complete already: {manifest.samples:,} images ({manifest.fingerprint})")
         return manifest
     started = time.monotonic()
     made = kept = left_out = source_bytes = 0
@@ -111,7 +111,7 @@ def _convert_one(conversion: SplitConversion, workers: int, overwrite: bool) -> 
     seconds = time.monotonic() - started
     again = f" ({kept} of them from before)" if kept else ""
     print(
-        f"{conversion.folder}: {manifest.samples:,} images in {len(manifest.shards):,} shards{again}, "
+        f"{conversion.location}: {manifest.samples:,} images in {len(manifest.shards):,} shards{again}, "
         f"{manifest.size_bytes / 1e6:,.1f} MB, {manifest.fingerprint}; "
         f"{images / seconds:,.0f} images/s with {workers} workers"
     )
@@ -149,31 +149,27 @@ def _print_plan(conversions: Sequence[SplitConversion]) -> None:
 
 def run_verify(dataset: str, *, deep: bool, repair: str | None) -> int:
     """Check every split that is there; repair if a source is given. Return the exit status."""
-    root = local_folder(dataset)
-    present = [split for split in SPLITS if (root / split).is_dir()]
-    manifests = {split: read_manifest(root / split) for split in present or SPLITS[:1]}
+    manifests = read_dataset(dataset)
     source = open_source(repair) if repair else None
     broken = 0
-    for split, manifest in manifests.items():
-        with ProgressLine(f"verify {split}", len(manifest.shards), "shards") as progress:
+    for split, manifest in manifests:
+        with ProgressLine(f"verify {split.name}", len(manifest.shards), "shards") as progress:
             threads = len(os.sched_getaffinity(0))
-            faults = verify_split(
-                root / split, manifest, deep=deep, threads=threads, on_shard=lambda: progress.advance(1)
-            )
+            faults = verify_split(split, manifest, deep=deep, threads=threads, on_shard=lambda: progress.advance(1))
         if not faults:
             whole = f"{len(manifest.shards):,} shards, {manifest.samples:,} images"
-            print(f"{root / split}: {whole}, all as the manifest has it")
+            print(f"{split.location}: {whole}, all as the manifest has it")
             continue
         for fault in faults:
-            print(f"broken: {fault.path}: {fault.reason}")
+            print(f"broken: {split.location}/{fault.name}: {fault.reason}")
         if source is None:
             broken += len(faults)
             continue
-        repaired = repair_split(root / split, manifest, faults, source)
-        for path in repaired:
-            print(f"repaired: {path}")
+        repaired = repair_split(split, manifest, faults, source)
+        for name in repaired:
+            print(f"repaired: {split.location}/{name}")
         # An image that does not decode in a whole shard came so from the source: nothing to rebuild.
-        broken += len({fault.path for fault in faults} - set(repaired))
+        broken += len({fault.name for fault in faults} - set(repaired))
     if broken:
         how = "" if source else f"; `imagenet-mds verify {dataset} --repair SOURCE` rebuilds just that"
         print(f"imagenet-mds: {broken} files are broken{how}", file=sys.stderr)
@@ -181,32 +177,31 @@ def run_verify(dataset: str, *, deep: bool, repair: str | None) -> int:
     return EXIT_DONE
 
 
-def local_folder(location: str) -> Path:
-    """A folder on a disk of this machine.
+def read_dataset(location: str) -> list[tuple[Storage, Manifest]]:
+    """The splits of a dataset, each with its manifest.
 
     Raises:
-        UserError: an address that this version does not know.
+        UserError: there is none, or one that is there is not complete.
     """
-    if "://" in location:
-        raise UserError(f"{location}: this version reads and writes datasets on local disks only; give a folder")
-    path = Path(location)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file: give a folder")
-    return path
+    root = open_storage(location)
+    present = [split for split in SPLITS if split in root.names()]
+    splits = [root.child(split) for split in present or SPLITS[:1]]
+    return [(split, read_manifest(split)) for split in splits]
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_foreign(destination: Storage) -> None:
     """--overwrite removes datasets of ours, never anything else."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file: remove it yourself")
-    names = sorted(path.name for path in folder.iterdir())
+    try:
+        names = destination.names()
+    except NotADirectoryError:
+        raise UserError(f"{destination.location} is a file: remove it yourself") from None
     strange = [name for name in names if not is_ours(name)]
     if names and not strange and not {MANIFEST_BASENAME, WORK_FOLDER} & set(names):
         strange = names
     if strange:
-        raise UserError(f"{folder} holds something that imagenet-mds did not write ({strange[0]}): empty it yourself")
+        raise UserError(
+            f"{destination.location} holds something that imagenet-mds did not write ({strange[0]}): empty it yourself"
+        )
 
 
 def parse_subset(text: str | None) -> int | None:

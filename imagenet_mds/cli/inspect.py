@@ -2,15 +2,13 @@
 
 import json
 
-from imagenet_mds.cli.convert import local_folder, report_exceptions
-from imagenet_mds.manifest import SPLITS, Manifest, read_manifest
+from imagenet_mds.cli.convert import read_dataset, report_exceptions
+from imagenet_mds.manifest import Manifest
 
 
 def run_inspect(dataset: str, *, as_json: bool) -> None:
     """Print what each split holds."""
-    root = local_folder(dataset)
-    present = [split for split in SPLITS if (root / split).is_dir()]
-    manifests = [read_manifest(root / split) for split in present or SPLITS[:1]]
+    manifests = [manifest for _, manifest in read_dataset(dataset)]
     if as_json:
         print(json.dumps({manifest.split: manifest.model_dump(mode="json") for manifest in manifests}, indent=2))
         return

@@ -12,7 +12,6 @@ from imagenet_mds_train.start import Start
 from rich.console import Console
 from rich.table import Table
 
-from imagenet_mds.cli.convert import local_folder
 from imagenet_mds.config import load_config
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from imagenet_mds.manifest import read_manifest
@@ -106,3 +105,17 @@ def run_eval(checkpoint: str, data: str, *, split: str, as_json: bool) -> None:
         f"{result.loss:.4f}",
     )
     Console(width=120).print(table)
+
+
+def local_folder(location: str) -> Path:
+    """A folder on a disk of this machine.
+
+    Raises:
+        UserError: an address that this version does not know.
+    """
+    if "://" in location:
+        raise UserError(f"{location}: this version trains on datasets on local disks only; copy it to one")
+    path = Path(location)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: give a folder")
+    return path

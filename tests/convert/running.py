@@ -8,6 +8,7 @@ from imagenet_mds_convert import convert
 from imagenet_mds_convert.shard import ShardRecord, ShardTask, run_shard_task
 
 from imagenet_mds.cli.convert import ConvertOptions, run_convert
+from imagenet_mds.storage import Storage
 
 DEFAULTS: dict[str, Any] = {
     "splits": ("train", "val"),
@@ -23,9 +24,9 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def run_tasks_here(tasks: Iterator[ShardTask], workers: int, folder: Path) -> Iterator[ShardRecord]:
+def run_tasks_here(tasks: Iterator[ShardTask], workers: int, destination: Storage) -> Iterator[ShardRecord]:
     """In place of `run_tasks`."""
-    with convert.writing_to(folder):
+    with convert.writing_to(destination):
         for task in tasks:
             yield run_shard_task(task)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from imagenet_mds.cli.convert import parse_size, parse_subset
 from imagenet_mds.cli.inspect import run_inspect
-from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.errors import UserError
 from imagenet_mds.manifest import Policy, read_keys, read_manifest
 from imagenet_mds.mds import read_shard
 from tests.convert.drawing import encoded, files, make_tree, noise
@@ -299,13 +299,13 @@ def test_a_file_where_a_folder_belongs_is_said(small_tree: Path, tmp_path: Path,
 
 def test_a_destination_below_a_file_is_said(small_tree: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"mine")
-    with pytest.raises(WorldError, match=r"mds/train cannot be written: Not a directory\. What is complete stays"):
+    with pytest.raises(UserError, match=r"mds/train is a file or lies below one: give another destination"):
         convert_here(small_tree, tmp_path / "file" / "mds")
 
 
 def test_an_address_as_destination_is_refused(small_tree: Path) -> None:
-    with pytest.raises(UserError, match="s3://bucket/mds: this version reads and writes datasets on local disks only"):
-        convert_here(small_tree, "s3://bucket/mds")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="gs://bucket/mds: give a folder or an s3:// address"):
+        convert_here(small_tree, "gs://bucket/mds")  # type: ignore[arg-type]
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(
@@ -318,7 +318,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(
         asked.append(path)
         return type("Usage", (), {"free": free})
 
-    monkeypatch.setattr("imagenet_mds_convert.convert.shutil.disk_usage", disk_usage)
+    monkeypatch.setattr("imagenet_mds.storage.shutil.disk_usage", disk_usage)
     tree = make_tree(tmp_path / "tree", n00000001=4, n00000002=2)
     large = tree / "train" / "n00000001" / "large.JPEG"
     large.write_bytes(encoded(noise()) + bytes(1_000_000))
@@ -337,7 +337,7 @@ def test_a_run_that_continues_asks_for_the_room_of_what_is_missing_alone(
     small_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     convert_here(small_tree, tmp_path)
-    monkeypatch.setattr("imagenet_mds_convert.convert.shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
+    monkeypatch.setattr("imagenet_mds.storage.shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
     assert convert_here(small_tree, tmp_path) == 0
 
 

@@ -150,9 +150,9 @@ def test_a_lost_worker_is_said_and_what_is_complete_stays(small_tree: Path, tmp_
     conversion.begin()
     tasks = [conversion.task(shard) for shard in range(conversion.plan.shards)]
     with pytest.raises(WorldError, match=r"a worker process was lost \(killed, or out of memory\)\. What is complete"):
-        list(run_tasks(iter(tasks), 1, conversion.folder))
-    assert not (conversion.folder / "manifest.json").exists()
-    assert not list(conversion.folder.rglob("*.tmp"))
+        list(run_tasks(iter(tasks), 1, conversion.destination))
+    assert not (tmp_path / "train" / "manifest.json").exists()
+    assert not list((tmp_path / "train").rglob("*.tmp"))
 
 
 def test_tasks_come_back_once_each_however_many_are_in_flight(small_tree: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_tasks_come_back_once_each_however_many_are_in_flight(small_tree: Path, 
     conversion.begin()
     shards = conversion.plan.shards
     for workers in (1, shards + 3):
-        records = list(run_tasks((conversion.task(shard) for shard in range(shards)), workers, conversion.folder))
+        records = list(run_tasks((conversion.task(shard) for shard in range(shards)), workers, conversion.destination))
         assert sorted(record.shard for record in records) == list(range(shards))
 
 

@@ -59,8 +59,9 @@ def test_short_memory_leaves_no_image_out(monkeypatch: pytest.MonkeyPatch, tree:
 
 def test_two_conversions_to_one_folder_do_not_meet(tree: Path, tmp_path: Path) -> None:
     mine = conversion(TreeSource.open(tree), tmp_path)
-    mine.folder.mkdir()
-    with locked(mine.folder), pytest.raises(UserError, match="is being converted to by another process"):
+    folder = tmp_path / "val"
+    folder.mkdir()
+    with locked(folder), pytest.raises(UserError, match="is being converted to by another process"):
         convert_split(mine, workers=1)
-    assert list(mine.folder.iterdir()) == []
+    assert list(folder.iterdir()) == []
     assert convert_split(mine, workers=1).samples == 50

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from imagenet_mds_convert.shard import WORK_FOLDER
 
 from imagenet_mds.cli.convert import run_verify
 from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.manifest import WORK_FOLDER
 from tests.command import run
 from tests.convert.drawing import encoded, files, make_tree, noise
 from tests.convert.running import convert_here

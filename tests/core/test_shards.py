@@ -7,6 +7,7 @@ import pytest
 from imagenet_mds.manifest import ShardEntry
 from imagenet_mds.mds import describe_shard
 from imagenet_mds.shards import faulty_shards, shard_fault
+from imagenet_mds.storage import Storage
 
 DATA = b"a shard's bytes"
 
@@ -38,11 +39,11 @@ def test_each_fault_is_said(tmp_path: Path, content: bytes | None, words: str) -
 def test_what_the_disk_refuses_to_read_is_a_fault_and_not_a_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> str:
-        raise OSError(5, "Input/output error", str(path))
+    def refuse(storage: Storage, name: str) -> str:
+        raise OSError(5, "Input/output error", name)
 
     (tmp_path / "a").write_bytes(DATA)
-    monkeypatch.setattr("imagenet_mds.shards.file_xxh64", refuse)
+    monkeypatch.setattr("imagenet_mds.shards.stored_xxh64", refuse)
     assert shard_fault(tmp_path, _entry("a")) == "cannot be read (Input/output error)"
 
 

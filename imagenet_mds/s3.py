@@ -1,0 +1,235 @@
+"""A prefix in S3 as a storage, through boto3.
+
+Retries are boto's adaptive mode with jitter; a body that breaks off is asked for again here, which boto does not do.
+Every upload carries a CRC-32 that the server verifies; large ones go in parts, several at once, and are aborted where
+they fail. `AWS_ENDPOINT_URL` names another server than Amazon's.
+"""
+
+import errno
+import io
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import boto3
+import botocore.exceptions
+import urllib3.exceptions
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+
+from imagenet_mds.errors import UserError
+from imagenet_mds.storage import Entry
+
+_ATTEMPTS = 10
+_BODY_ATTEMPTS = 6
+_CONNECT_TIMEOUT_SECONDS = 10
+_READ_TIMEOUT_SECONDS = 30
+_PART_BYTES = 16 << 20
+_UPLOAD = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
+
+_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+_DENIED = "access is denied: the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket"
+_MENDS = {
+    "ExpiredToken": "the credentials have expired: renew them and run the same command again",
+    "ExpiredTokenException": "the credentials have expired: renew them and run the same command again",
+    "RequestExpired": "the credentials have expired, or this machine's clock is wrong",
+    "InvalidAccessKeyId": "the access key is not known: check AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "the secret key does not fit the access key: check AWS_SECRET_ACCESS_KEY",
+    "AccessDenied": _DENIED,
+    "403": _DENIED,
+    "NoSuchBucket": "there is no such bucket: make it, or check the name",
+    "PermanentRedirect": "the bucket is in another region: set AWS_DEFAULT_REGION",
+}
+"""What the user can mend, by S3's error code."""
+
+_BROKEN_BODY = (
+    botocore.exceptions.IncompleteReadError,
+    botocore.exceptions.ReadTimeoutError,
+    botocore.exceptions.ResponseStreamingError,
+    urllib3.exceptions.HTTPError,
+    ConnectionError,
+    TimeoutError,
+)
+
+
+@cache
+def _client() -> Any:
+    """One client a process; it is safe to share between threads."""
+    return boto3.session.Session().client(
+        "s3",
+        config=Config(
+            retries={"mode": "adaptive", "max_attempts": _ATTEMPTS},
+            connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+            read_timeout=_READ_TIMEOUT_SECONDS,
+            max_pool_connections=32,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class S3Storage:
+    """Objects under `s3://bucket/prefix/`. `prefix` is empty or ends without a slash."""
+
+    bucket: str
+    prefix: str
+
+    @classmethod
+    def at(cls, location: str) -> "S3Storage":
+        """The storage at an address.
+
+        Raises:
+            UserError: the address has no bucket.
+        """
+        bucket, _, prefix = location.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise UserError(f"{location}: give s3://BUCKET/PREFIX")
+        return cls(bucket, "/".join(part for part in prefix.split("/") if part))
+
+    @property
+    def location(self) -> str:
+        """The address."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    @property
+    def name(self) -> str:
+        """The last part of the prefix."""
+        return self.prefix.rpartition("/")[2]
+
+    @property
+    def parent(self) -> "S3Storage":
+        """The storage one level up; the bucket is its own parent."""
+        return S3Storage(self.bucket, self.prefix.rpartition("/")[0])
+
+    def child(self, name: str) -> "S3Storage":
+        """The storage below a folder of this one."""
+        return S3Storage(self.bucket, f"{self.prefix}/{name}".strip("/"))
+
+    def size_bytes(self, name: str) -> int | None:
+        """The size of an object, None where there is none."""
+        try:
+            with self._explained(name):
+                return int(_client().head_object(Bucket=self.bucket, Key=self._key(name))["ContentLength"])
+        except FileNotFoundError:
+            return None
+
+    def read(self, name: str) -> bytes:
+        """A whole object."""
+        return self._get(name, {})
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start` on; fewer where the object ends before."""
+        if length <= 0:
+            return b""
+        return self._get(name, {"Range": f"bytes={start}-{start + length - 1}"})
+
+    def write(self, name: str, data: bytes) -> None:
+        """Upload an object; it is visible only when whole."""
+        with self._explained(name):
+            _client().upload_fileobj(
+                io.BytesIO(data),
+                self.bucket,
+                self._key(name),
+                ExtraArgs={"ChecksumAlgorithm": "CRC32"},
+                Config=_UPLOAD,
+            )
+
+    def delete(self, name: str) -> None:
+        """Remove an object, or all below a folder."""
+        with self._explained(name):
+            keys = [self._key(name), *(f"{self._key(name)}/{entry.name}" for entry in self.child(name).files())]
+            # A thousand at a time is what one request takes.
+            for start in range(0, len(keys), 1000):
+                batch = [{"Key": key} for key in keys[start : start + 1000]]
+                _client().delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+
+    def files(self) -> Iterator[Entry]:
+        """Every object below the prefix."""
+        below = self._key("")
+        with self._explained(""):
+            for page in _client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below):
+                for item in page.get("Contents", []):
+                    if not item["Key"].endswith("/"):  # what consoles make for an empty folder
+                        yield Entry(item["Key"][len(below) :], int(item["Size"]))
+
+    def names(self) -> list[str]:
+        """The names of objects and folders right below the prefix, sorted."""
+        below = self._key("")
+        names: set[str] = set()
+        with self._explained(""):
+            pages = _client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below, Delimiter="/")
+            for page in pages:
+                names.update(item["Key"][len(below) :] for item in page.get("Contents", []))
+                names.update(item["Prefix"][len(below) : -1] for item in page.get("CommonPrefixes", []))
+        return sorted(names - {""})
+
+    def tidy(self, folder: str = "") -> None:
+        """Abort the uploads that a killed run left unfinished: their parts are invisible and cost money."""
+        below = self._key(f"{folder}/" if folder else "")
+        with self._explained(folder):
+            pages = _client().get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=below)
+            for page in pages:
+                for upload in page.get("Uploads", []):
+                    _client().abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Nothing: S3 has no locks. Two runs of the same conversion write the same bytes; another is refused."""
+        yield
+
+    def free_bytes(self) -> None:
+        """No end to the room."""
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def _get(self, name: str, extra: dict[str, str]) -> bytes:
+        for attempt in range(_BODY_ATTEMPTS):
+            try:
+                with self._explained(name):
+                    body = _client().get_object(Bucket=self.bucket, Key=self._key(name), **extra)["Body"]
+                    return bytes(body.read())
+            except _PastTheEnd:
+                return b""
+            except _BROKEN_BODY as error:
+                if attempt == _BODY_ATTEMPTS - 1:
+                    raise OSError(errno.EIO, f"{self.location}/{name} broke off {_BODY_ATTEMPTS} times") from error
+                time.sleep(random.uniform(0, 0.2 * 2**attempt))
+        raise AssertionError("the loop returns or raises")
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        """S3's errors as the storage's: the user's own mistakes with their mend, the rest as OSError."""
+        where = f"{self.location}/{name}" if name else self.location
+        try:
+            yield
+        except botocore.exceptions.ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in _MISSING:
+                raise FileNotFoundError(errno.ENOENT, "No such object", where) from None
+            if code == "InvalidRange":
+                raise _PastTheEnd from None
+            if code in _MENDS:
+                raise UserError(f"{where}: {_MENDS[code]} ({code})") from None
+            raise OSError(errno.EIO, f"S3 answers {code}: {error}") from error
+        except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError):
+            raise UserError(
+                f"{where}: there are no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                f"or give the machine a role"
+            ) from None
+        except boto3.exceptions.S3UploadFailedError as error:
+            known = next((code for code in _MENDS if f"({code})" in str(error)), None)
+            if known:
+                raise UserError(f"{where}: {_MENDS[known]} ({known})") from None
+            raise OSError(errno.EIO, str(error)) from error
+        except _BROKEN_BODY:
+            raise
+        except botocore.exceptions.BotoCoreError as error:
+            raise OSError(errno.EIO, f"{error}") from error
+
+
+class _PastTheEnd(Exception):  # noqa: N818 # not an error to anybody but S3
+    """A range that starts where the object has ended."""
