@@ -34,7 +34,14 @@ from imagenet_mds.manifest import (
 from imagenet_mds.mds import INDEX_BASENAME, index_json
 from imagenet_mds.storage import Storage
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.shard import ShardRecord, ShardTask, SourceFailed, read_record, run_shard_task
+from imagenet_mds_convert.shard import (
+    ShardRecord,
+    ShardTask,
+    SourceFailed,
+    read_record,
+    recorded_shards,
+    run_shard_task,
+)
 from imagenet_mds_convert.source import Sample
 
 _SPARE_BYTES = 16 << 20
@@ -87,8 +94,8 @@ def convert_split(
     """
     destination = conversion.destination
     records: dict[int, ShardRecord] = {}
-    for shard in range(conversion.plan.shards):
-        if record := read_record(destination, shard):
+    for shard in recorded_shards(destination):
+        if shard < conversion.plan.shards and (record := read_record(destination, shard)):
             records[shard] = record
             on_shard(record, False)
     missing = [shard for shard in range(conversion.plan.shards) if shard not in records]

@@ -5,6 +5,7 @@ The task does not know who runs it: a process pool here, anything else elsewhere
 
 import errno
 import json
+import re
 from dataclasses import asdict, dataclass, field
 
 from imagenet_mds.files import json_bytes
@@ -17,6 +18,9 @@ from imagenet_mds_convert.source import Sample, Source
 _THE_IMAGES_OWN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
 """What says that this one image cannot be read, now and later: it is left out. Anything else is the storage's failure,
 and leaving images out for it would make another dataset each time."""
+
+
+_RECORD = re.compile(r"shard\.(\d{5,})\.json")
 
 
 class SourceFailed(Exception):  # noqa: N818 # it ends up as the message of a WorldError
@@ -93,6 +97,12 @@ def run_shard_task(task: ShardTask) -> ShardRecord:
 def record_name(shard: int) -> str:
     """Where the record of a finished shard lies while its split is being made."""
     return f"{WORK_FOLDER}/shard.{shard:05}.json"
+
+
+def recorded_shards(destination: Storage) -> list[int]:
+    """The shards that have a record, by one listing: in S3 a look at each would take longer than some conversions."""
+    matches = (_RECORD.fullmatch(name) for name in destination.child(WORK_FOLDER).names())
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def read_record(destination: Storage, shard: int) -> ShardRecord | None:

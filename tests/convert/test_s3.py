@@ -1,0 +1,208 @@
+"""Converting to S3, verifying and repairing there: a real server over HTTP, with what goes wrong on the way."""
+
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from imagenet_mds import s3
+from imagenet_mds.errors import UserError
+from imagenet_mds.s3 import S3Storage
+from tests.command import run, start
+from tests.convert.drawing import files
+from tests.s3_server import Proxy, Request, proxy_before, s3_server
+
+BUCKET = "imagenet"
+OPTIONS = ("--shard-size", "64KiB", "--workers", 2)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[int]:
+    """The port of an S3 server."""
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before it, this process led there too, and an empty bucket behind it."""
+    with proxy_before(server) as proxy:
+        for name, value in proxy.variables.items():
+            monkeypatch.setenv(name, value)
+        s3._client.cache_clear()
+        client = direct(server)
+        client.create_bucket(Bucket=BUCKET)
+        yield proxy
+        everything = boto3.resource("s3", endpoint_url=f"http://127.0.0.1:{server}").Bucket(BUCKET)
+        everything.objects.all().delete()
+        for upload in client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []):
+            client.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
+        client.delete_bucket(Bucket=BUCKET)
+    s3._client.cache_clear()
+
+
+def direct(port: int) -> Any:
+    """A client that goes past the proxy."""
+    return boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
+
+
+def stored(prefix: str) -> dict[str, bytes]:
+    """Every object below a prefix, by name."""
+    storage = S3Storage.at(f"s3://{BUCKET}/{prefix}")
+    return {entry.name: storage.read(entry.name) for entry in storage.files()}
+
+
+def test_a_dataset_in_s3_has_the_bytes_of_one_on_a_disk(proxy: Proxy, tree: Path, dataset: Path) -> None:
+    outcome = run("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS)
+    assert outcome.status == 0, outcome.err
+    assert stored("mds") == files(dataset)
+    again = run("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS)
+    assert "is complete already" in again.out
+    for command in ("verify", "inspect"):
+        outcome = run(command, f"s3://{BUCKET}/mds")
+        assert outcome.status == 0, outcome.err
+
+
+def test_faults_on_the_way_lose_and_double_nothing(proxy: Proxy, server: int, tree: Path, dataset: Path) -> None:
+    dice = random.Random(0)
+
+    def choose(request: Request) -> str | None:
+        if dice.random() > 0.15:
+            return None
+        # One stall is enough to see that it is survived; each costs five seconds.
+        kinds = ["slow down", "reset"] + ["stall"] * ("stall" not in proxy.faults())
+        return dice.choice(kinds)
+
+    proxy.choose = choose
+    outcome = run("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS)
+    assert outcome.status == 0, outcome.err
+    assert {"slow down", "reset", "stall"} <= set(proxy.faults())
+    proxy.choose = lambda request: None
+    assert stored("mds") == files(dataset)
+    assert direct(server).list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
+
+
+def test_killed_and_continued(proxy: Proxy, tree: Path, dataset: Path, tmp_path: Path) -> None:
+    for killed in range(3):
+        process = start("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS, log=tmp_path / "log", **proxy.variables)
+        before = len(proxy.seen)
+        while len(proxy.seen) < before + 8 + 9 * killed and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    outcome = run("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS)
+    assert outcome.status == 0, outcome.err
+    assert stored("mds") == files(dataset)
+
+
+def test_an_expired_token_is_said_in_one_line(proxy: Proxy, tree: Path) -> None:
+    proxy.choose = lambda request: "expired" if request.method == "PUT" and ".mds" in request.path else None
+    outcome = run("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS)
+    assert outcome.status == 2
+    assert "the credentials have expired: renew them and run the same command again (ExpiredToken)" in outcome.err
+    assert "Traceback" not in outcome.err
+    proxy.choose = lambda request: None
+    assert run("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS).status == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("s3://nowhere/mds", "there is no such bucket: make it, or check the name (NoSuchBucket)"),
+        ("s3:///mds", "s3:///mds: give s3://BUCKET/PREFIX"),
+        (f"s3://{BUCKET}/none", "there is no dataset at s3://imagenet/none"),
+    ],
+)
+def test_addresses_that_lead_nowhere_are_said(proxy: Proxy, address: str, words: str) -> None:
+    outcome = run("inspect", address)
+    assert outcome.status == 2
+    assert words in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_another_conversion_in_the_bucket_is_refused(proxy: Proxy, tree: Path) -> None:
+    assert run("convert", tree, f"s3://{BUCKET}/mds", "--split", "val", *OPTIONS).status == 0
+    before = stored("mds")
+    refused = run("convert", tree, f"s3://{BUCKET}/mds", "--split", "val", *OPTIONS, "--seed", 1)
+    assert refused.status == 2
+    assert "another seed (0, now 1)" in refused.err
+    assert stored("mds") == before
+    other = ("--split", "val", *OPTIONS, "--seed", 1, "--overwrite")
+    assert run("convert", tree, f"s3://{BUCKET}/mds", *other).status == 0
+    )
+    assert stored("mds") != before
+
+
+def test_a_broken_object_is_found_and_repaired(proxy: Proxy, tree: Path, dataset: Path) -> None:
+    assert run("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS).status == 0
+    storage = S3Storage.at(f"s3://{BUCKET}/mds/train")
+    data = bytearray(storage.read("shard.00002.mds"))
+    data[len(data) // 2] ^= 1
+    storage.write("shard.00002.mds", bytes(data))
+    storage.delete("shard.00004.mds")
+    found = run("verify", f"s3://{BUCKET}/mds")
+    assert found.status == 1
+    assert f"broken: s3://{BUCKET}/mds/train/shard.00002.mds: its content's xxh64 is" in found.out
+    assert f"broken: s3://{BUCKET}/mds/train/shard.00004.mds: missing" in found.out
+    repaired = run("verify", f"s3://{BUCKET}/mds", "--repair", tree)
+    assert repaired.status == 0, repaired.err
+    assert stored("mds") == files(dataset)
+
+
+def test_a_large_object_goes_up_in_parts_over_a_bad_line(proxy: Proxy, server: int) -> None:
+    data = random.Random(1).randbytes(40 << 20)
+    faults = {"PUT": iter(["reset", "slow down"])}
+    proxy.choose = lambda request: next(faults.get(request.method, iter(())), None) if request.size_bytes else None
+    storage = S3Storage.at(f"s3://{BUCKET}/large")
+    storage.write("object", data)
+    assert proxy.faults() == ["reset", "slow down"]
+    gets = iter(["reset", "reset"])
+    proxy.choose = lambda request: next(gets, None) if request.method == "GET" else None
+    assert storage.read("object") == data
+    assert storage.read_range("object", 1000, 500) == data[1000:1500]
+    assert storage.read_range("object", len(data) - 3, 500) == data[-3:]
+    assert storage.read_range("object", len(data), 500) == b""
+    assert storage.size_bytes("object") == len(data)
+    assert direct(server).list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
+
+
+def test_unfinished_uploads_of_a_killed_run_are_aborted(proxy: Proxy, server: int) -> None:
+    client = direct(server)
+    for key in ("mds/train/shard.00000.mds", "mds/train/.work/shard.00000.json", "other/object"):
+        upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)
+        client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload["UploadId"], PartNumber=1, Body=b"x" * 100)
+    S3Storage.at(f"s3://{BUCKET}/mds/train").tidy()
+    left = client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+    assert [upload["Key"] for upload in left] == ["other/object"]
+
+
+def test_no_credentials_are_said(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    s3._client.cache_clear()
+    with pytest.raises(UserError, match="there are no AWS credentials: set AWS_ACCESS_KEY_ID"):
+        S3Storage.at(f"s3://{BUCKET}/mds").read("object")
+
+
+def test_names_and_parents(proxy: Proxy) -> None:
+    storage = S3Storage.at(f"s3://{BUCKET}//a/b/")
+    assert (storage.location, storage.name, storage.parent.location) == (f"s3://{BUCKET}/a/b", "b", f"s3://{BUCKET}/a")
+    assert storage.parent.parent.location == f"s3://{BUCKET}"
+    assert storage.names() == []
+    for name in ("x", "c/y", "c/d/z"):
+        storage.write(name, name.encode())
+    assert storage.names() == ["c", "x"]
+    assert sorted(entry.name for entry in storage.files()) == ["c/d/z", "c/y", "x"]
+    assert storage.parent.parent.child("a").names() == ["b"]
+    storage.delete("c")
+    assert storage.names() == ["x"]
+    assert storage.size_bytes("c/y") is None
+    with pytest.raises(FileNotFoundError):
+        storage.read("c/y")
