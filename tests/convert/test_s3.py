@@ -134,7 +134,6 @@ def test_another_conversion_in_the_bucket_is_refused(proxy: Proxy, tree: Path) -
     assert stored("mds") == before
     other = ("--split", "val", *OPTIONS, "--seed", 1, "--overwrite")
     assert run("convert", tree, f"s3://{BUCKET}/mds", *other).status == 0
-    )
     assert stored("mds") != before
 
 
