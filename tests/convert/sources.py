@@ -1,6 +1,13 @@
 """One set of images in every source's format, and the comparison of what is made of them."""
 
+import io
+import tarfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.io import savemat
 
 from tests.convert.drawing import encoded, files, noise
 
@@ -37,3 +44,79 @@ def make_images(root: Path) -> Path:
 def shards(dataset: Path) -> dict[str, bytes]:
     """The shard files, indices and keys of a dataset, by their paths: all but the manifests, which name the source."""
     return {name: data for name, data in files(dataset).items() if not name.endswith("manifest.json")}
+
+
+DEVKIT_IDS = (("n15075141", 1), ("n01443537", 2), ("n01440764", 3), ("n02099601", 4))
+"""wnid to ILSVRC2012 id: in another order than the wnids."""
+
+
+def member(name: str, data: bytes = b"", **attributes: Any) -> tuple[tarfile.TarInfo, bytes]:
+    """A member to be put into a tar."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    for attribute, value in attributes.items():
+        setattr(info, attribute, value)
+    return info, data
+
+
+def tar_of(members: Sequence[tuple[tarfile.TarInfo, bytes]], tar_format: int = tarfile.GNU_FORMAT) -> bytes:
+    """A tar's bytes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tar_format) as tar:
+        for info, data in members:
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def put_archives(tree: Path, root: Path, tar_format: int = tarfile.GNU_FORMAT) -> Path:
+    """The images of a tree as the official archives. Members are not sorted, as nothing promises it."""
+    root.mkdir(exist_ok=True)
+    tars = []
+    for folder in sorted((tree / "train").iterdir(), reverse=True):
+        inner = [member(path.name, path.read_bytes()) for path in sorted(folder.iterdir(), reverse=True)]
+        tars.append(member(f"{folder.name}.tar", tar_of(inner, tar_format)))
+    (root / "ILSVRC2012_img_train.tar").write_bytes(tar_of(tars, tar_format))
+    val = [member(path.name, path.read_bytes()) for path in (tree / "val").glob("*/*")]
+    (root / "ILSVRC2012_img_val.tar").write_bytes(tar_of(val, tar_format))
+    (root / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(devkit())
+    return root
+
+
+def devkit(meta: bytes | None = None, ground_truth: str | None = None, folder: str = "ILSVRC2012_devkit_t12") -> bytes:
+    """The development kit with the labels of `VAL_WNIDS`."""
+    ids = dict(DEVKIT_IDS)
+    lines = "".join(f"{ids[wnid]}\n" for wnid in VAL_WNIDS) if ground_truth is None else ground_truth
+    parts = {
+        f"{folder}/readme.txt": b"of no interest",
+        f"{folder}/data/meta.mat": meta_mat() if meta is None else meta,
+        f"{folder}/data/ILSVRC2012_validation_ground_truth.txt": lines.encode(),
+    }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, data in parts.items():
+            tar.addfile(member(name, data)[0], io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def meta_mat(leaves: Sequence[tuple[str, int]] = DEVKIT_IDS) -> bytes:
+    """`meta.mat` as MATLAB has written it: a column of structures, the leaves first, then what is above them."""
+    rows: list[tuple[object, ...]] = [
+        (number, wnid, f"name of {wnid}, other name", "gloss", 0, [], 0, 1300) for wnid, number in leaves
+    ]
+    rows += [(number, f"n0000000{number}", "above", "gloss", 2, [1, 2], 1, 0) for number in (5, 6)]
+    fields = [
+        "ILSVRC2012_ID",
+        "WNID",
+        "words",
+        "gloss",
+        "num_children",
+        "children",
+        "wordnet_height",
+        "num_train_images",
+    ]
+    synsets = np.zeros((len(rows), 1), [(field, object) for field in fields])
+    for place, row in enumerate(rows):
+        synsets[place, 0] = row
+    buffer = io.BytesIO()
+    savemat(buffer, {"synsets": synsets}, do_compression=True)
+    return buffer.getvalue()

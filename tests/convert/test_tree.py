@@ -94,7 +94,7 @@ def test_names_for_people_come_from_the_mapping_beside_the_splits(tmp_path: Path
     ("names", "where", "words"),
     [
         ([], "none", "there is no source at {root}/none: give the folder that holds train/ and val/"),
-        (["file"], "file", "{root}/file is a file: give the folder that holds train/ and val/"),
+        (["file"], "file", "{root}/file is a file: give a folder"),
         ([], "", "{root} has no folders: give the folder that holds train/ and val/"),
         (["a.JPEG"], "", "{root} has no folders"),
         (["CLS-LOC/train/n01/"], "", "{root} holds neither train/ nor val/, but {root}/CLS-LOC does: give that folder"),
@@ -124,9 +124,9 @@ def test_a_folder_that_cannot_be_used_is_answered_with_what_to_do(
     assert words.format(root=root) in str(caught.value)
 
 
-def test_an_address_is_refused() -> None:
-    with pytest.raises(UserError, match="s3://bucket/imagenet: this version reads sources from local folders"):
-        open_source("s3://bucket/imagenet")
+def test_an_address_of_another_kind_is_refused() -> None:
+    with pytest.raises(UserError, match="ftp://host/imagenet: give a folder or an s3:// address"):
+        open_source("ftp://host/imagenet")
 
 
 def test_a_split_without_an_image_is_said(tmp_path: Path) -> None:

@@ -3,14 +3,14 @@
 To add a source: write a class that satisfies `Source` in a module of its own here, and recognise it in `open_source`.
 """
 
-from pathlib import Path
-
 from imagenet_mds.errors import UserError
+from imagenet_mds.storage import LocalStorage, open_storage
 from imagenet_mds_convert.source import Source
+from imagenet_mds_convert.sources.archives import ArchivesSource, has_archives
 from imagenet_mds_convert.sources.kaggle import KaggleSource, find_kaggle
 from imagenet_mds_convert.sources.tree import TreeSource
 
-FORMATS = ("auto", "tree", "kaggle")
+FORMATS = ("auto", "tree", "kaggle", "archives")
 
 
 def open_source(location: str, source_format: str = "auto") -> Source:
@@ -23,13 +23,14 @@ def open_source(location: str, source_format: str = "auto") -> Source:
     Raises:
         UserError: nothing there, nothing in it, or a layout that no source has.
     """
-    if location.startswith("s3://"):
-        raise UserError(f"{location}: this version reads sources from local folders; copy it to a disk first")
-    path = Path(location)
-    if not path.exists():
-        raise UserError(f"there is no source at {path}: give the folder that holds train/ and val/")
-    if not path.is_dir():
-        raise UserError(f"{path} is a file: give the folder that holds train/ and val/")
+    storage = open_storage(location)
+    if isinstance(storage, LocalStorage) and not storage.root.exists():
+        raise UserError(f"there is no source at {location}: give the folder that holds train/ and val/")
+    if source_format == "archives" or (source_format == "auto" and has_archives(storage)):
+        return ArchivesSource.open(storage)
+    if not isinstance(storage, LocalStorage):
+        raise UserError(f"{location} holds none of the official archives; other sources are read from a disk alone")
+    path = storage.root
     if source_format == "kaggle" or (source_format == "auto" and find_kaggle(path)):
         return KaggleSource.open(path)
     return TreeSource.open(path)

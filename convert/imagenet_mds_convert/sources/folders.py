@@ -9,13 +9,13 @@ from pathlib import Path
 from imagenet_mds.errors import UserError
 from imagenet_mds_convert.source import Sample
 
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 SYNSET_MAPPING_BASENAME = "LOC_synset_mapping.txt"
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is taken for an image: by its suffix, and not when it is hidden."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def sorted_by_key(samples: Iterable[Sample]) -> list[Sample]:
@@ -49,7 +49,7 @@ def class_folder_images(root: Path, split: str, classes: Sequence[str]) -> list[
             keys = ((f"{name}/{basename}", size_bytes) for basename, size_bytes in image_files(folder))
             found += [Sample(key, label, size_bytes, where=f"{split}/{key}") for key, size_bytes in keys]
     if not found:
-        raise UserError(f"{root / split} has no images: looked for {some(sorted(IMAGE_SUFFIXES))} in its folders")
+        raise UserError(f"{root / split} has no images: looked for {some(IMAGE_SUFFIXES)} in its folders")
     return sorted_by_key(found)
 
 
@@ -105,7 +105,7 @@ def read_names(path: Path) -> dict[str, str]:
     return {pair[0]: pair[-1].split(",")[0].strip() for pair in pairs}
 
 
-def some(names: list[str], most: int = 3) -> str:
+def some(names: Sequence[str], most: int = 3) -> str:
     """The first few of many names, for a message."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

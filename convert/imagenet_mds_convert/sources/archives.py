@@ -1,0 +1,174 @@
+"""The official archives as they are downloaded, in one folder under their own names; nothing is unpacked.
+
+`ILSVRC2012_img_train.tar` is a tar of 1,000 tars, one a class. Only headers are read to list it, a read of 4 KiB an
+image; a class's tar is walked by one thread, several at once, for storage that takes its time to answer. Images are
+then read by their offsets. Keys are those of the extracted tree, so the same images give the same shards.
+"""
+
+import errno
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+from imagenet_mds.errors import UserError
+from imagenet_mds.storage import LocalStorage, Storage
+from imagenet_mds_convert.classes import imagenet_names, name_classes, number_classes
+from imagenet_mds_convert.images import Unusable
+from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.devkit import read_devkit
+from imagenet_mds_convert.sources.folders import is_image_name, some, sorted_by_key
+from imagenet_mds_convert.sources.tars import Member, walk_tar
+
+TRAIN_BASENAME = "ILSVRC2012_img_train.tar"
+VAL_BASENAME = "ILSVRC2012_img_val.tar"
+TASK_3_BASENAME = "ILSVRC2012_img_train_t3.tar"
+_ARCHIVES = {"train": TRAIN_BASENAME, "val": VAL_BASENAME}
+
+_CLASS_TAR = re.compile(r"(n\d{8})\.tar\Z")
+_VAL_NUMBER = re.compile(r"_(\d{8})\.")
+_THREADS_LOCAL, _THREADS_REMOTE = 4, 16
+
+TASK_3_MISTAKE = (
+    "is the archive of task 3 (120 breeds of dogs), often taken for the whole: "
+    f"download {TRAIN_BASENAME} (138 GB), the training images of tasks 1 and 2"
+)
+
+
+def has_archives(storage: Storage) -> bool:
+    """Whether one of the archives of images lies here, the mistaken one among them."""
+    return any(storage.size_bytes(name) is not None for name in (*_ARCHIVES.values(), TASK_3_BASENAME))
+
+
+@dataclass(frozen=True)
+class ArchivesSource:
+    """A folder of the official archives. A sample's `where` is (archive, offset, size), or why it is not to be read."""
+
+    storage: Storage
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    splits: tuple[str, ...]
+    notes: tuple[str, ...]
+    kind: str = "archives"
+
+    @classmethod
+    def open(cls, storage: Storage) -> "ArchivesSource":
+        """Look at the list of classes in the archive of train, and at the labels of val.
+
+        Raises:
+            UserError: no archive, the wrong one, a broken one, no devkit, classes that do not fit.
+        """
+        splits = tuple(split for split, name in _ARCHIVES.items() if storage.size_bytes(name) is not None)
+        if "train" not in splits and storage.size_bytes(TASK_3_BASENAME) is not None:
+            raise UserError(f"{storage.location}/{TASK_3_BASENAME} {TASK_3_MISTAKE}")
+        if not splits:
+            raise UserError(f"{storage.location} holds neither {TRAIN_BASENAME} nor {VAL_BASENAME}")
+        train = set(_class_tars(storage)) if "train" in splits else set()
+        devkit = read_devkit(storage) if "val" in splits else None
+        val = set(devkit.val_wnids) if devkit else set()
+        if train and (strange := sorted(val - train)):
+            raise UserError(
+                f"{storage.location}/{TRAIN_BASENAME} lacks classes that val has: {some(strange)}; "
+                f"it is not the whole archive: download it again"
+            )
+        if len(train | val) < 2:
+            raise UserError(f"{storage.location} has fewer than two classes: a classifier needs two at least")
+        classes = number_classes(train | val)
+        # Where ImageNet's own names are known they are the ones, so that every source gives the same.
+        known = {} if devkit is None else {w: name for w, name in devkit.names.items() if w not in imagenet_names()}
+        return cls(storage, classes, name_classes(classes, known), splits, ())
+
+    def samples(self, split: str) -> list[Sample]:
+        """Every image of the split, sorted by key, and what stands in an image's place but is not to be read.
+
+        Raises:
+            UserError: there is none, an archive is truncated or broken, a name stands twice or has no label.
+        """
+        found = sorted_by_key(self._train() if split == "train" else self._val())
+        if not found:
+            raise UserError(f"{self.storage.location}/{_ARCHIVES[split]} has no images")
+        for one, other in pairwise(found):
+            if one.key == other.key:
+                raise UserError(
+                    f"{self.storage.location}/{_ARCHIVES[split]} has {one.key} twice: it is not the official one; "
+                    f"download it again, or unpack it and convert the folders"
+                )
+        return found
+
+    def read(self, where: tuple[str, int, int] | str) -> bytes:
+        """The bytes of a member, by archive, offset and size."""
+        if isinstance(where, str):
+            raise Unusable(where)
+        name, offset, size_bytes = where
+        data = self.storage.read_range(name, offset, size_bytes)
+        if len(data) < size_bytes:
+            raise OSError(errno.EIO, f"{name} ends before byte {offset + size_bytes:,}; it has been whole before")
+        return data
+
+    def _train(self) -> Iterable[Sample]:
+        tars = _class_tars(self.storage)
+
+        def list_class(label: int, wnid: str) -> list[Sample]:
+            tar = tars[wnid]
+            members = walk_tar(self.storage, TRAIN_BASENAME, tar.offset, tar.size_bytes)
+            return [_sample(TRAIN_BASENAME, wnid, label, member) for member in members if _is_image(member)]
+
+        threads = _THREADS_LOCAL if isinstance(self.storage, LocalStorage) else _THREADS_REMOTE
+        pool = ThreadPoolExecutor(threads)
+        try:
+            listed = [pool.submit(list_class, label, wnid) for label, wnid in enumerate(self.classes) if wnid in tars]
+            return [sample for future in listed for sample in future.result()]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _val(self) -> Iterable[Sample]:
+        wnids = read_devkit(self.storage).val_wnids
+        numbers = {wnid: number for number, wnid in enumerate(self.classes)}
+        for member in _walk_whole(self.storage, VAL_BASENAME):
+            if not _is_image(member):
+                continue
+            match = _VAL_NUMBER.search(member.basename)
+            number = int(match[1]) if match else 0
+            if not 1 <= number <= len(wnids):
+                raise UserError(
+                    f"{self.storage.location}/{VAL_BASENAME} has {member.name}, and the devkit has labels "
+                    f"for images 1 to {len(wnids):,} alone: one of the two is not the official one"
+                )
+            wnid = wnids[number - 1]
+            yield _sample(VAL_BASENAME, wnid, numbers[wnid], member)
+
+
+def _walk_whole(storage: Storage, name: str) -> Iterable[Member]:
+    size_bytes = storage.size_bytes(name)
+    if size_bytes is None:
+        raise UserError(f"{storage.location}/{name} is not there any more")
+    return walk_tar(storage, name, 0, size_bytes)
+
+
+def _class_tars(storage: Storage) -> dict[str, Member]:
+    """The tars in the archive of train, by wnid."""
+    where = f"{storage.location}/{TRAIN_BASENAME}"
+    found: dict[str, Member] = {}
+    for member in _walk_whole(storage, TRAIN_BASENAME):
+        match = _CLASS_TAR.match(member.basename)
+        if not match:
+            raise UserError(f"{where} holds {member.name} where n########.tar should be: it is not the official one")
+        if member.refused:
+            raise UserError(f"{where} holds {member.name}, {member.refused}: it is not the official one")
+        if match[1] in found:
+            raise UserError(f"{where} holds {member.name} twice: it is not the official one")
+        found[match[1]] = member
+    return found
+
+
+def _is_image(member: Member) -> bool:
+    return is_image_name(member.basename)
+
+
+def _sample(archive: str, wnid: str, label: int, member: Member) -> Sample:
+    """Under its key in the extracted tree; one that is not to be read under the whole of its name."""
+    if member.refused:
+        return Sample(f"{wnid}/{member.name}", label, 0, where=member.refused)
+    where = (archive, member.offset, member.size_bytes)
+    return Sample(f"{wnid}/{member.basename}", label, member.size_bytes, where)

@@ -1,0 +1,53 @@
+"""A part of a stored file as a file object, for libraries that want one. It reads what is asked for, little more."""
+
+import io
+
+from imagenet_mds.storage import Storage
+
+
+class RangeFile(io.RawIOBase):
+    """`length` bytes of a stored file from `start` on, read by ranges.
+
+    Args:
+        storage: where the file lies.
+        name: the file.
+        start: the place in it that is 0 here.
+        length: how long this file is.
+        ahead_bytes: the least that is read at once; small reads that follow closely are served from it.
+    """
+
+    def __init__(self, storage: Storage, name: str, start: int, length: int, ahead_bytes: int = 1 << 12) -> None:
+        self.storage, self.name, self.start, self.length = storage, name, start, length
+        self._ahead_bytes = ahead_bytes
+        self._at = 0
+        self._buffer, self._buffer_at = b"", 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """The place of the next read."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move the place of the next read."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.length}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next `size` bytes, all that is left for -1; fewer at the end."""
+        left = max(self.length - self._at, 0)
+        size = left if size is None or size < 0 else min(size, left)
+        begin = self._at - self._buffer_at
+        if begin < 0 or begin + size > len(self._buffer):
+            wanted = min(max(size, self._ahead_bytes), left)
+            self._buffer = self.storage.read_range(self.name, self.start + self._at, wanted)
+            self._buffer_at, begin = self._at, 0
+        data = self._buffer[begin : begin + size]
+        self._at += len(data)
+        return data
