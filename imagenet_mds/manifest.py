@@ -63,12 +63,22 @@ class Changed(_Frozen):
 
 
 class Policy(_Frozen):
-    """What decides the bytes of a split, given its source."""
+    """What decides the bytes of a split, given its source. Sides are in pixels, None where pictures keep theirs."""
 
     check: Literal["decode", "structure", "none"] = "decode"
     seed: int = 0
     shard_size_bytes: int = Field(default=1 << 26, ge=1 << 12, le=1 << 31)
     subset: int | None = Field(default=None, ge=1)
+    max_side: int | None = Field(default=None, ge=16)
+    min_side: int | None = Field(default=None, ge=16)
+    quality: int = Field(default=90, ge=1, le=100)
+
+
+class Duplicate(_Frozen):
+    """A stored image whose file is the same, byte for byte, as that of another of its class, which stands before it."""
+
+    key: str
+    of: str
 
 
 class SourceEntry(_Frozen):
@@ -90,6 +100,8 @@ class Manifest(_Frozen):
     shards: list[ShardEntry]
     left_out: list[LeftOut]
     changed: list[Changed]
+    scaled: Count
+    duplicates: list[Duplicate]
     policy: Policy
     source: SourceEntry
     conversion: str

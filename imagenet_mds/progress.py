@@ -1,9 +1,10 @@
-"""Progress for people: one live line in a terminal, plain lines elsewhere. Always on standard error.
+"""Progress: one live line in a terminal, plain lines elsewhere, JSON lines for programs. Always on standard error.
 
 rich draws the live line; where standard error is not a terminal (a log file, CI), a plain line every few seconds says
 the same.
 """
 
+import json
 import sys
 import time
 from types import TracebackType
@@ -21,15 +22,18 @@ class ProgressLine:
         what: the activity, as the line begins.
         total: how many units there are.
         unit: the unit's plural.
+        as_json: write JSON lines instead: `{"event": "progress", "what", "done", "total", "unit", "per_second",
+        "note"}`.
     """
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
+    def __init__(self, what: str, total: int, unit: str, *, as_json: bool = False) -> None:
+        self.as_json = as_json
         self.what, self.total, self.unit = what, total, unit
         self.done = 0
         self._started = time.monotonic()
         self._last_plain = self._started
         self._live: Progress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not as_json:
             self._live = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -62,4 +66,9 @@ class ProgressLine:
             self._live.update(self._task, completed=self.done, rates=rates)
         elif now - self._last_plain >= PLAIN_INTERVAL_SECONDS:
             self._last_plain = now
+            if self.as_json:
+                line = {"event": "progress", "what": self.what, "done": self.done, "total": self.total}
+                more = {"unit": self.unit, "per_second": round(rate, 1), "note": note}
+                print(json.dumps(line | more), file=sys.stderr, flush=True)
+                return
             print(f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {rates}", file=sys.stderr, flush=True)

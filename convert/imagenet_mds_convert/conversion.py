@@ -18,6 +18,7 @@ from imagenet_mds.manifest import (
     read_manifest,
 )
 from imagenet_mds.storage import Storage, as_storage
+from imagenet_mds_convert.images import Scaling
 from imagenet_mds_convert.plan import Plan, make_plan
 from imagenet_mds_convert.shard import ShardTask
 from imagenet_mds_convert.source import Sample, Source
@@ -97,6 +98,7 @@ class SplitConversion:
             samples=tuple((place, self.samples[place]) for place in self.plan.shard(shard).tolist()),
             source=self.source,
             check=self.policy.check,
+            scaling=Scaling(self.policy.max_side, self.policy.min_side, self.policy.quality),
             size_limit_bytes=self.policy.shard_size_bytes,
             destination=self.destination,
         )

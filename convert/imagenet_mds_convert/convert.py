@@ -26,6 +26,7 @@ from imagenet_mds.manifest import (
     WORK_FOLDER,
     Changed,
     ClassEntry,
+    Duplicate,
     LeftOut,
     Manifest,
     ShardEntry,
@@ -38,6 +39,7 @@ from imagenet_mds_convert.shard import (
     ShardRecord,
     ShardTask,
     SourceFailed,
+    Spent,
     read_record,
     recorded_shards,
     run_shard_task,
@@ -79,14 +81,14 @@ def remove_leavings(destination: Storage) -> None:
 def convert_split(
     conversion: SplitConversion,
     workers: int,
-    on_shard: Callable[[ShardRecord, bool], None] = lambda record, fresh: None,
+    on_shard: Callable[[ShardRecord, Spent | None], None] = lambda record, spent: None,
 ) -> Manifest:
     """Make what is missing of a split, then its index, then its manifest.
 
     Args:
         conversion: what to make; `finished()` must have returned None.
         workers: processes; the bytes do not depend on it.
-        on_shard: called once for each shard, with its record and whether it was made now.
+        on_shard: called once for each shard, with its record and, if it was made now, what it took.
 
     Raises:
         UserError: another process is converting to the same folder.
@@ -97,7 +99,7 @@ def convert_split(
     for shard in recorded_shards(destination):
         if shard < conversion.plan.shards and (record := read_record(destination, shard)):
             records[shard] = record
-            on_shard(record, False)
+            on_shard(record, None)
     missing = [shard for shard in range(conversion.plan.shards) if shard not in records]
     _refuse_small_disk(conversion, missing)
     with ExitStack() as stack:
@@ -109,21 +111,21 @@ def convert_split(
         with writing_to(destination):
             tidy(destination)
             conversion.begin()
-        for record in run_tasks((conversion.task(shard) for shard in missing), workers, destination):
+        for record, spent in run_tasks((conversion.task(shard) for shard in missing), workers, destination):
             records[record.shard] = record
-            on_shard(record, True)
+            on_shard(record, spent)
         return _publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
 
 
-def run_tasks(tasks: Iterator[ShardTask], workers: int, destination: Storage) -> Iterator[ShardRecord]:
-    """Run shard tasks in processes, a few in flight, and yield their records as they are done.
+def run_tasks(tasks: Iterator[ShardTask], workers: int, destination: Storage) -> Iterator[tuple[ShardRecord, Spent]]:
+    """Run shard tasks in processes, a few in flight, and yield what they leave as they are done.
 
     Raises:
         WorldError: the disk refuses, or a worker was lost.
     """
     # spawn, for the live line of progress is a thread, and a fork with threads may hang.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
-    flying: set[Future[ShardRecord]] = set()
+    flying: set[Future[tuple[ShardRecord, Spent]]] = set()
     try:
         with writing_to(destination):
             for task in tasks:
@@ -237,6 +239,8 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
         shards=entries,
         left_out=[LeftOut(key=key, reason=reason) for record in records for key, reason in record.left_out],
         changed=[Changed(key=key, change=change) for record in records for key, change in record.changed],
+        scaled=sum(record.scaled for record in records),
+        duplicates=find_duplicates(stored, [digest for record in records for digest in record.digests]),
         policy=conversion.policy,
         source=conversion.source_entry,
         conversion=conversion.fingerprint,
@@ -250,6 +254,22 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
         destination.write(MANIFEST_BASENAME, json_bytes(manifest.model_dump(mode="json")))
     remove_leavings(destination)
     return manifest
+
+
+def find_duplicates(stored: Sequence[Sample], digests: Sequence[str]) -> list[Duplicate]:
+    """Stored images whose files are those of another of their class.
+
+    Args:
+        stored: the samples of the split, in stored order.
+        digests: the hash of each one's file, in the same order.
+    """
+    first: dict[tuple[int, str], str] = {}
+    duplicates = []
+    for sample, digest in zip(stored, digests, strict=True):
+        original = first.setdefault((sample.label, digest), sample.key)
+        if original != sample.key:
+            duplicates.append(Duplicate(key=sample.key, of=original))
+    return duplicates
 
 
 def keys_file(stored: Sequence[Sample]) -> bytes:

@@ -84,6 +84,13 @@ def convert(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all processors if not given.")] = None,
     check: Annotated[Check, typer.Option(help="How each image is checked.")] = Check.decode,
+    max_side: Annotated[
+        int | None, typer.Option(min=16, help="Scale larger images down to this longer side, in pixels.")
+    ] = None,
+    min_side: Annotated[
+        int | None, typer.Option(min=16, help="Scale larger images down to this shorter side, in pixels.")
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of what is scaled.")] = 90,
     shard_size: Annotated[
         str, typer.Option(help="Close a shard at this size of images: 64MB, 16MiB, bytes.")
     ] = "64MiB",
@@ -91,6 +98,7 @@ def convert(
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and write nothing.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with status 1 if an image was left out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another dataset at DEST first.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Progress and summary as JSON lines.")] = False,
 ) -> None:
     """Images to MDS shards. The same command again does what is missing."""
     from imagenet_mds.cli.convert import ConvertOptions, run_convert
@@ -103,11 +111,15 @@ def convert(
         subset=subset,
         workers=workers,
         check=check.value,
+        max_side=max_side,
+        min_side=min_side,
+        quality=quality,
         shard_size=shard_size,
         seed=seed,
         plan=plan,
         strict=strict,
         overwrite=overwrite,
+        log_json=log_json,
     )
     raise typer.Exit(run_convert(options))
 

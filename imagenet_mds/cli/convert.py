@@ -1,15 +1,16 @@
 """`imagenet-mds convert` and `verify`: what they say and how they end."""
 
+import json
 import os
 import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import clear_split, convert_split, is_ours, remove_leavings
-from imagenet_mds_convert.shard import ShardRecord
+from imagenet_mds_convert.shard import ShardRecord, Spent
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.verify import repair_split, verify_split
 from rich.console import Console
@@ -36,15 +37,21 @@ class ConvertOptions:
     subset: str | None
     workers: int | None
     check: str
+    max_side: int | None
+    min_side: int | None
+    quality: int
     shard_size: str
     seed: int
     plan: bool
     strict: bool
     overwrite: bool
+    log_json: bool
 
 
 def run_convert(options: ConvertOptions) -> int:
     """Convert the splits one after the other; return the exit status."""
+    if options.max_side and options.min_side:
+        raise UserError("give --max-side or --min-side, not both: each alone says how large an image may be")
     dest = open_storage(options.dest)
     source = open_source(options.source)
     for note in source.notes:
@@ -62,6 +69,9 @@ def run_convert(options: ConvertOptions) -> int:
                     "check": options.check,
                     "seed": options.seed,
                     "shard_size_bytes": shard_size_bytes,
+                    "max_side": options.max_side,
+                    "min_side": options.min_side,
+                    "quality": options.quality,
                     "subset": parse_subset(options.subset) if split == "train" else None,
                 }
             ),
@@ -78,7 +88,7 @@ def run_convert(options: ConvertOptions) -> int:
         else:
             conversion.finished()
     workers = options.workers or len(os.sched_getaffinity(0))
-    manifests = [_convert_one(conversion, workers, options.overwrite) for conversion in conversions]
+    manifests = [_convert_one(conversion, workers, options) for conversion in conversions]
     left_out = sum(len(manifest.left_out) for manifest in manifests)
     if left_out and options.strict:
         print(f"imagenet-mds: {left_out} images were left out, and --strict was given", file=sys.stderr)
@@ -86,8 +96,8 @@ def run_convert(options: ConvertOptions) -> int:
     return EXIT_DONE
 
 
-def _convert_one(conversion: SplitConversion, workers: int, overwrite: bool) -> Manifest:
-    if overwrite:
+def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOptions) -> Manifest:
+    if options.overwrite:
         clear_split(conversion.destination)
     elif manifest := conversion.finished():
         remove_leavings(conversion.destination)
@@ -95,33 +105,54 @@ def _convert_one(conversion: SplitConversion, workers: int, overwrite: bool) -> 
         return manifest
     started = time.monotonic()
     made = kept = left_out = source_bytes = 0
+    total = Spent()
     images = len(conversion.plan.order)
-    with ProgressLine(conversion.split, images, "images") as progress:
+    with ProgressLine(conversion.split, images, "images", as_json=options.log_json) as progress:
 
-        def on_shard(record: ShardRecord, fresh: bool) -> None:
+        def on_shard(record: ShardRecord, spent: Spent | None) -> None:
             nonlocal made, kept, left_out, source_bytes
-            made, kept = made + fresh, kept + (not fresh)
             left_out += len(record.left_out)
-            source_bytes += record.source_bytes if fresh else 0
+            if spent is None:
+                kept += 1
+            else:
+                made, source_bytes = made + 1, source_bytes + record.source_bytes
+                total.add(spent)
             rate = source_bytes / 1e6 / max(time.monotonic() - started, 1e-9)
             note = f"{rate:,.0f} MB/s, shard {made + kept} of {conversion.plan.shards}, {left_out} left out"
             progress.advance((record.info.samples if record.info else 0) + len(record.left_out), note)
 
         manifest = convert_split(conversion, workers, on_shard)
     seconds = time.monotonic() - started
+    if options.log_json:
+        line = {"event": "done", "split": manifest.split, "location": conversion.location, "kept_shards": kept}
+        counts = {"images": manifest.samples, "shards": len(manifest.shards), "bytes": manifest.size_bytes}
+        took = {"seconds": round(seconds, 3), "workers": workers, "worker_seconds": asdict(total)}
+        print(json.dumps(line | counts | took | {"fingerprint": manifest.fingerprint, "left_out": left_out}))
+        return manifest
     again = f" ({kept} of them from before)" if kept else ""
     print(
         f"{conversion.location}: {manifest.samples:,} images in {len(manifest.shards):,} shards{again}, "
-        f"{manifest.size_bytes / 1e6:,.1f} MB, {manifest.fingerprint}; "
-        f"{images / seconds:,.0f} images/s with {workers} workers"
+        f"{manifest.size_bytes / 1e6:,.1f} MB, {manifest.fingerprint}"
     )
+    rates = f"{images / seconds:,.0f} images/s, {source_bytes / 1e6 / seconds:,.0f} MB/s with {workers} workers"
+    print(f"  {rates}; {_shares(total)}")
     report_exceptions(manifest)
     return manifest
 
 
+def _shares(spent: Spent) -> str:
+    """Where the workers' time went, the slowest part first."""
+    parts = sorted(asdict(spent).items(), key=lambda part: -part[1])
+    whole = sum(seconds for _, seconds in parts) or 1.0
+    return "of the workers' time " + ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in parts)
+
+
 def report_exceptions(manifest: Manifest) -> None:
     """List what was left out and what was changed, with reasons; the manifest has the whole list."""
+    if manifest.scaled:
+        print(f"  scaled down: {manifest.scaled:,} images")
     for verb, entries in (
+        ("duplicate", [(entry.key, f"the same file as {entry.of}") for entry in manifest.duplicates]),
         ("left out", [(entry.key, entry.reason) for entry in manifest.left_out]),
         ("changed", [(entry.key, entry.change) for entry in manifest.changed]),
     ):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_mds_convert import convert
-from imagenet_mds_convert.shard import ShardRecord, ShardTask, run_shard_task
+from imagenet_mds_convert.shard import ShardRecord, ShardTask, Spent, run_shard_task
 
 from imagenet_mds.cli.convert import ConvertOptions, run_convert
 from imagenet_mds.storage import Storage
@@ -21,10 +21,16 @@ DEFAULTS: dict[str, Any] = {
     "plan": False,
     "strict": False,
     "overwrite": False,
+    "max_side": None,
+    "min_side": None,
+    "quality": 90,
+    "log_json": False,
 }
 
 
-def run_tasks_here(tasks: Iterator[ShardTask], workers: int, destination: Storage) -> Iterator[ShardRecord]:
+def run_tasks_here(
+    tasks: Iterator[ShardTask], workers: int, destination: Storage
+) -> Iterator[tuple[ShardRecord, Spent]]:
     """In place of `run_tasks`."""
     with convert.writing_to(destination):
         for task in tasks:

@@ -200,7 +200,7 @@ def test_a_shard_that_is_recorded_but_not_there_whole_is_made_again(
         run_shard_task(conversion.task(shard))
     damage(tmp_path / "mds" / "train" / "shard.00001.mds")
     fresh: dict[int, bool] = {}
-    convert_split(conversion, 1, on_shard=lambda record, made_now: fresh.update({record.shard: made_now}))
+    convert_split(conversion, 1, on_shard=lambda record, spent: fresh.update({record.shard: spent is not None}))
     assert fresh == {shard: shard == 1 for shard in range(conversion.plan.shards)}
     assert files(tmp_path / "mds" / "train") == files(tmp_path / "whole" / "train")
 

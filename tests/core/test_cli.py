@@ -1,12 +1,10 @@
 """The command line: its surface, how fast it answers, how it ends."""
 
 import subprocess
-import time
 
 import pytest
 import typer
 
-from imagenet_mds import __version__
 from imagenet_mds.cli import app
 from tests.command import PROGRAM, environment, run
 
@@ -15,7 +13,8 @@ imagenet-mds --version
 imagenet-mds configs
 imagenet-mds configs ls
 imagenet-mds configs show name overrides
-imagenet-mds convert source dest --split --subset --workers --check --shard-size --seed --plan --strict --overwrite
+imagenet-mds convert source dest --split --subset --workers --check --max-side --min-side --quality --shard-size \
+--seed --plan --strict --overwrite --log-json
 imagenet-mds demo folder
 imagenet-mds eval checkpoint --data --split --json
 imagenet-mds inspect dataset --json
@@ -43,7 +42,7 @@ def _surface() -> list[str]:
 
 
 def test_the_surface_of_the_command_line_is_as_it_was() -> None:
-    assert _surface() == SURFACE.strip().splitlines()
+    assert _surface() == SURFACE.replace("\\\n", "").strip().splitlines()
 
 
 def _imported(*arguments: str) -> set[str]:
@@ -68,20 +67,6 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_no_command_of_the_converter_imports_torch_or_what_does(tree: object, dataset: object) -> None:
     for arguments in (["convert", str(tree), "none", "--plan"], ["inspect", str(dataset)], ["verify", str(dataset)]):
         assert not _imported(*arguments) & {"torch", "torchvision", "composer", "streaming", "torchmetrics", "wandb"}
-
-
-def test_help_answers_at_once() -> None:
-    seconds = []
-    for _ in range(3):
-        started = time.monotonic()
-        assert run("--help").status == 0
-        seconds.append(time.monotonic() - started)
-    assert min(seconds) < 1.5
-
-
-def test_the_version_is_printed() -> None:
-    outcome = run("--version")
-    assert (outcome.status, outcome.out, outcome.err) == (0, f"imagenet-mds {__version__}\n", "")
 
 
 @pytest.mark.parametrize(

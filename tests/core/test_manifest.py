@@ -36,12 +36,14 @@ def test_a_manifest_holds_nothing_of_when_where_and_how_fast(dataset: Path) -> N
         "changed",
         "classes",
         "conversion",
+        "duplicates",
         "fingerprint",
         "format",
         "keys_xxh64",
         "left_out",
         "policy",
         "samples",
+        "scaled",
         "shards",
         "source",
         "split",
@@ -52,7 +54,7 @@ def test_a_manifest_holds_nothing_of_when_where_and_how_fast(dataset: Path) -> N
 
 def test_the_names_of_content_and_conversion_never_change() -> None:
     source = SourceEntry(kind="tree", samples=2, fingerprint="0123456789abcdef")
-    assert conversion_fingerprint("train", source, Policy()) == "60228d417e8da479"
+    assert conversion_fingerprint("train", source, Policy()) == "12ec15ef0381e7c9"
     assert content_fingerprint([], []) == "23ed6cdbf2403e14"
 
 

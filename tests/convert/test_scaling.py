@@ -1,0 +1,117 @@
+"""Pictures made smaller, duplicates found, and what a conversion says of itself to programs."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from imagenet_mds_convert.images import Scaling, Stored, prepare
+from PIL import Image
+
+from imagenet_mds.errors import UserError
+from imagenet_mds.manifest import read_keys, read_manifest
+from imagenet_mds.mds import read_shard
+from tests.command import done
+from tests.convert.drawing import encoded, noise
+from tests.convert.running import convert_here
+
+SIDES = st.integers(1, 5000)
+
+
+@given(SIDES, SIDES, st.integers(16, 1000))
+def test_pictures_shrink_to_the_side_and_never_grow(width: int, height: int, side: int) -> None:
+    for scaling, longest in ((Scaling(max_side=side), max), (Scaling(min_side=side), min)):
+        target = scaling.target(width, height)
+        if longest(width, height) <= side:
+            assert target is None
+            continue
+        assert target is not None
+        assert longest(target) == side
+        # The other side is within half a pixel of the same shape.
+        assert abs(target[0] * height - target[1] * width) <= max(width, height)
+
+
+def smooth(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """A picture without detail finer than a scaled one shows."""
+    return noise().convert(mode).resize((8, 6)).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("check", ["decode", "structure", "none"])
+def test_a_scaled_picture_is_the_lanczos_of_the_whole(mode: str, check: str) -> None:
+    buffer = io.BytesIO()
+    smooth(900, 600, mode).save(buffer, "JPEG", quality=95)
+    stored = prepare(buffer.getvalue(), check, Scaling(max_side=120, quality=95))
+    assert stored.scaled
+    assert (stored.change is None) == (mode != "CMYK")
+    with Image.open(io.BytesIO(stored.jpeg)) as image, Image.open(io.BytesIO(buffer.getvalue())) as whole:
+        assert image.size == (120, 80)
+        assert image.mode == ("L" if mode == "L" else "RGB")
+        expected = whole.convert(image.mode).resize((120, 80), Image.Resampling.LANCZOS)
+        pairs = zip(image.tobytes(), expected.tobytes(), strict=True)
+        assert max(abs(one - other) for one, other in pairs) <= 12
+
+
+def test_a_small_picture_passes_through_untouched() -> None:
+    data = encoded(noise())
+    assert prepare(data, "none", Scaling(max_side=4000)) == Stored(data)
+    assert prepare(data, "decode", Scaling(min_side=4000)) == Stored(data)
+
+
+def test_scaling_is_in_the_dataset_and_in_its_manifest(tree: Path, tmp_path: Path) -> None:
+    assert convert_here(tree, tmp_path, shard_size="64KiB", max_side=100, quality=80) == 0
+    manifest = read_manifest(tmp_path / "val")
+    sizes = []
+    for shard in manifest.shards:
+        for record in read_shard(tmp_path / "val" / shard.basename):
+            with Image.open(io.BytesIO(record.jpeg)) as image:
+                sizes.append(max(image.size))
+    assert max(sizes) == 100
+    # A picture that had 100 pixels before was not scaled.
+    assert 10 < manifest.scaled <= sizes.count(100)
+    assert (manifest.policy.max_side, manifest.policy.quality) == (100, 80)
+    with pytest.raises(UserError, match=r"another max_side \(100, now None\); another quality \(80, now 90\)"):
+        convert_here(tree, tmp_path, shard_size="64KiB")
+
+
+def test_both_sides_at_once_are_refused(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give --max-side or --min-side, not both"):
+        convert_here(tree, tmp_path / "mds", max_side=100, min_side=50)
+
+
+def test_the_same_file_twice_in_a_class_is_reported(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(tree, tmp_path / "tree"))
+    first, second = sorted((copy / "val").iterdir())[:2]
+    original = sorted(first.iterdir())[1]
+    shutil.copy(original, first / "again.JPEG")
+    shutil.copy(original, second / "elsewhere.JPEG")
+    convert_here(copy, tmp_path / "mds", split_given=True, splits=("val",))
+    manifest = read_manifest(tmp_path / "mds" / "val")
+    keys = read_keys(tmp_path / "mds" / "val")
+    (duplicate,) = manifest.duplicates
+    assert {duplicate.key, duplicate.of} == {f"{first.name}/again.JPEG", f"{first.name}/{original.name}"}
+    assert keys.index(duplicate.of) < keys.index(duplicate.key)
+    assert f"duplicate: {duplicate.key}: the same file as {duplicate.of}" in capsys.readouterr().out
+
+
+def test_the_summary_says_where_the_time_went(tree: Path, tmp_path: Path) -> None:
+    outcome = done("convert", tree, tmp_path / "mds", "--split", "val")
+    assert "images/s" in outcome.out
+    assert all(part in outcome.out for part in ("read ", "check ", "encode ", "write "))
+
+
+def test_programs_get_json(tree: Path, tmp_path: Path) -> None:
+    outcome = done("convert", tree, tmp_path / "mds", "--log-json", "--workers", 1)
+    lines: list[dict[str, Any]] = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [line["split"] for line in lines] == ["train", "val"]
+    manifest = read_manifest(tmp_path / "mds" / "train")
+    assert lines[0]["fingerprint"] == manifest.fingerprint
+    assert (lines[0]["images"], lines[0]["left_out"]) == (manifest.samples, 2)
+    assert lines[0]["worker_seconds"].keys() == {"read", "check", "encode", "write"}
+    assert all(seconds > 0 for seconds in lines[0]["worker_seconds"].values())
