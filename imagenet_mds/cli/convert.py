@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import clear_split, convert_split, is_ours, remove_leavings
+from imagenet_mds_convert.cost import estimate
 from imagenet_mds_convert.shard import ShardRecord, Spent
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.verify import repair_split, verify_split
@@ -78,8 +79,9 @@ def run_convert(options: ConvertOptions) -> int:
         )
         for split in splits
     ]
+    workers = options.workers or len(os.sched_getaffinity(0))
     if options.plan:
-        _print_plan(conversions)
+        _print_plan(conversions, workers)
         return EXIT_DONE
     for conversion in conversions:
         # All are asked before the first is begun: bad input is never half accepted.
@@ -87,7 +89,6 @@ def run_convert(options: ConvertOptions) -> int:
             _refuse_foreign(conversion.destination)
         else:
             conversion.finished()
-    workers = options.workers or len(os.sched_getaffinity(0))
     manifests = [_convert_one(conversion, workers, options) for conversion in conversions]
     left_out = sum(len(manifest.left_out) for manifest in manifests)
     if left_out and options.strict:
@@ -163,19 +164,32 @@ def report_exceptions(manifest: Manifest) -> None:
             print(f"  {verb}: {more:,} more, all in {manifest.split}/{MANIFEST_BASENAME}")
 
 
-def _print_plan(conversions: Sequence[SplitConversion]) -> None:
-    table = Table("split", "images", "classes", "shards", "bytes", "conversion", box=None, header_style="")
-    for conversion in conversions:
-        size_bytes = sum(conversion.shard_source_bytes(shard) for shard in range(conversion.plan.shards))
+def _print_plan(conversions: Sequence[SplitConversion], workers: int) -> None:
+    """What the conversion will be and take; nothing is written."""
+    table = Table(
+        "split", "images", "classes", "shards", "bytes", "minutes here", "conversion", box=None, header_style=""
+    )
+    costs = [estimate(conversion, workers) for conversion in conversions]
+    for conversion, cost in zip(conversions, costs, strict=True):
         table.add_row(
             conversion.split,
-            f"{len(conversion.plan.order):,}",
+            f"{cost.images:,}",
             f"{len(conversion.source.classes):,}",
-            f"{conversion.plan.shards:,}",
-            f"{size_bytes:,}",
+            f"{cost.shards:,}",
+            f"{cost.size_bytes:,}",
+            f"{cost.minutes:,.1f}",
             conversion.fingerprint,
         )
-    Console(width=120).print(table)
+    Console(width=120, highlight=False).print(table)
+    size_gb = sum(cost.size_bytes for cost in costs) / 1e9
+    free = conversions[0].destination.free_bytes()
+    print(f"minutes: with {workers} workers, at the rate of the first images in one process here")
+    if free is None:
+        requests = sum(cost.s3_requests for cost in costs)
+        once, monthly = sum(cost.s3_dollars_once for cost in costs), sum(cost.s3_dollars_monthly for cost in costs)
+        print(f"S3: {requests:,} requests, ${once:,.2f} once, and ${monthly:,.2f} a month to keep it")
+    else:
+        print(f"disk: {size_gb:,.1f} GB needed, {free / 1e9:,.1f} GB free")
 
 
 def run_verify(dataset: str, *, deep: bool, repair: str | None) -> int:

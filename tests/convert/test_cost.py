@@ -1,0 +1,44 @@
+"""What a conversion will take, before it is begun."""
+
+from pathlib import Path
+
+import pytest
+from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.cost import Cost, estimate, requests_for
+from imagenet_mds_convert.sources import open_source
+
+from imagenet_mds.manifest import Policy
+from tests.command import done
+
+
+@pytest.mark.parametrize(("size_bytes", "requests"), [(1, 2), (16 << 20, 2), ((16 << 20) + 1, 5), (64 << 20, 7)])
+def test_requests_of_a_shard(size_bytes: int, requests: int) -> None:
+    """One for its record, and one for itself or, in parts of 16 MiB, one each, one to begin and one to end."""
+    assert requests_for(size_bytes) == requests
+
+
+def test_imagenets_price_in_s3() -> None:
+    whole = Cost(images=1_281_167, shards=2_055, size_bytes=138 * 10**9, minutes=0, s3_requests=2_055 * 7)
+    assert whole.s3_dollars_once == pytest.approx(0.07, abs=0.01)
+    assert whole.s3_dollars_monthly == pytest.approx(2.96, abs=0.01)
+
+
+def test_the_estimate_counts_what_the_conversion_makes(tree: Path, tmp_path: Path) -> None:
+    conversion = SplitConversion.plan_for(
+        open_source(str(tree)), "train", tmp_path, Policy(shard_size_bytes=1 << 16, subset=100)
+    )
+    one, two = estimate(conversion, 1), estimate(conversion, 2)
+    assert (one.images, one.shards) == (100, conversion.plan.shards)
+    assert one.size_bytes == sum(conversion.shard_source_bytes(shard) for shard in range(conversion.plan.shards))
+    assert one.s3_requests == 2 * one.shards + 8
+    assert one.minutes > 0
+    assert two.minutes > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_says_disk_or_dollars(tree: Path, tmp_path: Path) -> None:
+    local = done("convert", tree, tmp_path / "mds", "--plan")
+    assert "GB needed" in local.out
+    remote = done("convert", tree, "s3://bucket/mds", "--plan")
+    assert "a month to keep it" in remote.out
+    assert not (tmp_path / "mds").exists()
