@@ -7,10 +7,11 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.storage import LocalStorage, open_storage
 from imagenet_mds_convert.source import Source
 from imagenet_mds_convert.sources.archives import ArchivesSource, has_archives
+from imagenet_mds_convert.sources.cifar10 import Cifar10Source, find_cifar10
 from imagenet_mds_convert.sources.kaggle import KaggleSource, find_kaggle
 from imagenet_mds_convert.sources.tree import TreeSource
 
-FORMATS = ("auto", "tree", "kaggle", "archives")
+FORMATS = ("auto", "tree", "kaggle", "archives", "cifar10")
 
 
 def open_source(location: str, source_format: str = "auto") -> Source:
@@ -28,6 +29,8 @@ def open_source(location: str, source_format: str = "auto") -> Source:
         raise UserError(f"there is no source at {location}: give the folder that holds train/ and val/")
     if source_format == "archives" or (source_format == "auto" and has_archives(storage)):
         return ArchivesSource.open(storage)
+    if source_format == "cifar10" or (source_format == "auto" and find_cifar10(storage)):
+        return Cifar10Source.open(storage)
     if not isinstance(storage, LocalStorage):
         raise UserError(f"{location} holds none of the official archives; other sources are read from a disk alone")
     path = storage.root

@@ -1,0 +1,174 @@
+"""CIFAR-10's python batches, as they are distributed: `cifar-10-batches-py/data_batch_1` to `5`, `test_batch` and
+`batches.meta`.
+
+They are pickles, read here without torchvision (the converter does without torch) and without running what a pickle
+may ask for: only the few names that arrays and bytes need are known. A picture is 32 x 32 pixels of 3 bytes; `read`
+gives it as PNG, which the converter turns into RGB JPEG as it does with every PNG, saying so in the report.
+"""
+
+import io
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from imagenet_mds.errors import UserError
+from imagenet_mds.storage import Storage
+from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.folders import sorted_by_key
+
+FOLDER_NAME = "cifar-10-batches-py"
+_META = "batches.meta"
+_SPLITS = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "val": ("test_batch",)}
+_SIDE = 32
+_PICTURE_BYTES = 3 * _SIDE * _SIDE
+
+
+def find_cifar10(storage: Storage) -> Storage | None:
+    """Where `batches.meta` lies: here, or in the folder that the download makes here."""
+    return next((at for at in (storage, storage.child(FOLDER_NAME)) if at.size_bytes(_META) is not None), None)
+
+
+@dataclass(frozen=True)
+class Cifar10Source:
+    """CIFAR-10. A sample's `where` is (batch, index), its size that of its pixels."""
+
+    storage: Storage
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    kind: str = "cifar10"
+
+    @classmethod
+    def open(cls, storage: Storage) -> "Cifar10Source":
+        """Look at the names of the classes and at which batches there are.
+
+        Raises:
+            UserError: it is not CIFAR-10, or a batch is missing.
+        """
+        if (found := find_cifar10(storage)) is None:
+            raise UserError(f"{storage.location} has no {_META}, here or in {FOLDER_NAME}/: it is not CIFAR-10")
+        splits = []
+        for split, batches in _SPLITS.items():
+            missing = [name for name in batches if found.size_bytes(name) is None]
+            if missing and len(missing) < len(batches):
+                raise UserError(f"{found.location} lacks {missing[0]}: download it again")
+            if not missing:
+                splits.append(split)
+        if not splits:
+            raise UserError(f"{found.location} has {_META} but no batches: download it again")
+        return cls(found, tuple(sorted(_label_names(found))), tuple(splits))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes themselves: they are words."""
+        return self.classes
+
+    def samples(self, split: str) -> list[Sample]:
+        """Every picture of the split, sorted by key: `cat/data_batch_1_00000.png`.
+
+        Raises:
+            UserError: a batch cannot be read, or is not as it should be.
+        """
+        names = _label_names(self.storage)
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        return sorted_by_key(
+            Sample(f"{names[label]}/{batch}_{index:05}.png", numbers[names[label]], _PICTURE_BYTES, (batch, index))
+            for batch in _SPLITS[split]
+            for index, label in enumerate(_batch(self, batch)[1])
+        )
+
+    def read(self, where: tuple[str, int]) -> bytes:
+        """A picture as PNG."""
+        batch, index = where
+        # (colour, row, column) to (row, column, colour)
+        planes = _batch(self, batch)[0][index].reshape(3, _SIDE, _SIDE)
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0))).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+
+@lru_cache(maxsize=6)
+def _batch(source: Cifar10Source, name: str) -> tuple[NDArray[np.uint8], list[int]]:
+    """Pictures (count, 3,072) and labels of a batch. All six, 184 MB, stay in memory, for the order of a dataset mixes
+    them."""
+    raw = _load(source.storage, name)
+    pixels, labels, classes = raw.get(b"data"), raw.get(b"labels"), len(source.classes)
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.dtype != np.uint8
+        or not isinstance(labels, list)
+        or pixels.shape != (len(labels), _PICTURE_BYTES)
+        or not all(isinstance(label, int) and 0 <= label < classes for label in labels)
+    ):
+        raise UserError(
+            f"{source.storage.location}/{name} has no pictures of 3,072 bytes with labels: download it again"
+        )
+    return pixels, labels
+
+
+def _label_names(storage: Storage) -> tuple[str, ...]:
+    names = _load(storage, _META).get(b"label_names")
+    if not isinstance(names, list) or not all(isinstance(name, bytes) and name.isalnum() for name in names):
+        raise UserError(f"{storage.location}/{_META} has no label_names: download it again")
+    if len(set(names)) != len(names) or len(names) < 2:
+        raise UserError(f"{storage.location}/{_META} has {len(set(names))} names for {len(names)} classes")
+    return tuple(name.decode("ascii") for name in names)
+
+
+def _load(storage: Storage, name: str) -> dict[Any, Any]:
+    where = f"{storage.location}/{name}"
+    try:
+        raw = _ArraysOnly(io.BytesIO(storage.read(name)), encoding="bytes").load()
+    except OSError as error:
+        raise UserError(f"{where} cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # unpickling a broken file raises whatever it stumbles over
+        raise UserError(f"{where} cannot be read ({error}): download it again") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{where} is no batch of CIFAR-10: download it again")
+    return raw
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads numbers, bytes, lists, dictionaries and plain arrays; a pickle that names anything else is refused."""
+
+    def find_class(self, module: str, name: str, /) -> Callable[..., Any]:
+        """What stands for a name in the pickle."""
+        known: dict[tuple[str, str], Callable[..., Any]] = {
+            ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+            ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+            ("numpy", "ndarray"): _never_called,
+            ("numpy", "dtype"): _byte_dtype,
+            ("_codecs", "encode"): _latin1_bytes,
+        }
+        if (module, name) not in known:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which pictures do not need")
+        return known[module, name]
+
+
+def _empty_array(*arguments: object) -> NDArray[np.uint8]:
+    """What the pickle then fills; numpy compares the shape with the bytes."""
+    return np.empty(0, np.uint8)
+
+
+def _never_called(*arguments: object) -> object:
+    """`numpy.ndarray` is named in the pickle of an array, and not called."""
+    raise pickle.UnpicklingError("it asks for an array without content")
+
+
+def _byte_dtype(kind: object, *arguments: object) -> "np.dtype[np.uint8]":
+    if kind not in ("u1", b"u1"):
+        raise pickle.UnpicklingError(f"it has an array of {kind!r}, not of bytes")
+    return np.dtype(np.uint8)
+
+
+def _latin1_bytes(text: str, encoding: object) -> bytes:
+    """How Python 3 writes bytes into a pickle of Python 2."""
+    return text.encode("latin1")

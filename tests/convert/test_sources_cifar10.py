@@ -1,0 +1,199 @@
+"""CIFAR-10's python batches: the pictures as they are, without running what a pickle asks for."""
+
+import io
+import os
+import pickle
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from imagenet_mds_convert.sources import open_source
+from imagenet_mds_convert.sources.cifar10 import Cifar10Source
+from PIL import Image
+
+from imagenet_mds.errors import UserError
+from imagenet_mds.manifest import read_manifest
+from imagenet_mds.mds import read_shard
+from tests.convert.running import convert_here
+
+NAMES = [b"airplane", b"automobile", b"bird", b"cat", b"deer", b"dog", b"frog", b"horse", b"ship", b"truck"]
+PER_BATCH = 20
+
+
+PythonPickler: Any = pickle._Pickler
+"""The one that is written in Python and can be changed."""
+
+
+class Python2Pickler(PythonPickler):  # type: ignore[misc]
+    """Writes bytes and names of modules as Python 2 with an old numpy did, which wrote CIFAR-10."""
+
+    dispatch: ClassVar[dict[type, Any]] = dict(PythonPickler.dispatch)
+
+    def save_bytes(self, value: bytes) -> None:
+        """As a string of Python 2."""
+        self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
+
+    def save_global(self, value: Any, name: str | None = None) -> None:
+        """As it was called then."""
+        if getattr(value, "__name__", "") == "_reconstruct":
+            self.write(b"cnumpy.core.multiarray\n_reconstruct\n")
+        else:
+            super().save_global(value, name)
+
+    dispatch[bytes] = save_bytes
+    dispatch[type(len)] = save_global
+
+
+def pickled(value: Any, protocol: int) -> bytes:
+    """A pickle as Python 2 wrote it (0 stands for that), or as Python 3 does."""
+    if protocol:
+        return pickle.dumps(value, protocol)
+    buffer = io.BytesIO()
+    Python2Pickler(buffer, 2).dump(value)
+    return buffer.getvalue()
+
+
+def pictures(batch: str) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[int]]:
+    """The content of a batch."""
+    generator = np.random.Generator(np.random.PCG64(sum(batch.encode())))
+    return generator.integers(0, 256, (PER_BATCH, 3072), np.uint8), generator.integers(0, 10, PER_BATCH).tolist()
+
+
+def put_cifar10(root: Path, protocol: int = 0, fortran: bool = False) -> Path:
+    """CIFAR-10, small, in its folder."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for batch in ["test_batch", *(f"data_batch_{number}" for number in range(1, 6))]:
+        pixels, labels = pictures(batch)
+        pixels = np.asfortranarray(pixels) if fortran else pixels
+        content = {b"batch_label": b"a batch", b"labels": labels, b"data": pixels, b"filenames": [b"x.png"] * PER_BATCH}
+        (folder / batch).write_bytes(pickled(content, protocol))
+    meta = {b"num_cases_per_batch": PER_BATCH, b"label_names": NAMES, b"num_vis": 3072}
+    (folder / "batches.meta").write_bytes(pickled(meta, protocol))
+    return folder
+
+
+@pytest.mark.parametrize("fortran", [False, True])
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_every_picture_is_read_as_it_is(tmp_path: Path, protocol: int, fortran: bool) -> None:
+    folder = put_cifar10(tmp_path, protocol, fortran)
+    if not protocol:
+        assert b"cnumpy.core.multiarray\n_reconstruct\n" in (folder / "test_batch").read_bytes()
+    source = open_source(str(tmp_path))
+    assert isinstance(source, Cifar10Source)
+    assert source == open_source(str(folder)) == open_source(str(folder), "cifar10")
+    assert (source.kind, source.splits) == ("cifar10", ("train", "val"))
+    assert source.classes == source.names == tuple(name.decode() for name in NAMES)
+    assert pickle.loads(pickle.dumps(source)) == source
+    for split, count in (("train", 5 * PER_BATCH), ("val", PER_BATCH)):
+        samples = source.samples(split)
+        assert len(samples) == count
+        assert [sample.key for sample in samples] == sorted(sample.key for sample in samples)
+        for sample in samples:
+            batch, index = sample.where
+            pixels, labels = pictures(batch)
+            name = NAMES[labels[index]].decode()
+            assert (sample.key, sample.size_bytes) == (f"{name}/{batch}_{index:05}.png", 3072)
+            assert sample.label == labels[index]
+            image = np.asarray(Image.open(io.BytesIO(source.read(sample.where))))
+            assert image.shape == (32, 32, 3)
+            assert np.array_equal(image.transpose(2, 0, 1).ravel(), pixels[index])
+
+
+def test_the_dataset_has_rgb_jpegs_near_the_pixels(tmp_path: Path, in_process: None) -> None:
+    put_cifar10(tmp_path)
+    assert convert_here(tmp_path, tmp_path / "out", split_given=True, splits=("val",)) == 0
+    manifest = read_manifest(tmp_path / "out" / "val")
+    assert {entry.change for entry in manifest.changed} == {"RGB PNG to RGB JPEG"}
+    assert (manifest.samples, manifest.source.kind, len(manifest.classes)) == (PER_BATCH, "cifar10", 10)
+    source = open_source(str(tmp_path))
+    samples = source.samples("val")
+    for shard in manifest.shards:
+        for record in read_shard(tmp_path / "out" / "val" / shard.basename):
+            stored = np.asarray(Image.open(io.BytesIO(record.jpeg))).astype(int)
+            read = np.asarray(Image.open(io.BytesIO(source.read(samples[record.index].where)))).astype(int)
+            assert record.label == samples[record.index].label
+            assert np.abs(stored - read).mean() < 6  # noise is the worst there is for JPEG
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.function, self.arguments
+
+
+@pytest.mark.parametrize(
+    ("evil", "words"),
+    [
+        (Evil(os.system, "touch run"), "it asks for posix.system"),
+        (Evil(subprocess.Popen, ["touch", "run"]), r"it asks for (subprocess|commands)\.Popen"),
+        (Evil(eval, "open('run', 'w')"), r"it asks for (builtins|__builtin__)\.eval"),
+        (Evil(np.ndarray, (1 << 40,)), "it asks for an array without content"),
+        (Evil(np.load, "x", None, True), r"it asks for numpy\.load"),
+        (np.zeros(3, np.float64), "it has an array of 'f8', not of bytes"),
+        (np.array([None]), "it has an array of 'O8', not of bytes"),
+    ],
+)
+@pytest.mark.parametrize("name", ["batches.meta", "test_batch"])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_that_asks_for_more_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, evil: Any, words: str, protocol: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = put_cifar10(tmp_path / "root")
+    (folder / name).write_bytes(pickle.dumps({b"label_names": NAMES, b"x": evil}, protocol))
+    with pytest.raises(UserError, match=rf"{name} cannot be read \({words}"):
+        open_source(str(folder)).samples("val")
+    assert not (tmp_path / "run").exists()
+
+
+PIXELS, LABELS = pictures("test_batch")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("batches.meta", b"", "cannot be read"),
+        ("batches.meta", pickle.dumps([1]), "is no batch of CIFAR-10"),
+        ("batches.meta", pickle.dumps({b"label_names": "cat"}), "has no label_names"),
+        ("batches.meta", pickle.dumps({b"label_names": [b"../cat", b"dog"]}), "has no label_names"),
+        ("batches.meta", pickle.dumps({b"label_names": [b"cat", b"cat"]}), "has 1 names for 2 classes"),
+        ("test_batch", pickle.dumps({b"data": PIXELS, b"labels": LABELS})[:500], "cannot be read"),
+        ("test_batch", pickle.dumps({b"data": PIXELS}), "has no pictures of 3,072 bytes with labels"),
+        ("test_batch", pickle.dumps({b"data": PIXELS, b"labels": LABELS[1:]}), "has no pictures"),
+        ("test_batch", pickle.dumps({b"data": PIXELS[:, 1:], b"labels": LABELS}), "has no pictures"),
+        ("test_batch", pickle.dumps({b"data": PIXELS, b"labels": [10] * PER_BATCH}), "has no pictures"),
+        ("test_batch", pickle.dumps({b"data": PIXELS, b"fine_labels": LABELS}), "has no pictures"),
+    ],
+)
+def test_a_broken_batch_is_refused(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    folder = put_cifar10(tmp_path)
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{folder}/{name} {words}"):
+        open_source(str(folder)).samples("val")
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    folder = put_cifar10(tmp_path)
+    (folder / "data_batch_3").unlink()
+    with pytest.raises(UserError, match="cifar-10-batches-py lacks data_batch_3: download it again"):
+        open_source(str(folder))
+    for number in (1, 2, 4, 5):
+        (folder / f"data_batch_{number}").unlink()
+    source = open_source(str(folder))
+    assert source.splits == ("val",)
+    (folder / "test_batch").unlink()
+    with pytest.raises(UserError, match=r"test_batch cannot be read: No such file"):
+        source.samples("val")
+    with pytest.raises(UserError, match=r"has batches\.meta but no batches"):
+        open_source(str(folder))
+    (folder / "batches.meta").unlink()
+    with pytest.raises(UserError, match=r"has no batches\.meta, here or in cifar-10-batches-py/: it is not CIFAR-10"):
+        open_source(str(folder), "cifar10")
