@@ -8,10 +8,12 @@ from imagenet_mds.storage import LocalStorage, open_storage
 from imagenet_mds_convert.source import Source
 from imagenet_mds_convert.sources.archives import ArchivesSource, has_archives
 from imagenet_mds_convert.sources.cifar10 import Cifar10Source, find_cifar10
+from imagenet_mds_convert.sources.hub import is_hub, open_hub
 from imagenet_mds_convert.sources.kaggle import KaggleSource, find_kaggle
+from imagenet_mds_convert.sources.parquet import ParquetSource, parquet_files
 from imagenet_mds_convert.sources.tree import TreeSource
 
-FORMATS = ("auto", "tree", "kaggle", "archives", "cifar10")
+FORMATS = ("auto", "tree", "kaggle", "archives", "parquet", "cifar10")
 
 
 def open_source(location: str, source_format: str = "auto") -> Source:
@@ -24,15 +26,21 @@ def open_source(location: str, source_format: str = "auto") -> Source:
     Raises:
         UserError: nothing there, nothing in it, or a layout that no source has.
     """
+    if is_hub(location):
+        return open_hub(location)
     storage = open_storage(location)
     if isinstance(storage, LocalStorage) and not storage.root.exists():
         raise UserError(f"there is no source at {location}: give the folder that holds train/ and val/")
     if source_format == "archives" or (source_format == "auto" and has_archives(storage)):
         return ArchivesSource.open(storage)
+    if source_format == "parquet" or (source_format == "auto" and parquet_files(storage)):
+        return ParquetSource.open(storage)
     if source_format == "cifar10" or (source_format == "auto" and find_cifar10(storage)):
         return Cifar10Source.open(storage)
     if not isinstance(storage, LocalStorage):
-        raise UserError(f"{location} holds none of the official archives; other sources are read from a disk alone")
+        raise UserError(
+            f"{location} holds neither the official archives nor parquet files: other sources are read from a disk"
+        )
     path = storage.root
     if source_format == "kaggle" or (source_format == "auto" and find_kaggle(path)):
         return KaggleSource.open(path)
