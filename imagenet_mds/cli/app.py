@@ -31,6 +31,17 @@ class SplitChoice(str, Enum):
     both = "both"
 
 
+class SourceFormat(str, Enum):
+    """The layouts that sources come in."""
+
+    auto = "auto"
+    tree = "tree"
+    kaggle = "kaggle"
+    archives = "archives"
+    parquet = "parquet"
+    cifar10 = "cifar10"
+
+
 class Check(str, Enum):
     """How thoroughly each image is checked while converting."""
 
@@ -76,9 +87,17 @@ def demo(
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="The folder that holds train/<wnid>/ and val/<wnid>/.")],
+    source: Annotated[
+        str, typer.Argument(help="Where the images are: class folders, archives, parquet files, hf://imagenet-1k.")
+    ],
     dest: Annotated[str, typer.Argument(help="Where the dataset goes: DEST/train and DEST/val.")],
     split: Annotated[SplitChoice, typer.Option(help="Convert one split alone.")] = SplitChoice.both,
+    source_format: Annotated[
+        SourceFormat, typer.Option(help="What SOURCE is, where looking at it does not say.")
+    ] = SourceFormat.auto,
+    verify_source: Annotated[
+        bool, typer.Option("--verify-source", help="Compare the official archives with their MD5 sums first.")
+    ] = False,
     subset: Annotated[
         str | None, typer.Option(help="Keep this many training images: tiny, small, medium, large or a number.")
     ] = None,
@@ -108,6 +127,8 @@ def convert(
         dest=dest,
         splits=("train", "val") if split is SplitChoice.both else (split.value,),
         split_given=split is not SplitChoice.both,
+        source_format=source_format.value,
+        verify_source=verify_source,
         subset=subset,
         workers=workers,
         check=check.value,

@@ -13,6 +13,7 @@ from imagenet_mds_convert.convert import clear_split, convert_split, is_ours, re
 from imagenet_mds_convert.cost import estimate
 from imagenet_mds_convert.shard import ShardRecord, Spent
 from imagenet_mds_convert.sources import open_source
+from imagenet_mds_convert.sources.sums import verify_source
 from imagenet_mds_convert.verify import repair_split, verify_split
 from rich.console import Console
 from rich.table import Table
@@ -47,6 +48,8 @@ class ConvertOptions:
     strict: bool
     overwrite: bool
     log_json: bool
+    source_format: str = "auto"
+    verify_source: bool = False
 
 
 def run_convert(options: ConvertOptions) -> int:
@@ -54,11 +57,13 @@ def run_convert(options: ConvertOptions) -> int:
     if options.max_side and options.min_side:
         raise UserError("give --max-side or --min-side, not both: each alone says how large an image may be")
     dest = open_storage(options.dest)
-    source = open_source(options.source)
+    source = open_source(options.source, options.source_format)
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
     # Without --split, take what the source has.
     splits = options.splits if options.split_given else tuple(name for name in options.splits if name in source.splits)
+    if options.verify_source:
+        verify_source(source, [name for name in splits if name in source.splits])
     shard_size_bytes = parse_size(options.shard_size)
     conversions = [
         SplitConversion.plan_for(

@@ -13,7 +13,8 @@ imagenet-mds --version
 imagenet-mds configs
 imagenet-mds configs ls
 imagenet-mds configs show name overrides
-imagenet-mds convert source dest --split --subset --workers --check --max-side --min-side --quality --shard-size \
+imagenet-mds convert source dest --split --source-format --verify-source --subset --workers --check \
+--max-side --min-side --quality --shard-size \
 --seed --plan --strict --overwrite --log-json
 imagenet-mds demo folder
 imagenet-mds eval checkpoint --data --split --json
