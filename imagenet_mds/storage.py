@@ -14,7 +14,7 @@ from typing import Protocol
 
 import xxhash
 
-from imagenet_mds.errors import UserError
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import locked, write_atomic
 
 
@@ -210,6 +210,26 @@ def open_storage(location: str) -> Storage:
 def as_storage(where: Path | Storage) -> Storage:
     """A folder on the disk as a storage; a storage as it is."""
     return LocalStorage(where) if isinstance(where, Path) else where
+
+
+@contextmanager
+def writing_to(destination: Storage, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """Say in a person's words that the storage refuses; errors of the type `but` pass.
+
+    Raises:
+        WorldError: in place of the system's OSError.
+    """
+    try:
+        yield
+    except but:
+        raise
+    except OSError as error:
+        free = destination.free_bytes()
+        room = f"make room ({free / 1e9:,.1f} GB are free) and " if free is not None else ""
+        raise WorldError(
+            f"{destination.location} cannot be written: {error.strerror or error}. What is complete stays: "
+            f"{room}run the same command again"
+        ) from error
 
 
 def stored_xxh64(storage: Storage, name: str, chunk_bytes: int = 1 << 22) -> str:

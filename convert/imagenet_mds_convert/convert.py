@@ -1,24 +1,14 @@
-"""The run of a conversion: shards in a process pool, index, manifest; and the same again for what is missing.
+"""The run of a conversion: shards by an engine, index, manifest; and the same again for what is missing."""
 
-The pool is the standard library's. Workers get whole shard tasks and write the files themselves, so nothing large
-crosses a pipe, and a killed run leaves only whole shards.
-"""
-
-import multiprocessing
-import os
 import re
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 
 import PIL
 import xxhash
 
 from imagenet_mds import __version__
-from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.errors import UserError
 from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import (
     KEYS_BASENAME,
@@ -33,17 +23,10 @@ from imagenet_mds.manifest import (
     content_fingerprint,
 )
 from imagenet_mds.mds import INDEX_BASENAME, index_json
-from imagenet_mds.storage import Storage
+from imagenet_mds.storage import Storage, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.shard import (
-    ShardRecord,
-    ShardTask,
-    SourceFailed,
-    Spent,
-    read_record,
-    recorded_shards,
-    run_shard_task,
-)
+from imagenet_mds_convert.engines import Engine, run_tasks
+from imagenet_mds_convert.shard import ShardRecord, Spent, read_record, recorded_shards
 from imagenet_mds_convert.source import Sample
 
 _SPARE_BYTES = 16 << 20
@@ -82,13 +65,15 @@ def convert_split(
     conversion: SplitConversion,
     workers: int,
     on_shard: Callable[[ShardRecord, Spent | None], None] = lambda record, spent: None,
+    engine: Engine | None = None,
 ) -> Manifest:
     """Make what is missing of a split, then its index, then its manifest.
 
     Args:
         conversion: what to make; `finished()` must have returned None.
-        workers: processes; the bytes do not depend on it.
+        workers: processes; the bytes do not depend on it, nor on the engine.
         on_shard: called once for each shard, with its record and, if it was made now, what it took.
+        engine: what runs the shard tasks; processes of this machine if not given.
 
     Raises:
         UserError: another process is converting to the same folder.
@@ -111,92 +96,16 @@ def convert_split(
         with writing_to(destination):
             tidy(destination)
             conversion.begin()
-        for record, spent in run_tasks((conversion.task(shard) for shard in missing), workers, destination):
+        for record, spent in (engine or run_tasks)((conversion.task(shard) for shard in missing), workers, destination):
             records[record.shard] = record
             on_shard(record, spent)
         return _publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
-
-
-def run_tasks(tasks: Iterator[ShardTask], workers: int, destination: Storage) -> Iterator[tuple[ShardRecord, Spent]]:
-    """Run shard tasks in processes, a few in flight, and yield what they leave as they are done.
-
-    Raises:
-        WorldError: the disk refuses, or a worker was lost.
-    """
-    # spawn, for the live line of progress is a thread, and a fork with threads may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
-    flying: set[Future[tuple[ShardRecord, Spent]]] = set()
-    try:
-        with writing_to(destination):
-            for task in tasks:
-                with _deaf_to_interruption():
-                    flying.add(pool.submit(run_shard_task, task))
-                if len(flying) > 2 * workers:
-                    done, flying = wait(flying, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            while flying:
-                done, flying = wait(flying, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-    except SourceFailed as error:
-        raise WorldError(
-            f"the source cannot be read: {error}. What is complete stays: run the same command again"
-        ) from error
-    except (BrokenProcessPool, MemoryError):
-        raise WorldError(
-            "a worker process was lost (killed, or out of memory). What is complete stays: "
-            "run the same command again, with fewer --workers if memory is short"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _deaf_to_interruption() -> Iterator[None]:
-    """Workers that are started in here never hear Ctrl-C, from their first instruction on: it is for the run to answer,
-    which lets them finish their shards. The run hears what came in between at the end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin_worker() -> None:
-    """Tie a worker to the run: if that is killed it ends at once, so that it writes nothing into what comes after."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    run = multiprocessing.parent_process()
-    assert run is not None
-    run.join()
-    os._exit(1)
 
 
 def tidy(destination: Storage) -> None:
     """Remove what a killed run left half written."""
     for folder in ("", WORK_FOLDER):
         destination.tidy(folder)
-
-
-@contextmanager
-def writing_to(destination: Storage, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
-    """Say in a person's words that the storage refuses; errors of the type `but` pass.
-
-    Raises:
-        WorldError: in place of the system's OSError.
-    """
-    try:
-        yield
-    except but:
-        raise
-    except OSError as error:
-        free = destination.free_bytes()
-        room = f"make room ({free / 1e9:,.1f} GB are free) and " if free is not None else ""
-        raise WorldError(
-            f"{destination.location} cannot be written: {error.strerror or error}. What is complete stays: "
-            f"{room}run the same command again"
-        ) from error
 
 
 def _refuse_small_disk(conversion: SplitConversion, missing: list[int]) -> None:

@@ -10,9 +10,9 @@ from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import KEYS_BASENAME, Manifest
 from imagenet_mds.mds import INDEX_BASENAME, decode_shard, index_json, shard_basename
 from imagenet_mds.shards import faulty_shards, shard_fault
-from imagenet_mds.storage import Storage, stored_xxh64
+from imagenet_mds.storage import Storage, stored_xxh64, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import keys_file, tidy, writing_to
+from imagenet_mds_convert.convert import keys_file, tidy
 from imagenet_mds_convert.images import Unusable, prepare
 from imagenet_mds_convert.shard import build_shard
 from imagenet_mds_convert.source import Source

@@ -50,6 +50,13 @@ class Check(str, Enum):
     none = "none"
 
 
+class EngineChoice(str, Enum):
+    """What runs the shard tasks of a conversion."""
+
+    local = "local"
+    ray = "ray"
+
+
 class Phase(str, Enum):
     """The three phases of training."""
 
@@ -113,6 +120,9 @@ def convert(
     shard_size: Annotated[
         str, typer.Option(help="Close a shard at this size of images: 64MB, 16MiB, bytes.")
     ] = "64MiB",
+    engine: Annotated[
+        EngineChoice, typer.Option(help="Processes of this machine, or a Ray cluster (RAY_ADDRESS).")
+    ] = EngineChoice.local,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and write nothing.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with status 1 if an image was left out.")] = False,
@@ -136,6 +146,7 @@ def convert(
         min_side=min_side,
         quality=quality,
         shard_size=shard_size,
+        engine=engine.value,
         seed=seed,
         plan=plan,
         strict=strict,

@@ -8,13 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import clear_split, convert_split, is_ours, remove_leavings
-from imagenet_mds_convert.cost import estimate
-from imagenet_mds_convert.shard import ShardRecord, Spent
-from imagenet_mds_convert.sources import open_source
-from imagenet_mds_convert.sources.sums import verify_source
-from imagenet_mds_convert.verify import repair_split, verify_split
 from rich.console import Console
 from rich.table import Table
 
@@ -23,9 +16,18 @@ from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
 from imagenet_mds.manifest import MANIFEST_BASENAME, SPLITS, WORK_FOLDER, Manifest, Policy, read_manifest
 from imagenet_mds.progress import ProgressLine
 from imagenet_mds.storage import Storage, open_storage
+from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.convert import clear_split, convert_split, is_ours, remove_leavings
+from imagenet_mds_convert.cost import estimate
+from imagenet_mds_convert.engines import Engine, run_tasks_on_ray
+from imagenet_mds_convert.shard import ShardRecord, Spent
+from imagenet_mds_convert.sources import open_source
+from imagenet_mds_convert.sources.sums import verify_source
+from imagenet_mds_convert.verify import repair_split, verify_split
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 _MOST_SHOWN = 10
+_ENGINES: dict[str, Engine | None] = {"local": None, "ray": run_tasks_on_ray}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class ConvertOptions:
     min_side: int | None
     quality: int
     shard_size: str
+    engine: str
     seed: int
     plan: bool
     strict: bool
@@ -127,7 +130,7 @@ def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOpti
             note = f"{rate:,.0f} MB/s, shard {made + kept} of {conversion.plan.shards}, {left_out} left out"
             progress.advance((record.info.samples if record.info else 0) + len(record.left_out), note)
 
-        manifest = convert_split(conversion, workers, on_shard)
+        manifest = convert_split(conversion, workers, on_shard, _ENGINES[options.engine])
     seconds = time.monotonic() - started
     if options.log_json:
         line = {"event": "done", "split": manifest.split, "location": conversion.location, "kept_shards": kept}

@@ -6,9 +6,6 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from imagenet_mds_train.evaluate import evaluate, find_checkpoint
-from imagenet_mds_train.records import RunFolder
-from imagenet_mds_train.start import Start
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +13,9 @@ from imagenet_mds.config import load_config
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from imagenet_mds.manifest import read_manifest
 from imagenet_mds.progress import ProgressLine
+from imagenet_mds_train.evaluate import evaluate, find_checkpoint
+from imagenet_mds_train.records import RunFolder
+from imagenet_mds_train.start import Start
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from imagenet_mds_convert import convert
-
 from imagenet_mds.cli.convert import run_verify
+from imagenet_mds_convert import convert
 from tests.convert.drawing import files, folders, make_tree
 from tests.convert.running import convert_here, run_tasks_here
 
@@ -79,7 +78,7 @@ def _crash_everywhere(parent: Path, before: Callable[[Path], None], command: Cal
 
 
 def _main(parent: Path, case: str) -> None:
-    convert.run_tasks = run_tasks_here
+    vars(convert)["run_tasks"] = run_tasks_here
     tree = make_tree(parent / "tree", n00000001=3, n00000002=2)
 
     def nothing(dest: Path) -> None:

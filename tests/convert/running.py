@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from imagenet_mds_convert import convert
-from imagenet_mds_convert.shard import ShardRecord, ShardTask, Spent, run_shard_task
-
 from imagenet_mds.cli.convert import ConvertOptions, run_convert
-from imagenet_mds.storage import Storage
+from imagenet_mds.storage import Storage, writing_to
+from imagenet_mds_convert.shard import ShardRecord, ShardTask, Spent, run_shard_task
 
 DEFAULTS: dict[str, Any] = {
     "splits": ("train", "val"),
@@ -17,6 +15,7 @@ DEFAULTS: dict[str, Any] = {
     "workers": 1,
     "check": "decode",
     "shard_size": "4KiB",
+    "engine": "local",
     "seed": 0,
     "plan": False,
     "strict": False,
@@ -32,7 +31,7 @@ def run_tasks_here(
     tasks: Iterator[ShardTask], workers: int, destination: Storage
 ) -> Iterator[tuple[ShardRecord, Spent]]:
     """In place of `run_tasks`."""
-    with convert.writing_to(destination):
+    with writing_to(destination):
         for task in tasks:
             yield run_shard_task(task)
 

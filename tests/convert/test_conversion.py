@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import convert_split
-from imagenet_mds_convert.shard import run_shard_task
-from imagenet_mds_convert.sources import open_source
 from PIL import Image
 
 from imagenet_mds.cli.convert import parse_size, parse_subset
@@ -19,6 +15,10 @@ from imagenet_mds.cli.inspect import run_inspect
 from imagenet_mds.errors import UserError
 from imagenet_mds.manifest import Policy, read_keys, read_manifest
 from imagenet_mds.mds import read_shard
+from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.convert import convert_split
+from imagenet_mds_convert.shard import run_shard_task
+from imagenet_mds_convert.sources import open_source
 from tests.convert.drawing import encoded, files, make_tree, noise
 from tests.convert.running import convert_here
 
@@ -163,7 +163,8 @@ def test_a_plan_is_printed_and_nothing_is_written(
     for split in ("train", "val"):
         manifest = read_manifest(tmp_path / "mds" / split)
         size_bytes = sum(len(data) for data in files(tree / split).values())
-        assert planned[split] == [
+        *counted, _minutes, named = planned[split]
+        assert [*counted, named] == [
             str(manifest.source.samples),
             "10",
             str(len(manifest.shards)),

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+
+from imagenet_mds.manifest import Policy
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.cost import Cost, estimate, requests_for
 from imagenet_mds_convert.sources import open_source
-
-from imagenet_mds.manifest import Policy
 from tests.command import done
 
 

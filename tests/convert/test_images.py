@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from imagenet_mds_convert.images import MAX_PIXELS, Stored, Unusable, prepare, walk_jpeg
 from PIL import Image
 
+from imagenet_mds_convert.images import MAX_PIXELS, Stored, Unusable, prepare, walk_jpeg
 from tests.convert.drawing import encoded, noise
 
 CHECKS = ("decode", "structure", "none")

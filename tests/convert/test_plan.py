@@ -7,6 +7,7 @@ import numpy as np
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
+
 from imagenet_mds_convert.plan import Plan, cut_into_shards, draws, make_plan
 from imagenet_mds_convert.source import Sample
 

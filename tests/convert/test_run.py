@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import run_tasks
-from imagenet_mds_convert.sources import open_source
-from imagenet_mds_convert.sources.tree import TreeSource
 
 from imagenet_mds.errors import WorldError
 from imagenet_mds.manifest import Policy, read_manifest
+from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.engines import run_tasks
+from imagenet_mds_convert.sources import open_source
+from imagenet_mds_convert.sources.tree import TreeSource
 from tests.command import done, environment, run, start
 from tests.convert.drawing import files, folders
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from imagenet_mds_convert.images import Scaling, Stored, prepare
 from PIL import Image
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.manifest import read_keys, read_manifest
 from imagenet_mds.mds import read_shard
+from imagenet_mds_convert.images import Scaling, Stored, prepare
 from tests.command import done
 from tests.convert.drawing import encoded, noise
 from tests.convert.running import convert_here

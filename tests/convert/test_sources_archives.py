@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from imagenet_mds.errors import UserError
+from imagenet_mds.manifest import read_manifest
+from imagenet_mds.storage import LocalStorage
 from imagenet_mds_convert.images import Unusable
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.archives import ArchivesSource
 from imagenet_mds_convert.sources.sums import SUMS, verify_source
 from imagenet_mds_convert.sources.tars import walk_tar
-
-from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import read_manifest
-from imagenet_mds.storage import LocalStorage
 from tests.convert.running import convert_here
 from tests.convert.sources import (
     DEVKIT_IDS,

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from imagenet_mds_convert.sources import open_source
-from imagenet_mds_convert.sources.cifar10 import Cifar10Source
 from PIL import Image
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.manifest import read_manifest
 from imagenet_mds.mds import read_shard
+from imagenet_mds_convert.sources import open_source
+from imagenet_mds_convert.sources.cifar10 import Cifar10Source
 from tests.convert.running import convert_here
 
 NAMES = [b"airplane", b"automobile", b"bird", b"cat", b"deer", b"dog", b"frog", b"horse", b"ship", b"truck"]

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from imagenet_mds_convert.sources import open_source
-from imagenet_mds_convert.sources.kaggle import KaggleSource
-from imagenet_mds_convert.sources.tree import TreeSource
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.manifest import read_manifest
+from imagenet_mds_convert.sources import open_source
+from imagenet_mds_convert.sources.kaggle import KaggleSource
+from imagenet_mds_convert.sources.tree import TreeSource
 from tests.convert.running import convert_here
 from tests.convert.sources import VAL_WNIDS, make_images, shards, val_name
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.files import locked
+from imagenet_mds.manifest import Policy
 from imagenet_mds_convert import images
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import convert_split
 from imagenet_mds_convert.shard import SourceFailed, build_shard
 from imagenet_mds_convert.sources.tree import TreeSource
-
-from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import locked
-from imagenet_mds.manifest import Policy
 
 
 class FailingTree(TreeSource):

@@ -5,11 +5,11 @@ import pickle
 from pathlib import Path
 
 import pytest
+
+from imagenet_mds.errors import UserError
 from imagenet_mds_convert.source import Sample, Source
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.tree import TreeSource
-
-from imagenet_mds.errors import UserError
 
 
 def _fill(root: Path, *names: str) -> Path:

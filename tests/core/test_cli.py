@@ -15,7 +15,7 @@ imagenet-mds configs ls
 imagenet-mds configs show name overrides
 imagenet-mds convert source dest --split --source-format --verify-source --subset --workers --check \
 --max-side --min-side --quality --shard-size \
---seed --plan --strict --overwrite --log-json
+--engine --seed --plan --strict --overwrite --log-json
 imagenet-mds demo folder
 imagenet-mds eval checkpoint --data --split --json
 imagenet-mds inspect dataset --json

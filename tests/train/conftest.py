@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
 from imagenet_mds_train.attempt import attempt
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 import xxhash
-from imagenet_mds_train.data import TrainingImages
-from imagenet_mds_train.stream import use_own_blocks
 from torch.utils.data import DataLoader
 
 from imagenet_mds.config import TrainConfig, parse_config
 from imagenet_mds.manifest import read_manifest
+from imagenet_mds_train.data import TrainingImages
+from imagenet_mds_train.stream import use_own_blocks
 
 EPOCHS = 2
 WORKERS = (0, 2)

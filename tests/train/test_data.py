@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from imagenet_mds_train.attempt import SHARED_MEMORY
-from imagenet_mds_train.augment import decode, seeded, training_transform, validation_transform
-from imagenet_mds_train.data import PADDING_LABEL, TrainingImages, validation_loader
-from imagenet_mds_train.stream import ImageStream
 from PIL import Image
 
 from imagenet_mds.config import AugmentConfig, EvaluationConfig, OrderConfig, parse_config
 from imagenet_mds.manifest import read_manifest
 from imagenet_mds.mds import read_shard
+from imagenet_mds_train.attempt import SHARED_MEMORY
+from imagenet_mds_train.augment import decode, seeded, training_transform, validation_transform
+from imagenet_mds_train.data import PADDING_LABEL, TrainingImages, validation_loader
+from imagenet_mds_train.stream import ImageStream
 
 EVALUATION = EvaluationConfig(resize_px=20, crop_px=16, device_batch_size=4, workers_per_rank=0)
 

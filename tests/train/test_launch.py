@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from imagenet_mds_train import attempt as attempt_module
 from imagenet_mds_train import launch as launch_module
 from imagenet_mds_train.attempt import SHARED_MEMORY, Attempt, attempt, clean_after_the_dead

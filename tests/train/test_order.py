@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imagenet_mds_train.attempt import attempt
-from imagenet_mds_train.launch import rendezvous
 
 from imagenet_mds.manifest import read_manifest
+from imagenet_mds_train.attempt import attempt
+from imagenet_mds_train.launch import rendezvous
 from tests.command import environment
 from tests.train.probe import RESUME_AT, WORKERS
 

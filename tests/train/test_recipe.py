@@ -6,20 +6,21 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from imagenet_mds_train.schedule import lr_multiplier
 from torch import nn
 from torch.nn import functional
 
 from imagenet_mds.config import AlgorithmsConfig, OptimizerConfig
+from imagenet_mds_train.schedule import lr_multiplier
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of importing Composer, see Attempt.environment
     from composer import Trainer
     from composer.core import DataSpec
+    from torch.utils.data import DataLoader, TensorDataset
+
     from imagenet_mds_train.metrics import TopK, ValidationLoss
     from imagenet_mds_train.model import MEAN, STD, Classifier, parameter_groups, resnet
     from imagenet_mds_train.recipe import MixUpOrCutMix, build_algorithms, build_optimizer
-    from torch.utils.data import DataLoader, TensorDataset
 
 
 def test_resnet50_has_torchvisions_parameters() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from imagenet_mds_train.attempt import SHARED_MEMORY
 
+from imagenet_mds_train.attempt import SHARED_MEMORY
 from tests.command import done, run, start
 
 EPOCHS = 3

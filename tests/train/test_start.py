@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imagenet_mds_train.records import RunFolder
-from imagenet_mds_train.start import Start
 
 from imagenet_mds.config import TrainConfig, load_config
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.manifest import read_manifest
+from imagenet_mds_train.records import RunFolder
+from imagenet_mds_train.start import Start
 from tests.command import run
 
 

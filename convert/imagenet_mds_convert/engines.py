@@ -1,0 +1,136 @@
+"""What runs shard tasks: processes of this machine, or a Ray cluster for what outgrows one. The bytes are the same.
+
+The pool is the standard library's and the cluster is Ray's; there is no scheduler of ours. A task takes all that it
+needs with it and writes its shard itself, so nothing large crosses a pipe, and a killed run leaves only whole shards.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any
+
+from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.storage import Storage, writing_to
+from imagenet_mds_convert.shard import ShardRecord, ShardTask, SourceFailed, Spent, run_shard_task
+
+Engine = Callable[[Iterator[ShardTask], int, Storage], Iterator[tuple[ShardRecord, Spent]]]
+"""Runs tasks with so many workers, a few in flight, and yields what they leave as they are done."""
+
+_RAY_RETRIES = 5
+
+
+def run_tasks(tasks: Iterator[ShardTask], workers: int, destination: Storage) -> Iterator[tuple[ShardRecord, Spent]]:
+    """Run shard tasks in processes, a few in flight, and yield what they leave as they are done.
+
+    Raises:
+        WorldError: the disk refuses, or a worker was lost.
+    """
+    # spawn, for the live line of progress is a thread, and a fork with threads may hang.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
+    flying: set[Future[tuple[ShardRecord, Spent]]] = set()
+    try:
+        with writing_to(destination):
+            for task in tasks:
+                with _deaf_to_interruption():
+                    flying.add(pool.submit(run_shard_task, task))
+                if len(flying) > 2 * workers:
+                    done, flying = wait(flying, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while flying:
+                done, flying = wait(flying, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+    except SourceFailed as error:
+        raise _source_failed(error) from error
+    except (BrokenProcessPool, MemoryError):
+        raise WorldError(
+            "a worker process was lost (killed, or out of memory). What is complete stays: "
+            "run the same command again, with fewer --workers if memory is short"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _deaf_to_interruption() -> Iterator[None]:
+    """Workers that are started in here never hear Ctrl-C, from their first instruction on: it is for the run to answer,
+    which lets them finish their shards. The run hears what came in between at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker() -> None:
+    """Tie a worker to the run: if that is killed it ends at once, so that it writes nothing into what comes after."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    run = multiprocessing.parent_process()
+    assert run is not None
+    run.join()
+    os._exit(1)
+
+
+def run_tasks_on_ray(
+    tasks: Iterator[ShardTask], workers: int, destination: Storage
+) -> Iterator[tuple[ShardRecord, Spent]]:
+    """Run shard tasks on the Ray cluster that RAY_ADDRESS names, or on one started here with so many workers.
+
+    On a cluster every machine must reach source and destination under the same names: S3, or a shared disk. A task
+    whose worker or machine is lost is done again elsewhere.
+
+    Raises:
+        UserError: Ray is not installed.
+        WorldError: the storage refuses, or workers are lost again and again.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--engine ray needs Ray: pip install 'imagenet-mds[ray]'") from None
+
+    ours = not ray.is_initialized()
+    if ours and "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False)
+    elif ours:
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    remote = ray.remote(num_cpus=1, max_retries=_RAY_RETRIES)(run_shard_task)
+    flying = []
+
+    def collect(done: list[Any]) -> list[tuple[ShardRecord, Spent]]:
+        """The tasks' results, or the error of one as it was raised there."""
+        try:
+            results: list[tuple[ShardRecord, Spent]] = ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        return results
+
+    try:
+        with writing_to(destination):
+            for task in tasks:
+                flying.append(remote.remote(task))
+                if len(flying) > 2 * workers:
+                    done, flying = ray.wait(flying)
+                    yield from collect(done)
+            while flying:
+                done, flying = ray.wait(flying)
+                yield from collect(done)
+    except SourceFailed as error:
+        raise _source_failed(error) from error
+    except ray.exceptions.RayError as error:
+        raise WorldError(
+            f"Ray gave up on a shard ({type(error).__name__}). What is complete stays: run the same command again"
+        ) from error
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _source_failed(error: SourceFailed) -> WorldError:
+    return WorldError(f"the source cannot be read: {error}. What is complete stays: run the same command again")

@@ -1,0 +1,75 @@
+"""A conversion on Ray: the same plan, the same bytes, lost workers' shards done again."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from imagenet_mds.errors import WorldError
+from imagenet_mds.manifest import Policy
+from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.convert import convert_split
+from imagenet_mds_convert.engines import run_tasks_on_ray
+from imagenet_mds_convert.sources.tree import TreeSource
+from tests.command import ROOTS
+from tests.convert.drawing import files
+from tests.convert.running import convert_here
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """A cluster of two workers for the module: to start one takes seconds."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(ROOTS))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class OnceDeadly(TreeSource):
+    """A tree whose first reader of an image is killed, as the kernel does when memory runs out."""
+
+    mark: Path = Path()
+
+    def read(self, where: str) -> bytes:
+        """The bytes, for those who live."""
+        if where.endswith("_2.JPEG"):
+            try:
+                (self.mark / where.replace("/", "_")).touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(where)
+
+
+def test_ray_gives_the_bytes_of_processes(tree: Path, dataset: Path, tmp_path: Path) -> None:
+    assert convert_here(tree, tmp_path, shard_size="64KiB", engine="ray", workers=2) == 0
+    assert files(tmp_path) == files(dataset)
+
+
+def test_lost_workers_shards_are_done_again(tree: Path, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "marks").mkdir()
+    source = OnceDeadly(**vars(TreeSource.open(tree)), mark=tmp_path / "marks")
+    conversion = SplitConversion.plan_for(source, "val", tmp_path / "mds", Policy(shard_size_bytes=1 << 16))
+    convert_split(conversion, 2, engine=run_tasks_on_ray)
+    assert len(list((tmp_path / "marks").iterdir())) == 10
+    assert files(tmp_path / "mds" / "val") == files(dataset / "val")
+
+
+def test_what_ray_cannot_write_is_said(tree: Path, tmp_path: Path) -> None:
+    conversion = SplitConversion.plan_for(TreeSource.open(tree), "val", tmp_path, Policy(shard_size_bytes=1 << 16))
+    conversion.begin()
+    in_the_way = tmp_path / "val" / "shard.00001.mds"
+    in_the_way.mkdir()
+    with pytest.raises(WorldError, match=r"val cannot be written: .* What is complete stays"):
+        convert_split(conversion, 2, engine=run_tasks_on_ray)
+    in_the_way.rmdir()
+    assert convert_split(conversion, 2, engine=run_tasks_on_ray).samples == 50
