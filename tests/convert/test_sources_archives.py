@@ -18,6 +18,7 @@ from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.archives import ArchivesSource
 from imagenet_mds_convert.sources.sums import SUMS, verify_source
 from imagenet_mds_convert.sources.tars import walk_tar
+from tests.command import run
 from tests.convert.running import convert_here
 from tests.convert.sources import (
     DEVKIT_IDS,
@@ -388,3 +389,15 @@ def test_a_disk_that_fails_while_listing_is_said(archives: Path, monkeypatch: py
             source.samples(split)
     with pytest.raises(UserError, match=rf"{TRAIN} cannot be read: Input/output error"):
         verify_source(source, ["train"])
+
+
+def test_the_options_of_the_command_reach_the_source(archives: Path, tmp_path: Path) -> None:
+    outcome = run("convert", archives, tmp_path / "out", "--verify-source", "--plan")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert f"imagenet-mds: {archives}/{TRAIN} has MD5 " in outcome.err
+    outcome = run("convert", archives, tmp_path / "out", "--source-format", "tree")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err == f"imagenet-mds: {archives} has no folders: give the folder that holds train/ and val/\n"
+    outcome = run("convert", archives, tmp_path / "out", "--workers", 1)
+    assert outcome.status == 0, outcome.err
+    assert not (tmp_path / "out" / "train" / ".work").exists()
