@@ -171,12 +171,32 @@ def verify(
 @app.command()
 def inspect(
     dataset: Annotated[str, typer.Argument(help="A dataset that `convert` wrote.")],
+    sample: Annotated[int | None, typer.Option(min=0, help="Show this one sample, by its place from 0 on.")] = None,
+    split: Annotated[Literal["train", "val"], typer.Option(help="The split of the sample.")] = "train",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What a dataset holds: counts, classes, bytes, shards, where it came from, its fingerprint."""
-    from imagenet_mds.cli.inspect import run_inspect
+    from imagenet_mds.cli.inspect import inspect_sample, run_inspect
 
-    run_inspect(dataset, as_json=as_json)
+    if sample is None:
+        run_inspect(dataset, as_json=as_json)
+    else:
+        inspect_sample(dataset, split, sample, as_json=as_json)
+
+
+@app.command()
+def preview(
+    dataset: Annotated[str, typer.Argument(help="A dataset that `convert` wrote.")],
+    file: Annotated[Path, typer.Argument(help="The picture to write, FILE.png.")],
+    split: Annotated[Literal["train", "val"], typer.Option(help="The split to show.")] = "train",
+    start: Annotated[int, typer.Option(min=0, help="The first sample, by its place.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="How many samples.")] = 40,
+    columns: Annotated[int, typer.Option(min=1, max=100, help="Samples in a row.")] = 8,
+) -> None:
+    """A contact sheet of labelled images, as they are stored."""
+    from imagenet_mds.cli.inspect import run_preview
+
+    run_preview(dataset, file, split=split, start=start, count=count, columns=columns)
 
 
 @app.command()

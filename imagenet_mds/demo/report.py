@@ -1,6 +1,7 @@
 """The demo's report: one HTML page without scripts or outside parts, and its pictures as files beside it."""
 
 import io
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from imagenet_mds.contact_sheet import contact_sheet
+from imagenet_mds.dataset import stored_samples
 from imagenet_mds.manifest import Manifest, read_manifest
-from imagenet_mds.mds import read_shard
 
 _SHEET_ROWS = 4
 
@@ -134,10 +135,11 @@ def _plot(story: Story, path: Path) -> None:
 
 def _sheet(story: Story, split_folder: Path) -> Image.Image:
     """The first images of the dataset, a column a class: balanced as every prefix is."""
-    wanted = _SHEET_ROWS * len(story.train.classes)
+    classes = len(story.train.classes)
     by_class: dict[int, list[Image.Image]] = {}
-    for image, label in _stored(story.train, split_folder, wanted + len(story.train.left_out)):
-        by_class.setdefault(label, []).append(image)
+    most = _SHEET_ROWS * classes + len(story.train.left_out)
+    for stored in itertools.islice(stored_samples(split_folder, story.train), most):
+        by_class.setdefault(stored.record.label, []).append(Image.open(io.BytesIO(stored.record.jpeg)))
     pictures = [
         (story.train.classes[label].name, by_class[label][row])
         for row in range(_SHEET_ROWS)
@@ -145,13 +147,3 @@ def _sheet(story: Story, split_folder: Path) -> Image.Image:
         if row < len(by_class[label])
     ]
     return contact_sheet(pictures, columns=len(by_class))
-
-
-def _stored(manifest: Manifest, split_folder: Path, most: int) -> list[tuple[Image.Image, int]]:
-    found: list[tuple[Image.Image, int]] = []
-    for shard in manifest.shards:
-        for record in read_shard(split_folder / shard.basename):
-            if len(found) == most:
-                return found
-            found.append((Image.open(io.BytesIO(record.jpeg)), record.label))
-    return found

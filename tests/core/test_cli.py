@@ -18,7 +18,8 @@ imagenet-mds convert source dest --split --source-format --verify-source --subse
 --engine --seed --plan --strict --overwrite --log-json
 imagenet-mds demo folder
 imagenet-mds eval checkpoint --data --split --json
-imagenet-mds inspect dataset --json
+imagenet-mds inspect dataset --sample --split --json
+imagenet-mds preview dataset file --split --start --count --columns
 imagenet-mds train overrides --phase --config --data --run-name --save --ranks --plan
 imagenet-mds verify dataset --deep --repair
 """

@@ -1,0 +1,55 @@
+"""Looking into shards: one sample, a contact sheet."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from imagenet_mds.manifest import read_keys, read_manifest
+from tests.command import done, run
+
+
+def test_a_sample_is_shown_with_its_source(dataset: Path, tree: Path) -> None:
+    keys = read_keys(dataset / "val")
+    for sample in (0, 17, 49):
+        facts = json.loads(done("inspect", dataset, "--split", "val", "--sample", sample, "--json").out)
+        source = tree / "val" / keys[sample]
+        assert facts["key"] == keys[sample]
+        assert facts["wnid"] == source.parent.name
+        assert facts["bytes"] == source.stat().st_size
+        with Image.open(source) as image:
+            assert (facts["width"], facts["height"], facts["mode"]) == (*image.size, image.mode)
+
+
+def test_a_sample_beyond_the_end_is_said(dataset: Path) -> None:
+    outcome = run("inspect", dataset, "--split", "val", "--sample", 50)
+    assert outcome.status == 2
+    assert "has no sample 50: it has 50, counted from 0" in outcome.err
+
+
+def test_the_preview_shows_the_stored_samples_with_their_labels(dataset: Path, tmp_path: Path) -> None:
+    done("preview", dataset, tmp_path / "sheet.png", "--start", 3, "--count", 10, "--columns", 5)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > sheet.height > 200
+        colours = sheet.convert("RGB").getcolors(1 << 24)
+    assert colours is not None
+    assert len(colours) > 1000, "pictures, not blanks"
+    first = done("preview", dataset, tmp_path / "one.png", "--split", "val", "--start", 49, "--count", 9)
+    assert "1 samples" in first.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("sheet.jpg",), "give a name that ends in .png"),
+        (("sheet.png", "--start", "900"), "has no sample 900"),
+        (("no/folder/sheet.png",), "cannot be written: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(dataset: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    outcome = run("preview", dataset, *arguments, cwd=tmp_path)
+    assert outcome.status in (1, 2)
+    assert words in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert read_manifest(dataset / "train").samples < 900
