@@ -195,7 +195,8 @@ class CheckpointConfig(_Section):
 
 class SystemConfig(_Section):
     """How it runs. `auto` precision is fp16 on a GPU, fp32 on a CPU. `deterministic` gives bit-identical weights for
-    the same ranks, and costs speed. `device_microbatch_size` splits a rank's batch to fit its memory."""
+    the same ranks, and costs speed. `device_microbatch_size` splits a rank's batch to fit its memory; BatchNorm then
+    sees the parts."""
 
     precision: Literal["auto", "fp32", "amp_fp16", "amp_bf16"] = "auto"
     deterministic: bool = False
@@ -255,6 +256,8 @@ class TrainConfig(_Section):
                 "optimizer": True,
                 "schedule": True,
                 "algorithms": True,
+                # A batch in parts has other BatchNorm statistics, and is mixed part by part.
+                "system": {"device_microbatch_size": True},
             },
         )
 

@@ -38,9 +38,10 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[int]:
     """Hold a folder against another process that asks the same; the kernel lets go when the holder ends, however it
-    ends. The lock is on the folder itself: no file is left.
+    ends. The lock is on the folder itself: no file is left. Gives the descriptor that holds it: a child that inherits
+    it holds the lock too.
 
     Raises:
         BlockingIOError: it is held.
@@ -48,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -185,6 +185,13 @@ def _why_no_manifest(split: Storage) -> str:
             f"{split.location} was not written by imagenet-mds: it has an {INDEX_BASENAME} and no {MANIFEST_BASENAME}; "
             f"convert it with `imagenet-mds convert SOURCE DEST`"
         )
+    if MANIFEST_BASENAME in dataset.names():
+        return f"{dataset.location} is one split: give the dataset, {dataset.parent.location}"
+    if names and WORK_FOLDER not in names and not any(name.endswith(".mds") for name in names):
+        return (
+            f"{split.location} is no dataset but holds {names[0]}: give what `imagenet-mds convert SOURCE DEST` wrote, "
+            f"its DEST"
+        )
     if names or split.name in dataset.names():
         return f"{split.location} is not complete: run the same `imagenet-mds convert` again, it does what is missing"
     make = f"`imagenet-mds convert SOURCE {dataset.location}`"

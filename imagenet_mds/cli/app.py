@@ -1,6 +1,7 @@
 """The commands and their options, each declared once."""
 
 import json
+import signal
 import sys
 from enum import Enum
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from imagenet_mds import __version__
-from imagenet_mds.errors import EXIT_STOPPED, EXIT_USER, CommandError
+from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER, CommandError
 
 app = typer.Typer(
     add_completion=False,
@@ -268,6 +269,8 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """The program: run a command and exit with its status."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: stop in good order
     try:
         status = app(standalone_mode=False)
     except CommandError as error:
@@ -276,6 +279,10 @@ def main() -> None:
     except typer.TyperException as error:
         print(_usage_error(error), file=sys.stderr)
         sys.exit(EXIT_USER)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"imagenet-mds: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     if status == _INTERRUPTED:
         print("imagenet-mds: stopped; what is complete stays, and the same command continues", file=sys.stderr)
         sys.exit(EXIT_STOPPED)

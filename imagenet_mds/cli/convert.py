@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -60,6 +61,7 @@ def run_convert(options: ConvertOptions) -> int:
     if options.max_side and options.min_side:
         raise UserError("give --max-side or --min-side, not both: each alone says how large an image may be")
     dest = open_storage(options.dest)
+    _refuse_inside(options.source, options.dest)
     source = open_source(options.source, options.source_format)
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -228,6 +230,15 @@ def run_verify(dataset: str, *, deep: bool, repair: str | None) -> int:
         print(f"imagenet-mds: {broken} files are broken{how}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
+
+
+def _refuse_inside(source: str, dest: str) -> None:
+    """A dataset inside its own source would be part of the source from then on."""
+    if "://" in source or "://" in dest:
+        return
+    inside = Path(dest).resolve()
+    if Path(source).resolve() in (inside, *inside.parents):
+        raise UserError(f"{dest} lies inside the source {source}: give a destination outside of it")
 
 
 def read_dataset(location: str) -> list[tuple[Storage, Manifest]]:

@@ -1,6 +1,7 @@
 """`imagenet-mds train` and `eval`: what they say and how they end."""
 
 import json
+import os
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -10,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from imagenet_mds.config import load_config
-from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, UserError
+from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, UserError, WorldError
 from imagenet_mds.manifest import read_manifest
 from imagenet_mds.progress import ProgressLine
+from imagenet_mds.shards import faulty_shards
 from imagenet_mds_train.evaluate import evaluate, find_checkpoint
 from imagenet_mds_train.records import RunFolder
 from imagenet_mds_train.start import Start
@@ -40,7 +42,10 @@ def run_train(options: TrainOptions) -> int:
         raise UserError("give --data DATASET: the folder that `imagenet-mds convert` wrote")
     name = options.config or f"phase{options.phase}"
     config = load_config(name, options.overrides, options.ranks)
-    run = RunFolder(options.save / (options.run_name or Path(name).stem))
+    run_name = Path(name).stem if options.run_name is None else options.run_name
+    if not run_name or run_name in (".", "..") or "/" in run_name:
+        raise UserError(f"--run-name {run_name!r}: give a folder's name, without slashes")
+    run = RunFolder(options.save / run_name)
     start = Start.prepare(config, local_folder(options.data), run)
     for note in start.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -52,18 +57,23 @@ def run_train(options: TrainOptions) -> int:
         print(f"{key + ':':18} {value}", flush=True)
     if options.plan:
         return EXIT_DONE
-    with run.exclusive():
-        return _run(start, run)
+    with run.exclusive() as lock:
+        # Again, now that nobody else can change the run: another start may have gone on, or ended, in the meantime.
+        start = Start.prepare(config, local_folder(options.data), run)
+        if run.read_result() is not None:
+            print(f"{run.path} has just been done by another start")
+            return EXIT_DONE
+        return _run(start, run, lock)
 
 
-def _run(start: Start, run: RunFolder) -> int:
+def _run(start: Start, run: RunFolder, lock: int) -> int:
     start.begin()
     if start.config.data.verify_shards:
         shards = [*start.train_shards(), *start.val.shards]
         with ProgressLine("verifying shards", len(shards), "shards") as progress:
             start.verify_shards(lambda shard: progress.advance(1))
     started = time.monotonic()
-    status = start.go()
+    status = start.go(lock)
     if status == EXIT_DONE:
         _print_result(run, time.monotonic() - started)
     elif status == EXIT_STOPPED:
@@ -89,6 +99,13 @@ def run_eval(checkpoint: str, data: str, *, split: str, as_json: bool) -> None:
     path = find_checkpoint(checkpoint)
     dataset = local_folder(data)
     manifest = read_manifest(dataset / split)
+    broken = faulty_shards(dataset / split, manifest.shards, threads=len(os.sched_getaffinity(0)))
+    if broken:
+        shard, reason = broken[0]
+        raise WorldError(
+            f"{dataset / split / shard.basename} is broken: {reason}. Mend it with "
+            f"`imagenet-mds verify {data} --repair SOURCE`, SOURCE being what it was converted from"
+        )
     with ProgressLine(f"evaluating on {split}", manifest.samples, "images") as progress:
         result = evaluate(path, dataset, manifest, progress.advance)
     if as_json:

@@ -410,3 +410,9 @@ def test_an_image_stored_once_is_decoded_as_it_was(small_tree: Path, tmp_path: P
     for key, (jpeg, _) in _stored(tmp_path / "train").items():
         with Image.open(io.BytesIO(jpeg)) as stored, Image.open(small_tree / "train" / key) as source:
             assert stored.tobytes() == source.tobytes()
+
+
+@pytest.mark.parametrize("inside", ["", "mds", "train", "val/n00000001"])
+def test_a_destination_inside_the_source_is_refused(small_tree: Path, inside: str) -> None:
+    with pytest.raises(UserError, match="lies inside the source"):
+        convert_here(small_tree, small_tree / inside)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from imagenet_mds.files import locked
 from imagenet_mds_train import attempt as attempt_module
 from imagenet_mds_train import launch as launch_module
 from imagenet_mds_train.attempt import SHARED_MEMORY, Attempt, attempt, clean_after_the_dead
 from imagenet_mds_train.launch import launch
+from tests.command import ROOTS
 
 
 def as_ranks(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
@@ -95,9 +97,10 @@ def test_the_things_of_the_dead_are_removed_and_of_the_living_kept() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     alive = subprocess.Popen(["sleep", "60"])
+    namespace = attempt_module._namespace()
     try:
         dead, living = (
-            Attempt(process.pid, Path(tempfile.mkdtemp(prefix=f"imagenet-mds-{process.pid}-")))
+            Attempt(process.pid, Path(tempfile.mkdtemp(prefix=f"imagenet-mds-{namespace}-{process.pid}-")))
             for process in (gone, alive)
         )
         blocks = [SHARED_MEMORY / f"{mine.block_base + 1}_barrier" for mine in (dead, living)]
@@ -113,3 +116,30 @@ def test_the_things_of_the_dead_are_removed_and_of_the_living_kept() -> None:
         strange.unlink()
         attempt_module.clean_after_the_dead()
     assert not blocks[1].exists()
+
+
+def test_a_rank_whose_launcher_is_gone_before_it_asks_ends_at_once() -> None:
+    """The parent that `os.getppid()` names by then is another."""
+    program = "from imagenet_mds_train.orphans import die_with; die_with(%d); print('lives')"
+    path = os.pathsep.join(ROOTS)
+    for parent, status in ((os.getpid(), 0), (2**22 + 1, -signal.SIGKILL)):
+        done = subprocess.run(
+            [sys.executable, "-c", program % parent], env=os.environ | {"PYTHONPATH": path}, check=False, timeout=60
+        )
+        assert done.returncode == status
+
+
+def test_ranks_that_had_nothing_to_save_are_stopped_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    as_ranks(monkeypatch, "if rank == 0: os.kill(os.getppid(), 15)\ntime.sleep(60)")
+    assert launch(2, tmp_path / "order", tmp_path) == 75
+
+
+def test_the_ranks_hold_the_run_as_long_as_they_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    as_ranks(
+        monkeypatch,
+        "import fcntl\nfolder = os.open(os.path.dirname(sys.argv[1]), os.O_RDONLY)\n"
+        "try: fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)\nexcept BlockingIOError: sys.exit(0)\nsys.exit(1)",
+    )
+    with locked(tmp_path) as lock:
+        os.set_inheritable(lock, False)
+        assert launch(1, tmp_path / "order", tmp_path, lock) == 0

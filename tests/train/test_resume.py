@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -180,6 +181,52 @@ def test_the_same_command_after_the_end_says_so(whole: Runs) -> None:
     outcome = done(*whole.command("whole1", 1))
     assert "is done: top-1" in outcome.out
     assert len([event for event in whole.events("whole1") if event["event"] == "start"]) == 1
+
+
+def test_killed_between_the_last_checkpoint_and_the_result(whole: Runs) -> None:
+    result = whole.folder / "whole1" / "result.json"
+    before = json.loads(result.read_bytes())
+    result.unlink()
+    done(*whole.command("whole1", 1))
+    assert json.loads(result.read_bytes()) == before
+
+
+def test_a_loss_that_is_no_number_ends_the_run(whole: Runs) -> None:
+    arguments = whole.command("nan", 1, "optimizer.lr=1e30", "checkpoint.every_batches=1")
+    outcome = run(*arguments)
+    assert outcome.status == 1
+    assert "the loss is nan since batch" in outcome.err
+    assert "Traceback" not in outcome.err
+    # What can be read was written, with null for what is no number, and no checkpoint is from after it.
+    events = whole.events("nan")
+    lost = [event["batch"] for event in events if event["event"] == "batch" and event["loss"] is None]
+    saved = [event["batch"] for event in events if event["event"] == "checkpoint"]
+    assert not lost or max(saved) < min(lost)
+    assert saved
+
+
+def test_interrupted_while_it_starts_it_is_stopped(whole: Runs) -> None:
+    log = whole.folder / "early.out"
+    process = start(*whole.command("early", 2), log=log)
+    try:
+        while "learning rate" not in log.read_text(encoding="utf-8"):
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            time.sleep(0.01)
+        time.sleep(0.5)  # into the imports of the ranks, which say nothing
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 75, log.read_text(encoding="utf-8")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_eval_refuses_a_broken_shard(whole: Runs, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole.dataset, tmp_path / "mds"))
+    shard = copy / "val" / "shard.00000.mds"
+    shard.write_bytes(shard.read_bytes()[:-100] + bytes(100))
+    outcome = run("eval", whole.folder / "whole1", "--data", copy)
+    assert outcome.status == 1
+    assert "shard.00000.mds is broken" in outcome.err
 
 
 def test_eval_gives_what_the_run_ended_with(whole: Runs) -> None:

@@ -1,6 +1,7 @@
 """What is known before a rank starts: mistakes show at once, and nothing is half accepted."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def test_a_run_of_another_recipe_is_refused_with_both_values(dataset: Path, tmp_
         "schedule.epochs=3",
         "algorithms.ema=null",
         "model.depth=18",
+        "system.device_microbatch_size=8",
     ],
 )
 def test_all_that_decides_the_weights_is_in_the_identity(dataset: Path, tmp_path: Path, override: str) -> None:
@@ -78,7 +80,6 @@ def test_all_that_decides_the_weights_is_in_the_identity(dataset: Path, tmp_path
         "checkpoint.every_batches=3",
         "logging.every_batches=1",
         "evaluation.device_batch_size=8",
-        "system.device_microbatch_size=8",
     ],
 )
 def test_where_and_how_fast_it_runs_may_change(dataset: Path, tmp_path: Path, override: str) -> None:
@@ -239,3 +240,78 @@ def test_mistakes_end_with_status_2_and_one_line(tmp_path: Path, arguments: tupl
     assert message in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
     assert outcome.out == ""
+
+
+def test_broken_newer_checkpoints_take_no_place_from_whole_ones(dataset: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    save(folder, 10)
+    save(folder, 20).write_bytes(b"broken!")
+    start = Start.prepare(demo(), dataset, folder)
+    start.begin()
+    save(folder, 12, keep=1)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["ep0-ba12.json", "ep0-ba12.pt"]
+
+
+def test_a_record_that_cannot_be_read_is_left_out_and_said(dataset: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    save(folder, 10)
+    save(folder, 20).with_suffix(".json").write_bytes(b"")
+    start = Start.prepare(demo(), dataset, folder)
+    assert start.checkpoint is not None
+    assert start.checkpoint.batch == 10
+    assert "ep0-ba20.json is left out: it is no record" in start.notes[0]
+
+
+def test_a_damaged_run_file_is_said(dataset: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    (folder.path / "run.json").write_bytes(b"{")
+    with pytest.raises(WorldError, match=r"run\.json is damaged"):
+        Start.prepare(demo(), dataset, folder)
+
+
+def test_a_copy_of_the_dataset_is_verified_anew(dataset: Path, copy: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    Start.prepare(demo(), dataset, folder).verify_shards()
+    (folder.path / "verified.json").write_bytes((folder.path / "verified.json").read_bytes())
+    shard = copy / "train" / "shard.00001.mds"
+    status = shard.stat()
+    data = bytearray(shard.read_bytes())
+    data[-30] ^= 1
+    shard.write_bytes(data)
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(WorldError, match=r"shard\.00001\.mds is broken"):
+        Start.prepare(demo(), copy, folder).verify_shards()
+    (folder.path / "verified.json").write_bytes(b"nonsense")
+    Start.prepare(demo(), dataset, folder).verify_shards()
+
+
+def test_a_done_run_without_checkpoints_is_done(dataset: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "runs" / "demo")
+    folder.log.write_text('{"event": "checkpoint", "batch": 20}\n', encoding="utf-8")
+    folder.result.write_text('{"top1": 0.5}', encoding="utf-8")
+    outcome = run("train", "--config", "demo", "--data", dataset, "--save", tmp_path / "runs")
+    assert outcome.status == 0
+    assert "is done: top-1 50.00%" in outcome.out
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/abs"])
+def test_a_run_has_a_folders_name(dataset: Path, name: str) -> None:
+    outcome = run("train", "--config", "demo", "--data", dataset, "--run-name", name, "--plan")
+    assert outcome.status == 2
+    assert "give a folder's name" in outcome.err
+
+
+def test_runs_are_not_saved_into_a_file(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = run("train", "--config", "demo", "--data", dataset, "--save", tmp_path / "file")
+    assert outcome.status == 2
+    assert "cannot be made: Not a directory; give another --save" in outcome.err
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, dataset: Path, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(UserError, match="4 ranks want a GPU each and there are 2: give --ranks 2"):
+        Start.prepare(demo("ranks=4"), dataset, RunFolder(tmp_path / "run"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    start = Start.prepare(demo("ranks=4"), dataset, RunFolder(tmp_path / "run"))
+    assert dict(start.describe())["device"] == "CPU: there is no GPU here"

@@ -13,16 +13,24 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
 BASE_VARIABLE = "IMAGENET_MDS_BLOCK_BASE"
 """The environment variable that tells a rank the first block number of its attempt."""
 
-_FIRST_BASE = 10_000_000
 _BLOCKS_PER_PROCESS = 100
-_BLOCK = re.compile(r"(\d{8,})_[a-z_]+\Z")
-_FOLDER = re.compile(r"imagenet-mds-(\d+)-")
+_PROCESSES = 10**8
+_BLOCK = re.compile(r"(\d{17,})_[a-z_]+\Z")
+_FOLDER = re.compile(r"imagenet-mds-(\d+)-(\d+)-")
+
+
+@cache
+def _namespace() -> int:
+    """A number of seven digits for the process namespace: containers that share /dev/shm have the same process numbers,
+    and one must not take the other's living for its dead."""
+    return 10**6 + Path("/proc/self/ns/pid").stat().st_ino % 10**6
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Attempt:
     @property
     def block_base(self) -> int:
         """The first number of this attempt's shared memory blocks; stock jobs count from 0 and never come here."""
-        return _FIRST_BASE + self.pid * _BLOCKS_PER_PROCESS
+        return _first_block(self.pid)
 
     def environment(self) -> dict[str, str]:
         """What a rank's environment says of the attempt.
@@ -51,7 +59,7 @@ class Attempt:
 def attempt() -> Iterator[Attempt]:
     """Borrow, and give back at the end; before that, give back what dead processes of ours still hold."""
     clean_after_the_dead()
-    mine = Attempt(os.getpid(), Path(tempfile.mkdtemp(prefix=f"imagenet-mds-{os.getpid()}-")))
+    mine = Attempt(os.getpid(), Path(tempfile.mkdtemp(prefix=f"imagenet-mds-{_namespace()}-{os.getpid()}-")))
     try:
         yield mine
     finally:
@@ -62,12 +70,17 @@ def clean_after_the_dead() -> None:
     """Remove the blocks and temporary folders of our processes that are gone."""
     folders: dict[int, list[Path]] = {}
     for path in Path(tempfile.gettempdir()).glob("imagenet-mds-*"):
-        if match := _FOLDER.match(path.name):
-            folders.setdefault(int(match[1]), []).append(path)
-    owners = {(number - _FIRST_BASE) // _BLOCKS_PER_PROCESS for number in _blocks() if number >= _FIRST_BASE}
+        if (match := _FOLDER.match(path.name)) and int(match[1]) == _namespace():
+            folders.setdefault(int(match[2]), []).append(path)
+    mine = range(_first_block(0), _first_block(_PROCESSES))
+    owners = {(number - mine.start) // _BLOCKS_PER_PROCESS for number in _blocks() if number in mine}
     for pid in owners | folders.keys():
         if not Path(f"/proc/{pid}").exists():
             _remove(pid, folders.get(pid, []))
+
+
+def _first_block(pid: int) -> int:
+    return (_namespace() * _PROCESSES + pid) * _BLOCKS_PER_PROCESS
 
 
 def _blocks() -> list[int]:
@@ -77,7 +90,7 @@ def _blocks() -> list[int]:
 
 
 def _remove(pid: int, folders: list[Path]) -> None:
-    first = _FIRST_BASE + pid * _BLOCKS_PER_PROCESS
+    first = _first_block(pid)
     for number in set(_blocks()):
         if first <= number < first + _BLOCKS_PER_PROCESS:
             for path in SHARED_MEMORY.glob(f"{number}_*"):

@@ -72,39 +72,53 @@ class Checkpoints(CheckpointSaver):
     def _is_due(self, state: State, event: Event) -> bool:
         """Whether this event saves. EMA asks it too, so it must not change anything.
 
-        The batch that ends an epoch is saved at the epoch's end, after validation, unless the run is to stop at once.
+        The batch that ends an epoch is saved before validation, which may take longer than the notice of an
+        interruption, and after it.
         """
+        if self.run_log.not_finite_batches:
+            return False
         if event == Event.EPOCH_CHECKPOINT:
             return True
         if event != Event.BATCH_CHECKPOINT:
             return False
-        if self.stopping:
-            return True
         every = self.config.every_batches
         last_of_epoch = state.timestamp.batch_in_epoch.value == batches_per_epoch(state)
-        return every is not None and state.timestamp.batch.value % every == 0 and not last_of_epoch
+        return self.stopping or last_of_epoch or (every is not None and state.timestamp.batch.value % every == 0)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Nothing: the base class would look for files of its own."""
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Agree on stopping: if one rank was signalled, all stop after the same batch."""
+        self._agree(state)
+
+    def eval_batch_end(self, state: State, logger: Logger) -> None:
+        """Stop in the middle of a validation too: the epoch's last batch is saved already."""
+        self._agree(state)
+        if self.stopping:
+            self._stop(state)
+
+    def _agree(self, state: State) -> None:
         flag = state.device.tensor_to_device(torch.tensor([int(self.signalled)]))
         dist.all_reduce(flag, reduce_operation="MAX")
         self.stopping = bool(flag.item())
+
+    def _stop(self, state: State) -> None:
+        if dist.get_global_rank() == 0:
+            self.run_log.write("stopped", batch=state.timestamp.batch.value)
+        raise StopRequested
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Save if it is due; stop if it was asked for."""
         if self._is_due(state, Event.BATCH_CHECKPOINT):
             self._save(state)
         if self.stopping:
-            if dist.get_global_rank() == 0:
-                self.run_log.write("stopped", batch=state.timestamp.batch.value)
-            raise StopRequested
+            self._stop(state)
 
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
         """Save at each epoch's end."""
-        self._save(state)
+        if self._is_due(state, Event.EPOCH_CHECKPOINT):
+            self._save(state)
 
     def iteration_checkpoint(self, state: State, logger: Logger) -> None:
         """Nothing: there are no iterations beside batches and epochs here."""

@@ -5,7 +5,9 @@ device, so a quarter of the bytes crosses to it.
 """
 
 import math
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,8 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from imagenet_mds.config import EvaluationConfig, OrderConfig, TrainConfig
 from imagenet_mds.seeds import sample_seed
-from imagenet_mds_train.augment import decode, seeded, training_transform, validation_transform
-from imagenet_mds_train.orphans import die_with_parent
+from imagenet_mds_train.augment import seeded, training_transform, validation_transform
+from imagenet_mds_train.orphans import die_with
 from imagenet_mds_train.stream import ImageStream
 
 Pair: TypeAlias = tuple[Tensor, int]
@@ -44,9 +46,9 @@ class TrainingImages(ImageStream):
 
     def __getitem__(self, sample: int) -> Pair:  # type: ignore[override] # the library's returns a dictionary
         """Sample number `sample` as the current epoch sees it: (3, size, size) uint8 and its class."""
-        data, label = self.read(sample)
+        picture, label = self.picture(sample)
         with seeded(sample_seed(self.seed, self.epoch, int(sample))):
-            return self.transform(decode(data)), label
+            return self.transform(picture), label
 
 
 class ValidationImages(IterableDataset[Pair]):
@@ -85,8 +87,8 @@ class ValidationImages(IterableDataset[Pair]):
     def _sample(self, sample: int) -> Pair:
         if sample >= self.samples:
             return torch.zeros(3, self.size_px, self.size_px, dtype=torch.uint8), PADDING_LABEL
-        data, label = self.stream.read(sample)
-        return self.transform(decode(data)), label
+        picture, label = self.stream.picture(sample)
+        return self.transform(picture), label
 
 
 def training_loader(config: TrainConfig, local: Path, samples: int) -> "DataLoader[Batch]":
@@ -108,6 +110,17 @@ def validation_loader(
     return _loader(dataset, config.device_batch_size, config.workers_per_rank, prefetch_batches=2, drop_last=False)
 
 
+@dataclass(frozen=True)
+class _DieWith:
+    """Ends a loader worker with its rank."""
+
+    rank_pid: int
+
+    def __call__(self, worker: int) -> None:
+        """Called in each worker as it starts."""
+        die_with(self.rank_pid)
+
+
 def _loader(
     dataset: IterableDataset[Pair], device_batch_size: int, workers: int, *, prefetch_batches: int, drop_last: bool
 ) -> "DataLoader[Batch]":
@@ -119,7 +132,7 @@ def _loader(
         prefetch_factor=prefetch_batches if workers else None,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=die_with_parent,
+        worker_init_fn=_DieWith(os.getpid()),
         # Of its own, for a loader draws from the global one at each epoch, and training must not notice.
         generator=torch.Generator().manual_seed(0),
     )

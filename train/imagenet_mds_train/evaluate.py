@@ -94,7 +94,9 @@ def evaluate(
         tempfile.tempdir = str(mine.temporary)
         use_own_blocks()
         loader = validation_loader(config.evaluation, dataset / manifest.split, manifest.samples, rank=0, ranks=1)
-        with torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
+        dtype = torch.bfloat16 if config.system.precision == "amp_bf16" else torch.float16
+        mixed = device.type == "cuda" and config.system.precision != "fp32"  # as it was validated in training
+        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=mixed):
             for images, labels in loader:
                 logits = model((images.to(device), labels.to(device)))
                 for metric in metrics.values():

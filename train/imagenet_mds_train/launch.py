@@ -19,23 +19,38 @@ from types import FrameType
 
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds_train.attempt import attempt
+from imagenet_mds_train.orphans import PARENT_VARIABLE
 
 _POLL_SECONDS = 0.1
+_STOPPED_CODES = frozenset({EXIT_DONE, EXIT_STOPPED, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM})
+"""How ranks may end after an interruption: in good order, or before they had anything to save (Composer, once imported,
+makes 143 of the signal), or killed because another had ended so."""
+
 _MOURNING_SECONDS = 5.0
 """How long the other ranks may go on after one has failed: time to print their own errors, no more."""
 
 # `-c` and not `-m`: the user's folder is taken off the path before anything of ours or torch's is imported, so that a
 # `train.py` or `queue.py` lying there is never run.
-_START_RANK = "import sys; sys.path[:] = [p for p in sys.path if p]; from imagenet_mds_train.rank import main; main()"
+# First of all the rank is tied to its launcher, and a signal to stop means just that until there is something to save.
+_START_RANK = """
+import os, signal, sys
+sys.path[:] = [path for path in sys.path if path]
+signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
+from imagenet_mds_train.orphans import die_with_launcher
+die_with_launcher()
+from imagenet_mds_train.rank import main
+main()
+"""
 
 
-def launch(ranks: int, order: Path, log_folder: Path) -> int:
+def launch(ranks: int, order: Path, log_folder: Path, lock: int | None = None) -> int:
     """Run `ranks` processes to their end.
 
     Args:
         ranks: processes on this machine, one a GPU where there are GPUs.
         order: the JSON file that says what to run, read by each rank.
         log_folder: the output of every rank but the first goes to `rank<N>.log` here; the first writes to ours.
+        lock: a descriptor that holds the run; the ranks hold it too, so that it is held as long as any of them lives.
 
     Returns:
         An exit status: done, stopped in good order, the ranks' own status 2, or failed.
@@ -51,7 +66,8 @@ def launch(ranks: int, order: Path, log_folder: Path) -> int:
             processes.append(
                 subprocess.Popen(
                     [sys.executable, "-c", _START_RANK, str(order)],
-                    env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank), PARENT_VARIABLE: str(os.getpid())},
+                    pass_fds=() if lock is None else (lock,),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -59,12 +75,16 @@ def launch(ranks: int, order: Path, log_folder: Path) -> int:
                     start_new_session=True,
                 )
             )
+        interruptions: list[int] = []
         try:
-            with _interruptions(processes) as interruptions:
+            with _handing_on(interruptions, processes):
                 _wait(processes, interruptions)
         finally:
             _kill(processes)
-        return _status([process.returncode for process in processes], log_folder)
+        codes = [process.returncode for process in processes]
+        if interruptions and all(code in _STOPPED_CODES for code in codes):
+            return EXIT_STOPPED
+        return _status(codes, log_folder)
 
 
 def rendezvous(ranks: int) -> dict[str, str]:
@@ -84,9 +104,9 @@ def rendezvous(ranks: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _interruptions(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Hand SIGTERM and Ctrl-C on to the ranks as SIGTERM, which means: save at the end of this batch, then stop."""
-    received: list[int] = []
+def _handing_on(received: list[int], processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Hand SIGTERM, SIGHUP and Ctrl-C on to the ranks as SIGTERM, which means: save at the end of this batch, then
+    stop. What came is added to `received`."""
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         received.append(number)
@@ -96,9 +116,9 @@ def _interruptions(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[in
                 if process.poll() is None:
                     process.send_signal(signal.SIGTERM)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
-        yield received
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

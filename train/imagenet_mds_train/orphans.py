@@ -5,17 +5,25 @@ import os
 import signal
 import sys
 
+PARENT_VARIABLE = "IMAGENET_MDS_PARENT"
+"""The environment variable that tells a rank which process started it."""
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def die_with_parent(_worker: int = 0) -> None:
+def die_with(parent: int) -> None:
     """Ask the kernel for SIGKILL when the parent dies. Linux only; elsewhere nothing happens.
 
-    Takes and ignores a worker number, so that it can be a DataLoader's `worker_init_fn`.
+    Args:
+        parent: the process that started this one. It may be dead already, which `os.getppid()` alone would not tell.
     """
     if not sys.platform.startswith("linux"):
         return
-    parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call
+    if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_with_launcher() -> None:
+    """`die_with` of the launcher that started this rank."""
+    die_with(int(os.environ[PARENT_VARIABLE]))

@@ -1,15 +1,16 @@
 """One rank of a run, from its order to its end. The launcher starts it; nothing else imports it."""
 
 import json
+import os
 import sys
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from imagenet_mds.config import TrainConfig, parse_config
-from imagenet_mds.errors import EXIT_STOPPED
+from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds.files import write_json
-from imagenet_mds_train.orphans import die_with_parent
 from imagenet_mds_train.records import RunFolder
 
 
@@ -42,7 +43,6 @@ class Order:
 
 def main() -> None:
     """Run one rank: `python -c ... ORDER.json`, with torch's distributed environment variables set."""
-    die_with_parent()
     sys.exit(run(Order.read(Path(sys.argv[1]))))
 
 
@@ -60,7 +60,7 @@ def run(order: Order) -> int:
     from imagenet_mds_train.data import training_loader, validation_loader
     from imagenet_mds_train.model import Classifier, OneModel, resnet
     from imagenet_mds_train.recipe import build_algorithms, build_optimizer, build_scheduler
-    from imagenet_mds_train.runlog import RunLog
+    from imagenet_mds_train.runlog import NotFinite, RunLog
     from imagenet_mds_train.stream import use_own_blocks
 
     config = parse_config(order.config, "the order of the launcher")
@@ -124,11 +124,25 @@ def run(order: Order) -> int:
     )
     random_state.trainer = trainer
     try:
-        trainer.fit()
+        assert trainer.state.max_duration is not None
+        if trainer.state.timestamp < trainer.state.max_duration:
+            trainer.fit()
+        else:  # killed after its last checkpoint, before its result
+            trainer.eval()
     except StopRequested:
-        return EXIT_STOPPED
-    finally:
         trainer.close()
+        return EXIT_STOPPED
+    except NotFinite as error:
+        if dist.get_global_rank() == 0:
+            print(f"imagenet-mds: {error}", file=sys.stderr, flush=True)
+        trainer.close()
+        return EXIT_FAILED
+    except Exception:
+        # At once, and not through the trainer's closing: that waits for the other ranks, who wait for this one.
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(EXIT_FAILED)
+    trainer.close()
     if dist.get_global_rank() == 0:
         values = {name: float(value) for name, value in trainer.state.eval_metric_values.items()}
         batch = trainer.state.timestamp.batch.value

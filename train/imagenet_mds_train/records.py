@@ -11,6 +11,7 @@ to the newest file, which starts anew where the link is lost; a run that has rea
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from imagenet_mds.files import locked, write_json
 from imagenet_mds.fingerprint import differences, file_xxh64
 
 _MOST_SHOWN = 6
+_LAST_BREATH_SECONDS = 3.0
+"""How long the ranks of a killed launcher may take to end, and hold the run so long."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,29 @@ class RunFolder:
         write_json(self.path / "run.json", {"format": 1, "config": config, "identity": identity})
 
     @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the run against a second start of it.
+    def exclusive(self) -> Iterator[int]:
+        """Hold the run against a second start of it; gives the descriptor that holds it.
 
         Raises:
-            UserError: it is running.
+            UserError: it is running, or its folder cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be made: {error.strerror}; give another --save") from None
         with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(locked(self.path))
-            except BlockingIOError:
-                raise UserError(f"{self.path} is running already: wait for it, or give another --run-name") from None
-            yield
+            deadline = time.monotonic() + _LAST_BREATH_SECONDS
+            while True:
+                try:
+                    lock = stack.enter_context(locked(self.path))
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise UserError(
+                            f"{self.path} is running already: wait for it, or give another --run-name"
+                        ) from None
+                time.sleep(0.05)
+            yield lock
 
     def events(self) -> list[dict[str, Any]]:
         """The log's events in order; a last line that a killed run cut short is left out."""
@@ -109,16 +122,14 @@ class RunFolder:
             WorldError: the run had checkpoints and none of them can be used.
         """
         notes: list[str] = []
-        records = sorted(
-            (_read_record(path) for path in self.checkpoints.glob("*.json")), key=lambda record: -record.batch
-        )
+        records = self._records(notes)
         for record in records:
             fault = self._fault(record)
             if fault is None:
                 return record, notes
             notes.append(f"{self.checkpoints / record.basename} is left out: {fault}")
         reached = max((event["batch"] for event in self.events() if event["event"] == "checkpoint"), default=None)
-        if records or reached is not None:
+        if records or notes or reached is not None:
             until = f" up to batch {reached}" if reached is not None else ""
             raise WorldError(
                 f"{self.path} saved checkpoints{until} and none can be used ({'; '.join(notes) or 'they are gone'}): "
@@ -138,12 +149,36 @@ class RunFolder:
         """Record a checkpoint that is durable under its final name, then remove all but the newest `keep`."""
         record = CheckpointRecord(path.name, epoch, batch, path.stat().st_size, file_xxh64(path), identity)
         write_json(path.with_suffix(".json"), asdict(record))
-        records = sorted(
-            (_read_record(path) for path in self.checkpoints.glob("*.json")), key=lambda record: -record.batch
-        )
-        for old in records[keep:]:
-            (self.checkpoints / old.basename).with_suffix(".json").unlink(missing_ok=True)
-            (self.checkpoints / old.basename).unlink(missing_ok=True)
+        others = [other for other in self._records([]) if other.basename != record.basename]
+        # One of the same batch is from before the epoch's validation: what it had, this one has.
+        kept = [other for other in others if other.batch != batch][: keep - 1]
+        for old in others:
+            if old not in kept:
+                self._remove(old)
+
+    def remove_after(self, batch: int) -> None:
+        """Remove checkpoints of later batches than the one the run goes on from: they are broken, or it would have gone
+        on from them. They must not count when the newest are kept."""
+        for record in self._records([]):
+            if record.batch > batch:
+                self._remove(record)
+
+    def _remove(self, record: CheckpointRecord) -> None:
+        path = self.checkpoints / record.basename
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+    def _records(self, notes: list[str]) -> list[CheckpointRecord]:
+        """The records, the newest first; a line in `notes` for one that cannot be read."""
+        records = []
+        for path in self.checkpoints.glob("*.json"):
+            try:
+                records.append(CheckpointRecord(**json.loads(path.read_bytes())))
+            except FileNotFoundError:  # removed between the listing and now
+                continue
+            except (ValueError, TypeError):
+                notes.append(f"{path} is left out: it is no record")
+        return sorted(records, key=lambda record: (-record.batch, -record.epoch))
 
 
 def refuse_other(path: Path, before: dict[str, Any] | None, identity: dict[str, Any]) -> None:
@@ -170,10 +205,8 @@ def refuse_other(path: Path, before: dict[str, Any] | None, identity: dict[str, 
 def _read_object(path: Path) -> dict[str, Any] | None:
     try:
         value: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError:
+        raise WorldError(f"{path} is damaged: put it back, or start a new run with --run-name") from None
     return value
-
-
-def _read_record(path: Path) -> CheckpointRecord:
-    return CheckpointRecord(**json.loads(path.read_bytes()))

@@ -1,14 +1,24 @@
 """The run's log: a JSON object a line for programs, a short line for people, from the first rank only."""
 
 import json
+import math
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
+
+
+class NotFinite(Exception):  # noqa: N818 # what the loss is
+    """The loss is not a number any more; the message says since when and what to do."""
+
+
+_SCALED_PATIENCE_BATCHES = 10
+"""So many losses in a row may overflow in fp16, where the scaler leaves such steps out; elsewhere none."""
 
 
 class RunLog(Callback):
@@ -28,12 +38,23 @@ class RunLog(Callback):
         self.global_batch_size = global_batch_size
         self._marked_at = time.monotonic()
         self._marked_batch = 0
+        self.not_finite_batches = 0
+        """Losses in a row that are no numbers, up to now."""
 
     def write(self, event: str, **values: Any) -> None:
         """Add a line to the log. Flushed at once, so that a killed run loses none; call it in the first rank only."""
         line = {"event": event, "attempt": self.attempt, "time": round(time.time(), 3)} | values
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        known = {name: _finite(value) for name, value in line.items()}
+        with open(self.path, "ab+") as file:
+            # A killed start may have left half a line; the next event must not join it.
+            if file.tell() and not self._ends_well(file):
+                file.write(b"\n")
+            file.write(json.dumps(known, allow_nan=False).encode() + b"\n")
+
+    @staticmethod
+    def _ends_well(file: BinaryIO) -> bool:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Say where the run starts."""
@@ -48,12 +69,13 @@ class RunLog(Callback):
     def batch_end(self, state: State, logger: Logger) -> None:
         """A line when it is time."""
         batch = state.timestamp.batch.value
+        assert isinstance(state.total_loss_dict, dict)
+        loss = float(state.total_loss_dict["loss/train/total"])
+        self._watch(loss, batch, scaled=state.scaler is not None and state.scaler.is_enabled())
         if dist.get_global_rank() or batch % self.every_batches:
             return
-        assert isinstance(state.total_loss_dict, dict)
         seconds = time.monotonic() - self._marked_at
         rate = (batch - self._marked_batch) * self.global_batch_size / max(seconds, 1e-9)
-        loss = float(state.total_loss_dict["loss/train/total"])
         # The schedulers step before this event, so what they hold is the next batch's rate.
         lr = state.optimizers[0].param_groups[0]["lr"]
         epoch = state.timestamp.epoch.value
@@ -63,6 +85,17 @@ class RunLog(Callback):
             f"epoch {epoch + 1}/{_epochs(state)} batch {in_epoch} loss {loss:.4f} lr {lr:.4f} {rate:,.0f} images/s"
         )
         self._mark(state)
+
+    def _watch(self, loss: float, batch: int, *, scaled: bool) -> None:
+        """End a run whose loss is no number, in every rank alike: the loss is the mean over all of them."""
+        self.not_finite_batches = 0 if math.isfinite(loss) else self.not_finite_batches + 1
+        if self.not_finite_batches > (_SCALED_PATIENCE_BATCHES if scaled else 0):
+            since = batch - self.not_finite_batches + 1
+            raise NotFinite(
+                f"the loss is {loss} since batch {since}: the learning rate is too high, or the data are broken. "
+                f"Start a new run (--run-name) with a smaller optimizer.lr or a longer warm-up; "
+                f"the last checkpoint is from before"
+            )
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """The figures of a validation."""
@@ -86,6 +119,11 @@ class RunLog(Callback):
 def _epochs(state: State) -> int:
     assert state.max_duration is not None
     return int(state.max_duration.value)
+
+
+def _finite(value: Any) -> Any:
+    """None in place of a NaN or an infinity, which are no JSON."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def batches_per_epoch(state: State) -> int:

@@ -5,6 +5,8 @@ A mistake shows within a second here, and not after the ranks have imported a tr
 
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +60,11 @@ class Start:
                 f"{samples:,} training images do not fill one batch of global_batch_size={config.global_batch_size}: "
                 f"give a smaller one"
             )
+        if 0 < (found := gpus()) < config.ranks:
+            raise UserError(f"{config.ranks} ranks want a GPU each and there are {found}: give --ranks {found}")
         identity = _identity(config, train, val)
         refuse_other(run.path, run.read_identity(), identity)
-        checkpoint, notes = run.newest_checkpoint()
+        checkpoint, notes = run.newest_checkpoint() if run.read_result() is None else (None, [])
         if checkpoint is not None:
             refuse_other(run.checkpoints / checkpoint.basename, checkpoint.identity, identity)
         return cls(config, dataset, train, val, run, checkpoint, tuple(notes))
@@ -101,6 +105,7 @@ class Start:
             ),
             ("validation images", f"{self.val.samples:,}"),
             ("model", f"ResNet-{config.model.depth} at {config.augment.size_px} px"),
+            ("device", _device_words(self.config.ranks)),
             ("batch", f"{config.global_batch_size} = {config.ranks} ranks x {config.device_batch_size}"),
             ("steps", f"{total:,} = {config.schedule.epochs} epochs x {self.batches_per_epoch:,}"),
             ("learning rate", f"{config.optimizer.lr:g}, warm-up {config.schedule.warmup_epochs:g} epochs, cosine"),
@@ -113,7 +118,9 @@ class Start:
         ]
 
     def begin(self) -> None:
-        """Record the run; from here on it is this run and no other."""
+        """Record the run; from here on it is this run and no other. Hold the run (`RunFolder.exclusive`) first."""
+        if self.checkpoint is not None:
+            self.run.remove_after(self.checkpoint.batch)
         self.run.begin(self.config.model_dump(mode="json"), self.identity)
 
     def verify_shards(self, on_shard: Callable[[ShardEntry], None] = lambda shard: None) -> None:
@@ -123,12 +130,10 @@ class Start:
             WorldError: a shard is broken; it is named, with the command that repairs it.
         """
         seen_path = self.run.path / "verified.json"
-        seen: dict[str, list[int]] = json.loads(seen_path.read_bytes()) if seen_path.exists() else {}
+        seen = _read_seen(seen_path)
         for split, shards in (("train", self.train_shards()), ("val", self.val.shards)):
             folder = self.dataset / split
-            new = [
-                shard for shard in shards if seen.get(f"{split}/{shard.basename}") != _state(folder / shard.basename)
-            ]
+            new = [shard for shard in shards if seen.get(_seen_name(folder, shard)) != _state(folder / shard.basename)]
             faults = faulty_shards(folder, new, threads=len(os.sched_getaffinity(0)), on_shard=on_shard)
             if faults:
                 shard, reason = faults[0]
@@ -137,7 +142,7 @@ class Start:
                     f"{folder / shard.basename} is broken: {reason}{more}. Mend it with "
                     f"`imagenet-mds verify {self.dataset} --repair SOURCE`, SOURCE being what it was converted from"
                 )
-            seen |= {f"{split}/{shard.basename}": _state(folder / shard.basename) or [] for shard in new}
+            seen |= {_seen_name(folder, shard): _state(folder / shard.basename) or [] for shard in new}
         write_json(seen_path, seen)
 
     def train_shards(self) -> list[ShardEntry]:
@@ -150,8 +155,11 @@ class Start:
             left -= shard.samples
         return kept
 
-    def go(self) -> int:
+    def go(self, lock: int | None = None) -> int:
         """Start the ranks and wait for them.
+
+        Args:
+            lock: the descriptor that holds the run.
 
         Returns:
             The exit status.
@@ -171,7 +179,7 @@ class Start:
         )
         path = self.run.path / "order.json"
         order.write(path)
-        return launch(self.config.ranks, path, self.run.path)
+        return launch(self.config.ranks, path, self.run.path, lock)
 
 
 def _identity(config: TrainConfig, train: Manifest, val: Manifest) -> dict[str, Any]:
@@ -181,10 +189,41 @@ def _identity(config: TrainConfig, train: Manifest, val: Manifest) -> dict[str, 
     }
 
 
+def gpus() -> int:
+    """How many NVIDIA GPUs the ranks will see, without asking torch; 0 where there is no driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def _device_words(ranks: int) -> str:
+    found = gpus()
+    return f"{ranks} of {found} GPUs" if found else "CPU: there is no GPU here"
+
+
+def _seen_name(folder: Path, shard: ShardEntry) -> str:
+    """Where the shard is, on this machine: a copy elsewhere was not verified."""
+    return str((folder / shard.basename).resolve())
+
+
+def _read_seen(path: Path) -> dict[str, list[int]]:
+    """What was verified before; nothing where that cannot be read, for then it is done again."""
+    try:
+        seen: dict[str, list[int]] = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return seen if isinstance(seen, dict) else {}
+
+
 def _state(path: Path) -> list[int] | None:
-    """What changes when a file is written: its size, its time. None where there is none."""
+    """What changes when a file is written or replaced: its number, size and times. None where there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]

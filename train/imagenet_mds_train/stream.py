@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import streaming.base.shared.prefix as streaming_prefix
 from numpy.typing import NDArray
+from PIL import Image
 from streaming import Stream, StreamingDataset
 from streaming.base.format import Reader
 from streaming.base.format.mds.reader import MDSReader
@@ -19,6 +20,7 @@ from streaming.base.world import World
 
 from imagenet_mds.config import OrderConfig
 from imagenet_mds_train.attempt import BASE_VARIABLE
+from imagenet_mds_train.augment import decode
 
 
 def use_own_blocks() -> None:
@@ -80,6 +82,7 @@ class ImageStream(StreamingDataset):
             predownload=max(predownload, device_batch_size),
             **order.model_dump(),
         )
+        self.local = local
         self.epoch = 0
         self.device_batch_size = device_batch_size
         self.batches_per_epoch = samples // (device_batch_size * World.detect().num_ranks)
@@ -90,6 +93,24 @@ class ImageStream(StreamingDataset):
         """The stored bytes and the class of sample number `sample`."""
         record: dict[str, Any] = self.get_item(sample)
         return record["x"], int(record["y"])
+
+    def picture(self, sample: int) -> tuple[Image.Image, int]:
+        """The RGB picture and the class of sample number `sample`.
+
+        Raises:
+            RuntimeError: the stored bytes do not decode; the sample and its shard are named.
+        """
+        data, label = self.read(sample)
+        try:
+            return decode(data), label
+        except Exception as error:  # Pillow's plugins raise what they like on broken files
+            shard, place = self.spanner[sample]
+            reader = self.shards[shard]
+            name = reader.raw_data.basename if isinstance(reader, MDSReader) else f"shard {shard}"
+            raise RuntimeError(
+                f"sample {sample} of {self.local} ({name}, place {place}) does not decode: {error}; "
+                f"see `imagenet-mds verify {self.local.parent} --deep`"
+            ) from error
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
         """Where the stream stands.
