@@ -6,7 +6,7 @@ BIN := .venv/bin
 # surroundings forbid it.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test setup check lint types imports unit lock clean
+.PHONY: demo test setup lint types imports unit lock bench clean
 
 demo: setup
 	$(BIN)/imagenet-mds demo
@@ -40,6 +40,9 @@ unit:
 lock:
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.10 \
 		--generate-hashes --quiet --output-file requirements.lock
+
+bench:
+	$(BIN)/python benchmarks/convert.py
 
 clean:
 	rm -rf .venv dist demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -205,9 +205,10 @@ class SystemConfig(_Section):
 
 
 class LoggingConfig(_Section):
-    """A line in the log every `every_batches`."""
+    """A line in the log every `every_batches`, and one on the screen every `print_every_batches`."""
 
     every_batches: Positive = 20
+    print_every_batches: Positive = 20
 
 
 class TrainConfig(_Section):

@@ -135,14 +135,13 @@ def _logged_batch(paths: Paths) -> int | None:
 
 
 def _is_mid_epoch(paths: Paths, batch: int) -> bool:
-    """Past the share, and in the middle half of an epoch."""
+    """Past the share, in the middle half of an epoch, and so far behind a checkpoint that work is done twice."""
     config = json.loads((paths.folder / paths.run / "run.json").read_bytes())["config"]
     manifest = json.loads((paths.folder / paths.dataset / "train" / "manifest.json").read_bytes())
     per_epoch = manifest["samples"] // config["global_batch_size"]
-    in_epoch = batch % per_epoch
-    return batch >= STOP_AT_SHARE * per_epoch * config["schedule"]["epochs"] and 4 * in_epoch in range(
-        per_epoch, 3 * per_epoch
-    )
+    every = config["checkpoint"]["every_batches"]
+    late = batch >= STOP_AT_SHARE * per_epoch * config["schedule"]["epochs"]
+    return late and 4 * (batch % per_epoch) in range(per_epoch, 3 * per_epoch) and batch % every >= every // 2
 
 
 def _print_summary(story: Story, report: Path, seconds: float) -> None:

@@ -69,6 +69,7 @@ def run(order: Order) -> int:
         folder.log,
         attempt=order.attempt,
         every_batches=config.logging.every_batches,
+        print_every_batches=config.logging.print_every_batches,
         global_batch_size=config.global_batch_size,
     )
     checkpoints = Checkpoints(

@@ -27,14 +27,18 @@ class RunLog(Callback):
     Args:
         path: the log; lines are added.
         attempt: which start of the run this is, from 1.
-        every_batches: how often.
+        every_batches: how often in the log.
+        print_every_batches: how often on the screen.
         global_batch_size: images a step, for the speed.
     """
 
-    def __init__(self, path: Path, *, attempt: int, every_batches: int, global_batch_size: int) -> None:
+    def __init__(
+        self, path: Path, *, attempt: int, every_batches: int, print_every_batches: int, global_batch_size: int
+    ) -> None:
         self.path = path
         self.attempt = attempt
         self.every_batches = every_batches
+        self.print_every_batches = print_every_batches
         self.global_batch_size = global_batch_size
         self._marked_at = time.monotonic()
         self._marked_batch = 0
@@ -72,19 +76,22 @@ class RunLog(Callback):
         assert isinstance(state.total_loss_dict, dict)
         loss = float(state.total_loss_dict["loss/train/total"])
         self._watch(loss, batch, scaled=state.scaler is not None and state.scaler.is_enabled())
-        if dist.get_global_rank() or batch % self.every_batches:
+        in_log, on_screen = batch % self.every_batches == 0, batch % self.print_every_batches == 0
+        if dist.get_global_rank() or not (in_log or on_screen):
             return
         seconds = time.monotonic() - self._marked_at
         rate = (batch - self._marked_batch) * self.global_batch_size / max(seconds, 1e-9)
         # The schedulers step before this event, so what they hold is the next batch's rate.
         lr = state.optimizers[0].param_groups[0]["lr"]
         epoch = state.timestamp.epoch.value
-        self.write("batch", batch=batch, epoch=epoch, loss=loss, next_lr=lr, images_per_second=round(rate, 1))
-        in_epoch = f"{state.timestamp.batch_in_epoch.value}/{batches_per_epoch(state)}"
-        self._say(
-            f"epoch {epoch + 1}/{_epochs(state)} batch {in_epoch} loss {loss:.4f} lr {lr:.4f} {rate:,.0f} images/s"
-        )
-        self._mark(state)
+        if in_log:
+            self.write("batch", batch=batch, epoch=epoch, loss=loss, next_lr=lr, images_per_second=round(rate, 1))
+        if on_screen:
+            in_epoch = f"{state.timestamp.batch_in_epoch.value}/{batches_per_epoch(state)}"
+            self._say(
+                f"epoch {epoch + 1}/{_epochs(state)} batch {in_epoch} loss {loss:.4f} lr {lr:.4f} {rate:,.0f} images/s"
+            )
+            self._mark(state)
 
     def _watch(self, loss: float, batch: int, *, scaled: bool) -> None:
         """End a run whose loss is no number, in every rank alike: the loss is the mean over all of them."""
