@@ -104,12 +104,14 @@ def test_every_picture_is_read_as_it_is(tmp_path: Path, protocol: int, fortran: 
 
 
 def test_the_dataset_has_rgb_jpegs_near_the_pixels(tmp_path: Path, in_process: None) -> None:
-    put_cifar10(tmp_path)
-    assert convert_here(tmp_path, tmp_path / "out", split_given=True, splits=("val",)) == 0
+    root = tmp_path / "source"
+    root.mkdir()
+    put_cifar10(root)
+    assert convert_here(root, tmp_path / "out", split_given=True, splits=("val",)) == 0
     manifest = read_manifest(tmp_path / "out" / "val")
     assert {entry.change for entry in manifest.changed} == {"RGB PNG to RGB JPEG"}
     assert (manifest.samples, manifest.source.kind, len(manifest.classes)) == (PER_BATCH, "cifar10", 10)
-    source = open_source(str(tmp_path))
+    source = open_source(str(root))
     samples = source.samples("val")
     for shard in manifest.shards:
         for record in read_shard(tmp_path / "out" / "val" / shard.basename):
