@@ -9,22 +9,81 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that its name never stands for half of it, whatever happens to the process or the machine.
+class Draft:
+    """A file on its way to its name: written under a temporary name, in parts if its maker likes, made durable, then
+    renamed. Whatever happens to the process or the machine, the name never stands for half of it.
+
+    As a context manager it removes the temporary file where `publish` was not reached; a file already at `path` is
+    left as it was.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._descriptor: int | None = None
+        self._ahead: tuple[int, int] | None = None
+
+    def __enter__(self) -> "Draft":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._temporary.unlink(missing_ok=True)
+
+    def ahead(self, data: bytes | memoryview, start: int) -> None:
+        """Write bytes that will most likely lie at `start`, each time where the last ones ended, and have the kernel
+        take them to the disk while the rest is made.
+
+        Raises:
+            OSError: the system's own error.
+        """
+        first, end = self._ahead or (start, start)
+        assert start == end, "parts follow one another"
+        self._write(data, start)
+        self._ahead = first, start + len(data)
+        # The one call of the standard library that starts writing back and does not wait for it.
+        os.posix_fadvise(self._open(), start, len(data), os.POSIX_FADV_DONTNEED)
+
+    def publish(self, data: bytes | memoryview, *, moved: bool = False) -> None:
+        """Write what is missing of `data`, make it durable, give it its name.
+
+        Args:
+            data: the whole file.
+            moved: what was written ahead does not lie in its place; all is written again.
+
+        Raises:
+            OSError: the system's own error.
+        """
+        start, end = self._ahead if self._ahead and not moved else (0, 0)
+        view = memoryview(data)
+        self._write(view[:start], 0)
+        self._write(view[end:], end)
+        descriptor = self._open()
+        os.truncate(descriptor, len(view))
+        os.fsync(descriptor)
+        self._temporary.replace(self._path)
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        return self._descriptor
+
+    def _write(self, data: bytes | memoryview, start: int) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._open(), view, start)
+            view, start = view[written:], start + written
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Write a file so that its name never stands for half of it, and is durable on return.
 
     Raises:
         OSError: the system's own error; the temporary file is removed, a file already at `path` is left as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with Draft(path) as draft:
+        draft.publish(data)
     sync_folder(path.parent)
 
 

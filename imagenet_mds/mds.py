@@ -31,6 +31,7 @@ _LAYOUT: dict[str, Any] = {
     "hashes": ["xxh64"],
     "version": _VERSION,
 }
+_OFFSETS_END = 1 << 32
 _FIXED_BYTES_PER_SAMPLE = 4 + 8 + 8  # the length of x, then i and y
 
 
@@ -58,34 +59,87 @@ def shard_basename(shard: int) -> str:
     return f"shard.{shard:05}.mds"
 
 
-def encode_shard(records: Sequence[Record], size_limit_bytes: int) -> bytes:
-    """The bytes of a shard file.
+class ShardEncoder:
+    """Puts a shard file together in one piece of memory, sample by sample, so that what is done can be on its way to
+    the disk while the rest is read.
+
+    The table of offsets stands before the samples and its length depends on their number, so that is said beforehand;
+    if fewer come, the samples are moved at the end.
 
     Args:
-        records: the samples, in order; none may be missing.
+        most_samples: how many samples will come, or more.
         size_limit_bytes: what the header says the limit was; readers do not use it.
+        buffer: memory to work in, used from its beginning and made longer as needed; a process that keeps it for all
+            its shards spares the kernel the clearing of fresh pages, which costs as much as copying the images.
+    """
+
+    def __init__(self, most_samples: int, size_limit_bytes: int, buffer: bytearray | None = None) -> None:
+        self._header = json.dumps(_LAYOUT | {"size_limit": size_limit_bytes}, sort_keys=True).encode("utf-8")
+        self._buffer = bytearray() if buffer is None else buffer
+        self._start = self._end = self._head_bytes(most_samples)
+        self._ends: list[int] = []
+
+    def _head_bytes(self, samples: int) -> int:
+        return 4 + 4 * (samples + 1) + len(self._header)
+
+    @property
+    def samples(self) -> int:
+        """How many samples have come."""
+        return len(self._ends)
+
+    @property
+    def filled(self) -> tuple[int, int]:
+        """Where the samples that have come lie in the buffer, and in the file if as many come as were announced."""
+        return self._start, self._end
+
+    def add(self, record: Record) -> None:
+        """The next sample.
+
+        Raises:
+            ValueError: the shard would reach 4 GiB, where its offsets end.
+        """
+        length = len(record.jpeg)
+        at, end = self._end, self._end + length + _FIXED_BYTES_PER_SAMPLE
+        if end >= _OFFSETS_END:
+            raise ValueError(f"a shard of {end:,} bytes cannot be addressed: MDS offsets end at {_OFFSETS_END:,}")
+        if end > len(self._buffer):
+            self._buffer.extend(bytes(max(end, len(self._buffer) * 5 // 4) - len(self._buffer)))
+        struct.pack_into("<Iq", self._buffer, at, length, record.index)
+        self._buffer[at + 12 : at + 12 + length] = record.jpeg
+        struct.pack_into("<q", self._buffer, at + 12 + length, record.label)
+        self._end = end
+        self._ends.append(end)
+
+    def view(self, start: int, end: int) -> memoryview:
+        """A part of the buffer; to be let go before the next `add`."""
+        return memoryview(self._buffer)[start:end]
+
+    def finish(self) -> memoryview:
+        """The whole file. The buffer must not be used before it is let go."""
+        head_bytes = self._head_bytes(self.samples)
+        moved = self._start - head_bytes
+        # offsets: (samples + 1), of each sample and of the end of the file
+        offsets = np.array([self._start, *self._ends], np.int64) - moved
+        if moved:
+            self._buffer[head_bytes : self._end - moved] = self._buffer[self._start : self._end]
+        head = struct.pack("<I", self.samples) + offsets.astype("<u4").tobytes() + self._header
+        self._buffer[:head_bytes] = head
+        return memoryview(self._buffer)[: int(offsets[-1])]
+
+
+def encode_shard(records: Sequence[Record], size_limit_bytes: int) -> bytes:
+    """The bytes of a shard file with these samples, in order.
 
     Raises:
-        ValueError: the shard would reach 4 GiB, where its offsets end.
+        ValueError: as `ShardEncoder.add`.
     """
-    header = json.dumps(_LAYOUT | {"size_limit": size_limit_bytes}, sort_keys=True).encode("utf-8")
-    lengths = np.array([len(record.jpeg) for record in records], np.int64)
-    # offsets: (samples + 1), of each sample and of the end of the file
-    offsets = np.concatenate([[0], np.cumsum(lengths + _FIXED_BYTES_PER_SAMPLE)])
-    offsets += 4 + 4 * len(offsets) + len(header)
-    if offsets[-1] >= 1 << 32:
-        raise ValueError(f"a shard of {offsets[-1]} bytes cannot be addressed: MDS offsets end at 4 GiB")
-    parts = [struct.pack("<I", len(records)), offsets.astype("<u4").tobytes(), header]
+    encoder = ShardEncoder(len(records), size_limit_bytes)
     for record in records:
-        parts += (
-            struct.pack("<Iq", len(record.jpeg), record.index),
-            record.jpeg,
-            struct.pack("<q", record.label),
-        )
-    return b"".join(parts)
+        encoder.add(record)
+    return bytes(encoder.finish())
 
 
-def describe_shard(basename: str, data: bytes, samples: int) -> ShardInfo:
+def describe_shard(basename: str, data: bytes | memoryview, samples: int) -> ShardInfo:
     """Hash and size of a shard's bytes."""
     return ShardInfo(basename, len(data), xxhash.xxh64(data).hexdigest(), samples)
 

@@ -126,7 +126,20 @@ class S3Storage:
             return b""
         return self._get(name, {"Range": f"bytes={start}-{start + length - 1}"})
 
-    def write(self, name: str, data: bytes) -> None:
+    @contextmanager
+    def draft(self, name: str) -> Iterator["_Upload"]:
+        """An object uploaded when it is whole: what it is made of need not be waited for, other shards are uploaded
+        meanwhile."""
+        yield _Upload(self, name)
+
+    def note(self, name: str, data: bytes) -> None:
+        """As `write`."""
+        self.write(name, data)
+
+    def sync(self) -> None:
+        """Nothing: an upload that is answered is durable."""
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
         """Upload an object; it is visible only when whole."""
         with self._explained(name):
             _client().upload_fileobj(
@@ -229,6 +242,21 @@ class S3Storage:
             raise
         except botocore.exceptions.BotoCoreError as error:
             raise OSError(errno.EIO, f"{error}") from error
+
+
+@dataclass(frozen=True)
+class _Upload:
+    """An object to be."""
+
+    storage: S3Storage
+    name: str
+
+    def ahead(self, data: memoryview, start: int) -> None:
+        """Nothing is sent before the whole is there."""
+
+    def publish(self, data: memoryview, *, moved: bool = False) -> None:
+        """Upload the whole."""
+        self.storage.write(self.name, data)
 
 
 class _PastTheEnd(Exception):  # noqa: N818 # not an error to anybody but S3

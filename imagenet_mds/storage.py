@@ -15,7 +15,7 @@ from typing import Protocol
 import xxhash
 
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import locked, write_atomic
+from imagenet_mds.files import Draft, locked, sync_folder, write_atomic
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,16 @@ class Entry:
 
     name: str
     size_bytes: int
+
+
+class Writing(Protocol):
+    """A file that is being written; see `files.Draft`."""
+
+    def ahead(self, data: memoryview, start: int) -> None:
+        """Take bytes that will most likely lie at `start`."""
+
+    def publish(self, data: memoryview, *, moved: bool = False) -> None:
+        """Make the whole file stand under its name."""
 
 
 class Storage(Protocol):
@@ -62,12 +72,25 @@ class Storage(Protocol):
             OSError: as `read`.
         """
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         """Make a file of this content durable, in place of what was there.
 
         Raises:
             OSError: it cannot be written; what was there stays.
         """
+
+    def draft(self, name: str) -> AbstractContextManager["Writing"]:
+        """A large file, written while it is made.
+
+        After `publish` the content is durable and the name stands for the whole; that the name outlives a power cut is
+        sure after `sync`.
+        """
+
+    def note(self, name: str, data: bytes) -> None:
+        """As `write`, for what a power cut may take: the name may then stand for nothing, or for a part."""
+
+    def sync(self) -> None:
+        """Make the names of the files right here durable."""
 
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; nothing where there is none."""
@@ -142,11 +165,29 @@ class LocalStorage:
         finally:
             os.close(descriptor)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         """Make a file of this content durable; folders on the way are made."""
+        write_atomic(self._place(name), data)
+
+    def draft(self, name: str) -> Draft:
+        """A file written while it is made; folders on the way are made."""
+        return Draft(self._place(name))
+
+    def note(self, name: str, data: bytes) -> None:
+        """A small file that may be lost in a power cut; folders on the way are made."""
+        path = self._place(name)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(data)
+        temporary.replace(path)
+
+    def sync(self) -> None:
+        """Make the names of the files right here durable."""
+        sync_folder(self.root)
+
+    def _place(self, name: str) -> Path:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
+        return path
 
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; nothing where there is none."""

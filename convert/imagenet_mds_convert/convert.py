@@ -158,6 +158,7 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
         fingerprint=content_fingerprint(classes, entries),
     )
     with writing_to(destination):
+        destination.sync()
         destination.write(KEYS_BASENAME, keys)
         destination.write(INDEX_BASENAME, json_bytes(index_json(shards, conversion.policy.shard_size_bytes)))
         destination.write(MANIFEST_BASENAME, json_bytes(manifest.model_dump(mode="json")))

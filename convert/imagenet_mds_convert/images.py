@@ -10,6 +10,7 @@ import re
 import warnings
 from dataclasses import dataclass
 
+import simplejpeg
 from PIL import Image
 
 MAX_PIXELS = 1 << 27
@@ -151,22 +152,56 @@ def _refuse_huge(width: int, height: int) -> None:
         raise Unusable(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
 
 
+_DAMAGE = re.compile(r"premature end|bad (Huffman|arithmetic) code|found marker .* instead of RST", re.IGNORECASE)
+"""What libjpeg says where it had to invent a part of the picture. Its other warnings, of bytes too many and of odd
+headers, leave the picture whole."""
+
+
 def _decode(data: bytes) -> None:
-    """Decode all coefficients, at an eighth of the size: the cheapest walk of the whole entropy-coded stream."""
-    image = _open(data)
-    image.draft("RGB" if image.mode == "RGB" else image.mode, (1, 1))
-    _load(image)
+    """Decode all coefficients, at an eighth of the size: the cheapest walk of the whole entropy-coded stream.
+
+    Pillow swallows libjpeg's warnings, so a picture cut short with an end-of-image marker put behind it would pass.
+    """
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:
+        _refuse_damage(error)
+        # What this decoder refuses otherwise is for the one that training falls back to.
+        image = _open(data)
+        image.draft(image.mode, (1, 1))
+        _load(image)
+
+
+def _refuse_damage(error: ValueError) -> None:
+    if _DAMAGE.search(str(error)):
+        reason = str(error).removeprefix("Corrupt JPEG data: ")
+        raise Unusable(f"does not decode whole ({reason})") from None
 
 
 def _scaled_jpeg(data: bytes, target: tuple[int, int], quality: int) -> bytes:
     """One decode, in the DCT domain to at least twice the target where that is smaller than the whole (beyond that the
     eye cannot tell), then Lanczos. Metadata are dropped; none of them changes a pixel that a stock reader sees."""
-    image = _open(data)
-    image.draft(image.mode, (2 * target[0], 2 * target[1]))
-    _load(image)
     buffer = io.BytesIO()
-    image.resize(target, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=quality)
+    _pixels(data, 2 * target[0], 2 * target[1]).resize(target, Image.Resampling.LANCZOS).save(
+        buffer, "JPEG", quality=quality
+    )
     return buffer.getvalue()
+
+
+def _pixels(data: bytes, width: int, height: int) -> Image.Image:
+    """A JPEG's picture, in gray or RGB as it is stored, scaled in the DCT domain to at least this size where that is
+    smaller."""
+    try:
+        _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        colorspace = "GRAY" if colorspace == "Gray" else "RGB"
+        decoded = simplejpeg.decode_jpeg(data, colorspace, min_height=height, min_width=width, min_factor=1)
+    except ValueError as error:
+        _refuse_damage(error)
+        image = _open(data)
+        image.draft(image.mode, (width, height))
+        _load(image)
+        return image
+    return Image.fromarray(decoded[..., 0] if decoded.shape[2] == 1 else decoded)
 
 
 def _to_rgb_jpeg(data: bytes, scaling: Scaling) -> Stored:

@@ -13,9 +13,9 @@ import xxhash
 
 from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import WORK_FOLDER
-from imagenet_mds.mds import Record, ShardInfo, describe_shard, encode_shard, shard_basename
-from imagenet_mds.storage import Storage
-from imagenet_mds_convert.images import Scaling, Unusable, prepare
+from imagenet_mds.mds import Record, ShardEncoder, ShardInfo, describe_shard, shard_basename
+from imagenet_mds.storage import Storage, Writing
+from imagenet_mds_convert.images import Scaling, Stored, Unusable, prepare
 from imagenet_mds_convert.source import Sample, Source
 
 _THE_IMAGES_OWN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
@@ -46,12 +46,12 @@ class ShardTask:
     destination: Storage
 
 
-@dataclass(frozen=True)
+@dataclass
 class ShardRecord:
     """What a finished shard task leaves behind: enough for index and manifest, without reading the shard again.
 
     `info` is None when no sample of the shard was usable; then there is no file. `left_out` and `changed` are (key,
-    reason). `scaled` counts pictures that were made smaller; `digests` are the xxh64 of the source's bytes of each
+    reason). `scaled` counts pictures that were made smaller; `digests` are the xxh3-64 of the source's bytes of each
     stored sample, in order, by which duplicates are found.
     """
 
@@ -80,44 +80,86 @@ class Spent:
             setattr(self, name, getattr(self, name) + seconds)
 
 
-def build_shard(task: ShardTask, spent: Spent | None = None) -> tuple[ShardRecord, bytes]:
+_AHEAD_BYTES = 8 << 20
+"""Written at once while a shard is made: large enough for a disk, small enough that little is left at the end."""
+
+
+def build_shard(
+    task: ShardTask, spent: Spent | None = None, *, buffer: bytearray | None = None, draft: Writing | None = None
+) -> tuple[ShardRecord, memoryview]:
     """Read, check and encode the samples of a shard: the same bytes, whoever does it, whenever.
 
     Args:
         task: what to do.
         spent: takes the seconds.
+        buffer: memory to make the shard in; see `ShardEncoder`.
+        draft: takes the shard's bytes while it is made, and the whole at the end, if it has any sample.
+
+    Returns:
+        What to record, and the shard's bytes, which lie in the buffer.
     """
     spent = spent or Spent()
-    records, left_out, changed = [], [], []
-    digests: list[str] = []
-    scaled = source_bytes = 0
+    encoder = ShardEncoder(len(task.samples), task.size_limit_bytes, buffer)
+    record = ShardRecord(task.shard, None)
+    written, _ = encoder.filled
     for index, sample in task.samples:
-        key = sample.key
-        begun = read = time.perf_counter()
         try:
-            data = task.source.read(sample.where)
-            read = time.perf_counter()
-            source_bytes += len(data)
-            stored = prepare(data, task.check, task.scaling)
+            data, stored = _take(task, sample, spent)
         except Unusable as reason:
-            left_out.append((key, str(reason)))
-        except OSError as error:
-            if error.errno not in _THE_IMAGES_OWN:
-                raise SourceFailed(f"{key}: {error.strerror or error}") from error
-            left_out.append((key, f"cannot be read ({error.strerror})"))
-        else:
-            records.append(Record(index, stored.jpeg, sample.label))
-            digests.append(xxhash.xxh64_hexdigest(data))
-            scaled += stored.scaled
-            if stored.change:
-                changed.append((key, stored.change))
-        spent.read += read - begun
-        spent.check += time.perf_counter() - read
+            record.left_out.append((sample.key, str(reason)))
+            continue
+        begun = time.perf_counter()
+        record.digests.append(xxhash.xxh3_64_hexdigest(data))
+        if stored.change:
+            record.changed.append((sample.key, stored.change))
+        record.scaled += stored.scaled
+        record.source_bytes += len(data)
+        encoder.add(Record(index, stored.jpeg, sample.label))
+        encoded = time.perf_counter()
+        spent.encode += encoded - begun
+        _, end = encoder.filled
+        # A sample that was left out moves all that follow: from then on nothing is written ahead.
+        if draft and end - written >= _AHEAD_BYTES and not record.left_out:
+            draft.ahead(encoder.view(written, end), written)
+            written = end
+            spent.write += time.perf_counter() - encoded
     begun = time.perf_counter()
-    data = encode_shard(records, task.size_limit_bytes) if records else b""
-    info = describe_shard(shard_basename(task.shard), data, len(records)) if records else None
+    whole = encoder.finish()
+    info = describe_shard(shard_basename(task.shard), whole, encoder.samples) if encoder.samples else None
     spent.encode += time.perf_counter() - begun
-    return ShardRecord(task.shard, info, left_out, changed, scaled, digests, source_bytes), data
+    record.info = info
+    if draft and info:
+        begun = time.perf_counter()
+        draft.publish(whole, moved=bool(record.left_out))
+        spent.write += time.perf_counter() - begun
+    return record, whole
+
+
+def _take(task: ShardTask, sample: Sample, spent: Spent) -> tuple[bytes, Stored]:
+    """A sample's bytes as the source has them, and what to store.
+
+    Raises:
+        Unusable: the image is left out.
+        SourceFailed: the storage failed.
+    """
+    begun = time.perf_counter()
+    try:
+        data = task.source.read(sample.where)
+    except OSError as error:
+        if error.errno not in _THE_IMAGES_OWN:
+            raise SourceFailed(f"{sample.key}: {error.strerror or error}") from error
+        raise Unusable(f"cannot be read ({error.strerror})") from None
+    finally:
+        read = time.perf_counter()
+        spent.read += read - begun
+    try:
+        return data, prepare(data, task.check, task.scaling)
+    finally:
+        spent.check += time.perf_counter() - read
+
+
+_buffers: list[bytearray] = []
+"""Memory that this process has made shards in and does not use at the moment."""
 
 
 def run_shard_task(task: ShardTask) -> tuple[ShardRecord, Spent]:
@@ -127,12 +169,14 @@ def run_shard_task(task: ShardTask) -> tuple[ShardRecord, Spent]:
         OSError: the shard cannot be written (a full disk); nothing half done is left.
     """
     spent = Spent()
-    record, data = build_shard(task, spent)
+    buffer = _buffers.pop() if _buffers else bytearray()
+    with task.destination.draft(shard_basename(task.shard)) as draft:
+        record = build_shard(task, spent, buffer=buffer, draft=draft)[0]
+    _buffers.append(buffer)
     begun = time.perf_counter()
-    if record.info:
-        task.destination.write(record.info.basename, data)
-    task.destination.write(record_name(task.shard), json_bytes(asdict(record)))
-    spent.write = time.perf_counter() - begun
+    # A record that a power cut takes costs making its shard again; one that outlives its shard is not believed.
+    task.destination.note(record_name(task.shard), json_bytes(asdict(record)))
+    spent.write += time.perf_counter() - begun
     return record, spent
 
 
@@ -148,10 +192,11 @@ def recorded_shards(destination: Storage) -> list[int]:
 
 
 def read_record(destination: Storage, shard: int) -> ShardRecord | None:
-    """The record of a shard that is done, None where it is not: no record, or no file of the recorded size."""
+    """The record of a shard that is done, None where it is not: no record, half of one (a power cut leaves that), or no
+    file of the recorded size."""
     try:
         raw = json.loads(destination.read(record_name(shard)))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     info = ShardInfo(**raw["info"]) if raw["info"] else None
     if info and destination.size_bytes(info.basename) != info.size_bytes:

@@ -107,7 +107,7 @@ def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source
         name = shard_basename(shard)
         if name not in broken:
             continue
-        record, data = build_shard(conversion.task(shard))
+        record, shard_bytes = build_shard(conversion.task(shard))
         found = record.info.xxh64 if record.info else "nothing"
         if found != entries[name].xxh64:
             raise WorldError(
@@ -115,7 +115,7 @@ def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source
                 f"{entries[name].xxh64}; the source's images have changed since"
             )
         with writing_to(split):
-            split.write(name, data)
+            split.write(name, shard_bytes)
         written.append(name)
     left_out = {entry.key for entry in manifest.left_out}
     index = index_json(manifest.shard_infos(), manifest.policy.shard_size_bytes)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagenet_mds_convert.images import MAX_PIXELS, Stored, Unusable, prepare, walk_jpeg
+from imagenet_mds_convert.images import MAX_PIXELS, Scaling, Stored, Unusable, prepare, walk_jpeg
 from tests.convert.drawing import encoded, noise
 
 CHECKS = ("decode", "structure", "none")
@@ -196,10 +196,20 @@ def test_pictures_that_decoding_alone_finds_broken_are_found_by_decoding_alone()
         prepare(no_quantization_tables, "decode")
 
 
-def test_the_decoder_forgives_a_picture_cut_short_that_ends_well() -> None:
-    # libjpeg fills what is missing with gray and warns, and Pillow does not pass the warning on. Training reads it so.
-    data = encoded(noise(64, 64))
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
+def test_a_picture_cut_short_with_an_end_put_behind_it_is_found_by_decode(options: dict[str, Any]) -> None:
+    # libjpeg fills what is missing with gray and warns; Pillow does not pass the warning on.
+    data = encoded(noise(64, 64), **options)
     mended = data[: len(data) // 2] + b"\xff\xd9"
-    assert prepare(mended, "decode") == Stored(mended)
-    with Image.open(io.BytesIO(mended)) as image:
-        assert len(np.unique(np.asarray(image.convert("L"))[-8:])) < 3
+    with Image.open(io.BytesIO(data)) as image, Image.open(io.BytesIO(mended)) as cut:
+        assert not np.array_equal(np.asarray(image), np.asarray(cut))
+    for scaling in (Scaling(), Scaling(max_side=32)):
+        with pytest.raises(Unusable, match=r"does not decode whole \(premature end of data segment\)"):
+            prepare(mended, "decode", scaling)
+    assert prepare(mended, "structure") == Stored(mended)
+
+
+def test_bytes_too_many_leave_a_picture_whole() -> None:
+    data = encoded(noise(64, 64))
+    for odd in (data[:-2] + bytes(300) + data[-2:], data + b"behind the end"):
+        assert prepare(odd, "decode") == Stored(odd)

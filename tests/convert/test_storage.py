@@ -48,11 +48,11 @@ def test_a_failing_disk_leaves_no_image_out(tree: Path, tmp_path: Path) -> None:
 
 
 def test_short_memory_leaves_no_image_out(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:
-    def no_memory(*arguments: object) -> None:
+    def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
     data = next((tree / "val").glob("*/*_1.JPEG")).read_bytes()
-    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", no_memory)
+    monkeypatch.setattr("imagenet_mds_convert.images.simplejpeg.decode_jpeg", no_memory)
     with pytest.raises(MemoryError):
         images.prepare(data, "decode")
 

@@ -5,12 +5,38 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_mds.files import json_bytes, write_atomic, write_json
+from imagenet_mds.files import Draft, json_bytes, write_atomic, write_json
 
 
 def test_a_file_is_written_and_nothing_else(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a.bin", b"whole")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.bin": b"whole"}
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_file_written_ahead_is_whole_whether_its_parts_stayed_in_place_or_moved(tmp_path: Path, moved: bool) -> None:
+    ahead, whole = b"..head was there....", b"head" + b"0123456789abcdef"
+    if moved:
+        whole = whole[:2] + whole[3:]
+    with Draft(tmp_path / "a.bin") as draft:
+        draft.ahead(memoryview(whole if not moved else ahead)[4:10], 4)
+        draft.ahead(memoryview(whole if not moved else ahead)[10:12], 10)
+        assert [path.name for path in tmp_path.iterdir()] != ["a.bin"]
+        draft.publish(memoryview(whole), moved=moved)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.bin": whole}
+
+
+def test_a_file_given_up_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"old")
+
+    def interrupted() -> None:
+        with Draft(tmp_path / "a.bin") as draft:
+            draft.ahead(b"new", 0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.bin": b"old"}
 
 
 @pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.replace"])

@@ -2,7 +2,6 @@
 
 import json
 import struct
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,17 @@ from PIL import Image
 from streaming import MDSWriter, StreamingDataset
 from streaming.vision import StreamingImageNet
 
+from imagenet_mds import mds
 from imagenet_mds.manifest import read_keys, read_manifest
-from imagenet_mds.mds import Record, describe_shard, encode_shard, index_json, read_shard, shard_basename
+from imagenet_mds.mds import (
+    Record,
+    ShardEncoder,
+    describe_shard,
+    encode_shard,
+    index_json,
+    read_shard,
+    shard_basename,
+)
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 RECORDS = st.lists(st.builds(Record, INT64, st.binary(max_size=40), INT64), max_size=6)
@@ -82,15 +90,27 @@ def _offset(shard: bytearray, place: int) -> int:
     return value
 
 
-def test_four_gib_are_refused_before_they_are_put_together() -> None:
-    block = bytes(1 << 24)
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match="MDS offsets end at 4 GiB"):
-            encode_shard([Record(index, block, 0) for index in range(256)], 1 << 26)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+def test_a_shard_beyond_its_offsets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The real end is 4 GiB, more than a test should take.
+    assert mds._OFFSETS_END == 1 << 32
+    monkeypatch.setattr(mds, "_OFFSETS_END", 1 << 20)
+    block = bytes(1 << 16)
+    assert len(encode_shard([Record(index, block, 0) for index in range(15)], 1 << 26)) < 1 << 20
+    with pytest.raises(ValueError, match=r"cannot be addressed: MDS offsets end at 1,048,576"):
+        encode_shard([Record(index, block, 0) for index in range(16)], 1 << 26)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=300), st.booleans()), min_size=1, max_size=20))
+def test_a_shard_made_in_a_used_buffer_with_samples_left_out_is_the_one_made_at_once(
+    drawn: list[tuple[bytes, bool]],
+) -> None:
+    records = [Record(index, jpeg, index % 3) for index, (jpeg, _) in enumerate(drawn)]
+    kept = [record for record, (_, keep) in zip(records, drawn, strict=True) if keep]
+    buffer = bytearray(b"\xaa" * 700)
+    encoder = ShardEncoder(len(records), 1 << 26, buffer)
+    for record in kept:
+        encoder.add(record)
+    assert bytes(encoder.finish()) == encode_shard(kept, 1 << 26)
 
 
 def _pixels(image: Image.Image) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
