@@ -6,7 +6,7 @@ BIN := .venv/bin
 # surroundings forbid it.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test setup lint types imports unit lock bench clean
+.PHONY: demo test setup lint types imports unit lock bench bench-setup clean
 
 demo: setup
 	$(BIN)/imagenet-mds demo
@@ -40,6 +40,9 @@ unit:
 lock:
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.10 \
 		--generate-hashes --quiet --output-file requirements.lock
+
+bench-setup: setup
+	$(BIN)/python benchmarks/peers.py
 
 bench:
 	$(BIN)/python benchmarks/convert.py

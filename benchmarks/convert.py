@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -19,10 +20,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers import PEERS, python_of, why_missing
 from PIL import Image
 
 CLASSES = 10
@@ -42,7 +45,7 @@ def make_image(seed: int, path: Path) -> None:
         planes.append(plane / plane.std())
     grey = planes[0][..., None]
     picture = 128 + 45 * (0.85 * grey + 0.5 * np.stack(planes, -1)) + random.normal(0, 5, (height, width, 3))
-    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, "JPEG", quality=93)
+    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, "JPEG", quality=90)
 
 
 def make_tree(root: Path, images: int) -> int:
@@ -91,6 +94,86 @@ def writer(tree: Path, out: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
 
 
+# Each writes what the peer's own examples write, in one process, from the files' bytes where it takes them.
+_WEBDATASET = """
+import sys, pathlib, webdataset
+tree, out = map(pathlib.Path, sys.argv[1:])
+out.mkdir(parents=True)
+with webdataset.ShardWriter(f"{out}/%06d.tar", maxsize=1 << 26, verbose=0) as writer:
+    for path in sorted(tree.glob("train/*/*.JPEG")):
+        writer.write({"__key__": path.stem, "jpg": path.read_bytes(), "cls": int(path.parent.name[1:])})
+"""
+_ARRAYRECORD = """
+import sys, pathlib
+from array_record.python.array_record_module import ArrayRecordWriter
+tree, out = map(pathlib.Path, sys.argv[1:])
+out.mkdir(parents=True)
+writer = ArrayRecordWriter(f"{out}/train.array_record", "group_size:1,uncompressed")
+for path in sorted(tree.glob("train/*/*.JPEG")):
+    writer.write(path.read_bytes())
+writer.close()
+"""
+_LITDATA = """
+import sys, pathlib, litdata
+def sample(path):
+    return {"image": pathlib.Path(path).read_bytes(), "class": int(pathlib.Path(path).parent.name[1:])}
+if __name__ == "__main__":
+    tree, out = map(pathlib.Path, sys.argv[1:])
+    files = [str(path) for path in sorted(tree.glob("train/*/*.JPEG"))]
+    litdata.optimize(fn=sample, inputs=files, output_dir=str(out), num_workers=1, chunk_bytes="64MB")
+"""
+_FFCV = """
+import sys, pathlib
+from PIL import Image
+from ffcv.writer import DatasetWriter
+from ffcv.fields import IntField, RGBImageField
+class Tree:
+    def __init__(self, tree):
+        self.files = sorted(tree.glob("train/*/*.JPEG"))
+    def __len__(self):
+        return len(self.files)
+    def __getitem__(self, index):
+        return Image.open(self.files[index]).convert("RGB"), int(self.files[index].parent.name[1:])
+if __name__ == "__main__":
+    tree, out = map(pathlib.Path, sys.argv[1:])
+    out.mkdir(parents=True)
+    fields = {"image": RGBImageField(write_mode="jpg", max_resolution=500, jpeg_quality=90), "label": IntField()}
+    DatasetWriter(f"{out}/train.beton", fields, num_workers=1).from_indexed_dataset(Tree(tree))
+"""
+
+
+def peer(name: str, code: str) -> Callable[[Path, Path], None]:
+    """A peer's writer, in its own environment; a file, for what starts processes imports it again."""
+
+    def run(tree: Path, out: Path) -> None:
+        script = out.with_name(f"{name}_side.py")
+        script.write_text(code, encoding="utf-8")
+        subprocess.run([python_of(name), str(script), str(tree), str(out)], check=True, capture_output=True)
+
+    return run
+
+
+def bare_decode(tree: Path, out: Path) -> None:
+    """The cheapest decode that finds the same damage as `--check decode`, and nothing else."""
+    code = (
+        "import sys, pathlib, simplejpeg\n"
+        "for path in sorted(pathlib.Path(sys.argv[1]).glob('train/*/*.JPEG')):\n"
+        "    simplejpeg.decode_jpeg(path.read_bytes(), 'GRAY', min_height=1, min_width=1, min_factor=8)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
+
+
+def bare_scaling(tree: Path, out: Path) -> None:
+    """Decode, resize, encode of the same library as `--max-side 400`, and nothing else."""
+    code = (
+        "import sys, pathlib, io; from PIL import Image\n"
+        "for path in sorted(pathlib.Path(sys.argv[1]).glob('train/*/*.JPEG')):\n"
+        "    image = Image.open(path).resize((400, 300), Image.Resampling.LANCZOS)\n"
+        "    image.save(io.BytesIO(), 'JPEG', quality=90)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
+
+
 def copy(tree: Path, out: Path) -> None:
     """The limit: read every byte, write every byte."""
     subprocess.run(["cp", "-r", str(tree), str(out)], check=True)
@@ -104,29 +187,51 @@ SIDES: dict[str, Callable[[Path, Path], None]] = {
     "ours, --check structure, 1 process": ours("--check", "structure", "--workers", 1),
     "ours, --check structure, 2 processes": ours("--check", "structure", "--workers", 2),
     "ours, --check decode, 1 process": ours("--check", "decode", "--workers", 1),
+    "bare decode at 1/8": bare_decode,
     "ours, --check decode, 2 processes": ours("--check", "decode", "--workers", 2),
+    "ours, --max-side 400, 1 process": ours("--max-side", 400, "--workers", 1),
+    "bare decode, resize, encode": bare_scaling,
     "ours, --max-side 400, 2 processes": ours("--max-side", 400, "--workers", 2),
+    "webdataset": peer("webdataset", _WEBDATASET),
+    "arrayrecord": peer("arrayrecord", _ARRAYRECORD),
+    "litdata": peer("litdata", _LITDATA),
+    "ffcv, q90/500": peer("ffcv", _FFCV),
 }
 
 # What starting a side costs before its first image: the same command on a tree of a few images.
 START_IMAGES = 2 * CLASSES
 
 
-def measure(tree: Path, few: Path, scratch: Path, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """(seconds, seconds of starting) of each side in each round."""
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in SIDES}
-    names = list(SIDES)
+@dataclass(frozen=True)
+class Taken:
+    """What one side took in one round, its start (the same command on a few images) taken off: seconds of wall time and
+    of CPU of all its processes; and the seconds of that start."""
+
+    wall: float
+    cpu: float
+    start: float
+
+
+def timed(side: Callable[[Path, Path], None], source: Path, out: Path) -> tuple[float, float]:
+    """Seconds of wall time and of CPU."""
+    shutil.rmtree(out, ignore_errors=True)
+    os.sync()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    begun = time.perf_counter()
+    side(source, out)
+    wall = time.perf_counter() - begun
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def measure(tree: Path, few: Path, scratch: Path, rounds: int) -> dict[str, list[Taken]]:
+    """What each side took in each round."""
+    names = [name for name in SIDES if name.split(",")[0] not in PEERS or not why_missing(name.split(",")[0])]
+    taken: dict[str, list[Taken]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            seconds = []
-            for source in (tree, few):
-                out = scratch / "out"
-                shutil.rmtree(out, ignore_errors=True)
-                os.sync()
-                begun = time.perf_counter()
-                SIDES[name](source, out)
-                seconds.append(time.perf_counter() - begun)
-            taken[name].append((seconds[0], seconds[1]))
+            whole, start = (timed(SIDES[name], source, scratch / "out") for source in (tree, few))
+            taken[name].append(Taken(whole[0] - start[0], whole[1] - start[1], start[0]))
         print(f"round {number + 1} of {rounds} is done", file=sys.stderr)
     return taken
 
@@ -146,31 +251,38 @@ def main() -> None:
         taken = measure(root / "tree", root / "few", root, options.rounds)
     images = options.images - START_IMAGES
     rows: list[dict[str, Any]] = []
-    for side, seconds in taken.items():
-        net = [whole - start for whole, start in seconds]
-        against = [whole - start for whole, start in taken[BASELINE]]
-        limit = [whole - start for whole, start in taken["cp -r"]]
+    for side, rounds in taken.items():
+
+        def against(other: str, rounds: list[Taken] = rounds, of: str = "wall") -> float:
+            pairs = zip(rounds, taken[other], strict=True)
+            return round(statistics.median(getattr(b, of) / getattr(a, of) for a, b in pairs), 2)
+
         rows.append(
             {
                 "side": side,
-                "images_per_second": round(images / statistics.median(net)),
-                "against_official": round(statistics.median(b / a for a, b in zip(net, against, strict=True)), 2),
-                "against_cp": round(statistics.median(b / a for a, b in zip(net, limit, strict=True)), 2),
-                "start_seconds": round(statistics.median(start for _, start in seconds), 2),
+                "images_per_second": round(images / statistics.median(one.wall for one in rounds)),
+                "images_per_cpu_second": round(images / statistics.median(one.cpu for one in rounds)),
+                "against_official": against(BASELINE),
+                "against_official_cpu": against(BASELINE, of="cpu"),
+                "against_cp": against("cp -r"),
+                "start_seconds": round(statistics.median(one.start for one in rounds), 2),
             }
         )
     print(
         f"{options.images:,} images, {size_bytes / options.images / 1000:.0f} kB each, {options.rounds} rounds, medians"
     )
-    print("| side | images/s | times the official converter | times cp -r | start, s |\n|---|---|---|---|---|")
+    print("| side | images/s | a CPU second | times the official | by CPU | times cp -r | start, s |")
+    print("|---|---|---|---|---|---|---|")
     for row in rows:
-        print(
-            f"| {row['side']} | {row['images_per_second']:,} | {row['against_official']} | {row['against_cp']} "
-            f"| {row['start_seconds']} |"
-        )
+        print(f"| {' | '.join(f'{value:,}' if isinstance(value, int) else str(value) for value in row.values())} |")
+    missing = {name: reason for name in PEERS if (reason := why_missing(name))}
+    for name, reason in missing.items():
+        print(f"{name}: {reason}")
     if options.json:
         options.json.write_text(
-            json.dumps({"images": options.images, "rounds": options.rounds, "sides": rows}, indent=2)
+            json.dumps(
+                {"images": options.images, "rounds": options.rounds, "sides": rows, "missing": missing}, indent=2
+            )
         )
 
 

@@ -87,11 +87,13 @@ def test_faults_on_the_way_lose_and_double_nothing(proxy: Proxy, server: int, tr
     assert direct(server).list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
 
 
-def test_killed_and_continued(proxy: Proxy, tree: Path, dataset: Path, tmp_path: Path) -> None:
-    for killed in range(3):
-        process = start("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS, log=tmp_path / "log", **proxy.variables)
-        before = len(proxy.seen)
-        while len(proxy.seen) < before + 8 + 9 * killed and process.poll() is None:
+def test_killed_at_ten_random_moments_and_continued(proxy: Proxy, tree: Path, dataset: Path, tmp_path: Path) -> None:
+    dice = random.Random(0)
+    for workers in (2, 1, 4, 2, 1, 4, 2, 1, 4, 2):
+        options = ("--shard-size", "64KiB", "--workers", workers)
+        process = start("convert", tree, f"s3://{BUCKET}/mds", *options, log=tmp_path / "log", **proxy.variables)
+        before, wanted = len(proxy.seen), dice.randint(1, 40)
+        while len(proxy.seen) < before + wanted and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
