@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One source image: its key within the split (`<class>/<file>`), its class number, its size in bytes, and where its
     bytes are, in plain values that the source's `read` takes."""

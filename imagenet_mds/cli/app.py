@@ -109,7 +109,9 @@ def convert(
     subset: Annotated[
         str | None, typer.Option(help="Keep this many training images: tiny, small, medium, large or a number.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all processors if not given.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; as many as processors if not given. S3 takes more.")
+    ] = None,
     check: Annotated[Check, typer.Option(help="How each image is checked.")] = Check.decode,
     max_side: Annotated[
         int | None, typer.Option(min=16, help="Scale larger images down to this longer side, in pixels.")

@@ -1,7 +1,11 @@
 """The plan as properties: balanced, nested, complete, and the same for ever."""
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import xxhash
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 
 from imagenet_mds_convert.plan import Plan, cut_into_shards, draws, make_plan
 from imagenet_mds_convert.source import Sample
+from tests.command import environment
 
 SEEDS = st.integers(0, 1 << 32)
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
@@ -110,3 +115,11 @@ def test_classes_of_any_size_stand_anywhere_within_a_round() -> None:
 def test_another_seed_is_another_order() -> None:
     orders = {tuple(_order([5, 5, 5], seed)) for seed in range(50)}
     assert len(orders) == 50
+
+
+def test_the_whole_of_imagenet_is_planned_in_little_memory() -> None:
+    program = Path(__file__).parents[2] / "benchmarks" / "plan.py"
+    done = subprocess.run([sys.executable, program], env=environment(), capture_output=True, text=True, check=True)
+    row = json.loads(done.stdout)
+    assert (row["images"], row["shards"]) == (1_281_167, 2104)
+    assert row["peak_bytes"] < 1e9

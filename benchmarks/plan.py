@@ -1,0 +1,57 @@
+"""What planning the whole of ImageNet takes: 1,281,167 samples with sizes, listed, planned and fingerprinted.
+
+Usage: python benchmarks/plan.py. Prints CPU seconds and the most memory of the process as one line of JSON.
+"""
+
+import json
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from imagenet_mds.manifest import Policy
+from imagenet_mds_convert.classes import imagenet_names
+from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.tree import TreeSource
+
+IMAGES = 1_281_167
+
+
+@dataclass(frozen=True)
+class ListedTree(TreeSource):
+    """A tree whose listing is made up: ImageNet's number of images, of about its sizes."""
+
+    def samples(self, split: str) -> list[Sample]:
+        """Every image, sorted by key."""
+        sizes = np.random.default_rng(0).gamma(2, 55_000, IMAGES).astype(int).tolist()
+        counts = [IMAGES // len(self.classes) + (label < IMAGES % len(self.classes)) for label in range(1000)]
+        keys = (
+            (label, f"{wnid}/{wnid}_{number:05}.JPEG")
+            for label, (wnid, count) in enumerate(zip(self.classes, counts, strict=True))
+            for number in range(count)
+        )
+        return [
+            Sample(key, label, size, where=f"{split}/{key}") for (label, key), size in zip(keys, sizes, strict=True)
+        ]
+
+
+def main() -> None:
+    """Plan it."""
+    classes = tuple(imagenet_names())
+    source = ListedTree(Path("/nowhere"), classes, classes, ("train",), ())
+    begun = time.process_time()
+    conversion = SplitConversion.plan_for(source, "train", Path("/nowhere"), Policy())
+    row = {
+        "images": len(conversion.samples),
+        "shards": conversion.plan.shards,
+        "cpu_seconds": round(time.process_time() - begun, 1),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()
