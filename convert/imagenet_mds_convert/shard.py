@@ -15,6 +15,7 @@ from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import WORK_FOLDER
 from imagenet_mds.mds import Record, ShardInfo, describe_shard, encode_shard, shard_basename
 from imagenet_mds.storage import Storage
+from imagenet_mds_convert.ahead import read_all
 from imagenet_mds_convert.images import Scaling, Unusable, prepare
 from imagenet_mds_convert.source import Sample, Source
 
@@ -91,11 +92,11 @@ def build_shard(task: ShardTask, spent: Spent | None = None) -> tuple[ShardRecor
     records, left_out, changed = [], [], []
     digests: list[str] = []
     scaled = source_bytes = 0
-    for index, sample in task.samples:
+    for index, sample, read_image in read_all(task.source, task.samples):
         key = sample.key
         begun = read = time.perf_counter()
         try:
-            data = task.source.read(sample.where)
+            data = read_image()
             read = time.perf_counter()
             source_bytes += len(data)
             stored = prepare(data, task.check, task.scaling)

@@ -69,6 +69,11 @@ class Cifar10Source:
         """The classes themselves: they are words."""
         return self.classes
 
+    @property
+    def reads_at_once(self) -> int:
+        """One, wherever the batches are: they stay in memory."""
+        return 1
+
     def samples(self, split: str) -> list[Sample]:
         """Every picture of the split, sorted by key: `cat/data_batch_1_00000.png`.
 

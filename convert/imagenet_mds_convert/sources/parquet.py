@@ -105,6 +105,11 @@ class ParquetSource:
         """The files of a split, in order."""
         return [name for name in self.files if name.rpartition("/")[2].startswith(_PREFIXES[split])]
 
+    @property
+    def reads_at_once(self) -> int:
+        """A few only: each holds a row group."""
+        return _THREADS if self.storage.remote else 1
+
     def samples(self, split: str) -> list[Sample]:
         """Every image of the split, sorted by key.
 
