@@ -59,6 +59,7 @@ class ArchivesSource:
     splits: tuple[str, ...]
     notes: tuple[str, ...]
     kind: str = "archives"
+    drawn: bool = False
 
     @classmethod
     def open(cls, storage: Storage) -> "ArchivesSource":

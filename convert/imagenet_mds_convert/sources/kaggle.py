@@ -71,6 +71,7 @@ class KaggleSource:
     splits: tuple[str, ...]
     notes: tuple[str, ...]
     kind: str = "kaggle"
+    drawn: bool = False
 
     @classmethod
     def open(cls, storage: Storage) -> "KaggleSource":

@@ -58,6 +58,7 @@ class ParquetSource:
     storage: Storage
     files: tuple[str, ...]
     kind: str = "parquet"
+    drawn: bool = False
 
     @classmethod
     def open(cls, storage: Storage) -> "ParquetSource":

@@ -37,6 +37,7 @@ class TreeSource:
     splits: tuple[str, ...]
     notes: tuple[str, ...]
     kind: str = "tree"
+    drawn: bool = False
 
     @classmethod
     def open(cls, where: Path | Storage) -> "TreeSource":
