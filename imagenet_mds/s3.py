@@ -8,6 +8,7 @@ they fail. `AWS_ENDPOINT_URL` names another server than Amazon's.
 import errno
 import io
 import random
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.storage import Entry
+from imagenet_mds.storage import Entry, Listing
 
 _ATTEMPTS = 10
 _BODY_ATTEMPTS = 6
@@ -70,12 +71,26 @@ def _client() -> Any:
     )
 
 
+_MAKING_THE_CLIENT = threading.Lock()
+
+
+def _s3() -> Any:
+    """The process's client; threads that ask for it first together wait for one, for it takes a tenth of a second."""
+    with _MAKING_THE_CLIENT:
+        return _client()
+
+
 @dataclass(frozen=True)
 class S3Storage:
     """Objects under `s3://bucket/prefix/`. `prefix` is empty or ends without a slash."""
 
     bucket: str
     prefix: str
+
+    @property
+    def remote(self) -> bool:
+        """It is."""
+        return True
 
     @classmethod
     def at(cls, location: str) -> "S3Storage":
@@ -112,7 +127,7 @@ class S3Storage:
         """The size of an object, None where there is none."""
         try:
             with self._explained(name):
-                return int(_client().head_object(Bucket=self.bucket, Key=self._key(name))["ContentLength"])
+                return int(_s3().head_object(Bucket=self.bucket, Key=self._key(name))["ContentLength"])
         except FileNotFoundError:
             return None
 
@@ -142,7 +157,7 @@ class S3Storage:
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Upload an object; it is visible only when whole."""
         with self._explained(name):
-            _client().upload_fileobj(
+            _s3().upload_fileobj(
                 io.BytesIO(data),
                 self.bucket,
                 self._key(name),
@@ -157,36 +172,51 @@ class S3Storage:
             # A thousand at a time is what one request takes.
             for start in range(0, len(keys), 1000):
                 batch = [{"Key": key} for key in keys[start : start + 1000]]
-                _client().delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+                _s3().delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
 
     def files(self) -> Iterator[Entry]:
         """Every object below the prefix."""
         below = self._key("")
         with self._explained(""):
-            for page in _client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below):
+            for page in _s3().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below):
                 for item in page.get("Contents", []):
                     if not item["Key"].endswith("/"):  # what consoles make for an empty folder
                         yield Entry(item["Key"][len(below) :], int(item["Size"]))
 
     def names(self) -> list[str]:
         """The names of objects and folders right below the prefix, sorted."""
+        try:
+            found = self.listing()
+        except FileNotFoundError:
+            return []
+        return sorted({*found.folders, *(entry.name for entry in found.files)})
+
+    def listing(self) -> Listing:
+        """The objects with their sizes and the folders right below the prefix, a request for every thousand."""
         below = self._key("")
-        names: set[str] = set()
+        files, folders, there = [], [], False
         with self._explained(""):
-            pages = _client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below, Delimiter="/")
-            for page in pages:
-                names.update(item["Key"][len(below) :] for item in page.get("Contents", []))
-                names.update(item["Prefix"][len(below) : -1] for item in page.get("CommonPrefixes", []))
-        return sorted(names - {""})
+            lister = _s3().get_paginator("list_objects_v2")
+            for page in lister.paginate(Bucket=self.bucket, Prefix=below, Delimiter="/"):
+                objects, prefixes = page.get("Contents", []), page.get("CommonPrefixes", [])
+                there = there or bool(objects or prefixes)
+                # The prefix itself is what consoles make for an empty folder.
+                files += [
+                    Entry(item["Key"][len(below) :], int(item["Size"])) for item in objects if item["Key"] != below
+                ]
+                folders += [item["Prefix"][len(below) : -1] for item in prefixes]
+        if not there:
+            raise FileNotFoundError(errno.ENOENT, "No such prefix", self.location)
+        return Listing(tuple(files), tuple(name for name in folders if name))
 
     def tidy(self, folder: str = "") -> None:
         """Abort the uploads that a killed run left unfinished: their parts are invisible and cost money."""
         below = self._key(f"{folder}/" if folder else "")
         with self._explained(folder):
-            pages = _client().get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=below)
+            pages = _s3().get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=below)
             for page in pages:
                 for upload in page.get("Uploads", []):
-                    _client().abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                    _s3().abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -202,12 +232,12 @@ class S3Storage:
     def _get(self, name: str, extra: dict[str, str]) -> bytes:
         for attempt in range(_BODY_ATTEMPTS):
             try:
-                with self._explained(name):
-                    body = _client().get_object(Bucket=self.bucket, Key=self._key(name), **extra)["Body"]
+                with self._explained(name), _telling_breaks():
+                    body = _s3().get_object(Bucket=self.bucket, Key=self._key(name), **extra)["Body"]
                     return bytes(body.read())
             except _PastTheEnd:
                 return b""
-            except _BROKEN_BODY as error:
+            except _BrokenOff as error:
                 if attempt == _BODY_ATTEMPTS - 1:
                     raise OSError(errno.EIO, f"{self.location}/{name} broke off {_BODY_ATTEMPTS} times") from error
                 time.sleep(random.uniform(0, 0.2 * 2**attempt))
@@ -238,8 +268,6 @@ class S3Storage:
             if known:
                 raise UserError(f"{where}: {_MENDS[known]} ({known})") from None
             raise OSError(errno.EIO, str(error)) from error
-        except _BROKEN_BODY:
-            raise
         except botocore.exceptions.BotoCoreError as error:
             raise OSError(errno.EIO, f"{error}") from error
 
@@ -257,6 +285,19 @@ class _Upload:
     def publish(self, data: memoryview, *, moved: bool = False) -> None:
         """Upload the whole."""
         self.storage.write(self.name, data)
+
+
+@contextmanager
+def _telling_breaks() -> Iterator[None]:
+    """Tell a body that has broken off, which is asked for again, from what boto has given up."""
+    try:
+        yield
+    except _BROKEN_BODY as error:
+        raise _BrokenOff from error
+
+
+class _BrokenOff(Exception):  # noqa: N818 # the next attempt may end well
+    """A body that ended before its end, or too slowly."""
 
 
 class _PastTheEnd(Exception):  # noqa: N818 # not an error to anybody but S3

@@ -6,6 +6,7 @@ the whole of what was written, or for what was there before.
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -36,8 +37,20 @@ class Writing(Protocol):
         """Make the whole file stand under its name."""
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What lies right in a folder: its files, and the names of the folders in it."""
+
+    files: tuple[Entry, ...]
+    folders: tuple[str, ...]
+
+
 class Storage(Protocol):
     """Files under one location."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether every read waits for a network, so that several at once are faster than one after the other."""
 
     @property
     def location(self) -> str:
@@ -105,6 +118,18 @@ class Storage(Protocol):
             NotADirectoryError: a file lies where a folder should.
         """
 
+    def listing(self) -> Listing:
+        """The files with their sizes and the folders right here, in no particular order, at the price of a listing and
+        not of a look at each.
+
+        A link is what it leads to; one that leads nowhere is a file of 0 bytes, for the reason is met by reading it.
+
+        Raises:
+            FileNotFoundError: nothing is here.
+            NotADirectoryError: a file lies where a folder should.
+            OSError: it cannot be listed.
+        """
+
     def tidy(self, folder: str = "") -> None:
         """Remove what a killed writer left in a folder: partial files, unfinished uploads."""
 
@@ -124,6 +149,11 @@ class LocalStorage:
     """A folder on a disk of this machine."""
 
     root: Path
+
+    @property
+    def remote(self) -> bool:
+        """It is not: what the page cache or a disk answers at once gains nothing by threads."""
+        return False
 
     @property
     def location(self) -> str:
@@ -212,6 +242,18 @@ class LocalStorage:
         except FileNotFoundError:
             return []
 
+    def listing(self) -> Listing:
+        """The files with their sizes and the folders right here; neither are sockets, pipes and devices."""
+        files, folders = [], []
+        with os.scandir(self.root) as entries:
+            for entry in entries:
+                mode, size_bytes = _mode_and_size(entry)
+                if stat.S_ISDIR(mode):
+                    folders.append(entry.name)
+                elif stat.S_ISREG(mode):
+                    files.append(Entry(entry.name, size_bytes))
+        return Listing(tuple(files), tuple(folders))
+
     def tidy(self, folder: str = "") -> None:
         """Remove the temporary files of a killed run."""
         for path in (self.root / folder).glob(".*.tmp"):
@@ -228,6 +270,17 @@ class LocalStorage:
         """Free room on the disk that the folder is on, or will be."""
         there = next(path for path in [self.root, *self.root.parents] if path.exists())
         return shutil.disk_usage(there).free
+
+
+def _mode_and_size(entry: os.DirEntry[str]) -> tuple[int, int]:
+    """With links followed. A folder needs no call to the system, and what leads nowhere counts as an empty file."""
+    if entry.is_dir(follow_symlinks=False):
+        return stat.S_IFDIR, 0
+    try:
+        status = entry.stat()
+    except OSError:
+        return stat.S_IFREG, 0
+    return status.st_mode, status.st_size
 
 
 def open_storage(location: str) -> Storage:

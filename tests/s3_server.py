@@ -14,6 +14,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+BUCKET = "imagenet"
+"""What is there when a test begins, empty."""
+
+PAGE = 20
+"""How many names a listing gives at once; Amazon's gives 1,000."""
+
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -38,12 +44,14 @@ Fault = str | None
 
 @dataclass
 class Proxy:
-    """Passes requests on to the server, but for those that `choose` gives a fault."""
+    """Passes requests on to the server, but for those that `choose` gives a fault. `delay_seconds` is what each waits,
+    as on a long line."""
 
     port: int
     server_port: int
     choose: Callable[[Request], Fault] = lambda request: None
     seen: list[tuple[Request, Fault]] = field(default_factory=list)
+    delay_seconds: float = 0.0
 
     @property
     def variables(self) -> dict[str, str]:
@@ -68,7 +76,8 @@ def s3_server() -> Iterator[int]:
     """Run moto's server; give its port."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    variables = os.environ | {"PYTHONWARNINGS": "ignore"}
+    # Pages of a few names, so that every listing of a test is longer than one.
+    variables = os.environ | {"PYTHONWARNINGS": "ignore", "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)}
     process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
@@ -84,6 +93,13 @@ def s3_server() -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
+
+
+def direct(port: int) -> Any:
+    """A client that goes past the proxy."""
+    import boto3
+
+    return boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
 
 
 @contextmanager
@@ -134,8 +150,7 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             if fault == "expired":
                 self.refuse(400, "ExpiredToken", "The provided token has expired.")
                 return
-            if fault == "stall":
-                time.sleep(5)
+            time.sleep(5 if fault == "stall" else proxy.delay_seconds)
             connection = http.client.HTTPConnection("127.0.0.1", proxy.server_port, timeout=60)
             connection.request(self.command, self.path, body, dict(self.headers.items()))
             response = connection.getresponse()

@@ -1,9 +1,10 @@
 """One split on its way from a source to a folder: what it will be, and what of it is already there."""
 
-import json
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.files import json_bytes
@@ -26,26 +27,14 @@ from imagenet_mds_convert.source import Sample, Source
 _BEGUN = f"{WORK_FOLDER}/conversion.json"
 
 
-@dataclass(frozen=True)
-class _Begun:
+class _Begun(BaseModel):
     """What a conversion says of itself before its first shard, so that another one does not mix with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     conversion: str
     policy: Policy
     source: SourceEntry
-
-    @classmethod
-    def parse(cls, data: bytes) -> "_Begun":
-        raw = json.loads(data)
-        return cls(raw["conversion"], Policy(**raw["policy"]), SourceEntry(**raw["source"]))
-
-    def as_bytes(self) -> bytes:
-        raw = {
-            "conversion": self.conversion,
-            "policy": self.policy.model_dump(),
-            "source": self.source.model_dump(),
-        }
-        return json_bytes(raw)
 
 
 @dataclass(frozen=True)
@@ -129,13 +118,18 @@ class SplitConversion:
         # The work folder alone is of a run killed before it could say what it makes.
         strange = [name for name in names if name != WORK_FOLDER]
         try:
-            begun = _Begun.parse(self.destination.read(_BEGUN))
+            begun = _Begun.model_validate_json(self.destination.read(_BEGUN))
         except FileNotFoundError:
             if strange:
                 raise UserError(
                     f"{self.location} holds something that imagenet-mds did not write ({strange[0]}): "
                     f"give another destination or empty it"
                 ) from None
+        except ValidationError:
+            raise UserError(
+                f"{self.location}/{_BEGUN} is broken, or of another version, and does not say what was being made "
+                f"here: start anew with --overwrite, or give another destination"
+            ) from None
         else:
             self._refuse_other(begun.conversion, begun.policy, begun.source)
         return None
@@ -164,4 +158,5 @@ class SplitConversion:
 
     def begin(self) -> None:
         """Say at the destination what is being made, so that another conversion does not mix with it."""
-        self.destination.write(_BEGUN, _Begun(self.fingerprint, self.policy, self.source_entry).as_bytes())
+        begun = _Begun(conversion=self.fingerprint, policy=self.policy, source=self.source_entry)
+        self.destination.write(_BEGUN, json_bytes(begun.model_dump()))

@@ -147,7 +147,13 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
         classes=classes,
         shards=entries,
         left_out=[LeftOut(key=key, reason=reason) for record in records for key, reason in record.left_out],
-        changed=[Changed(key=key, change=change) for record in records for key, change in record.changed],
+        # What is done to every picture is no exception; 60,000 of them would hide one.
+        changed=[
+            Changed(key=key, change=change)
+            for record in records
+            for key, change in record.changed
+            if not conversion.source.drawn
+        ],
         scaled=sum(record.scaled for record in records),
         duplicates=find_duplicates(stored, [digest for record in records for digest in record.digests]),
         policy=conversion.policy,

@@ -7,6 +7,7 @@ import errno
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import xxhash
@@ -15,6 +16,7 @@ from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import WORK_FOLDER
 from imagenet_mds.mds import Record, ShardEncoder, ShardInfo, describe_shard, shard_basename
 from imagenet_mds.storage import Storage, Writing
+from imagenet_mds_convert.ahead import read_all
 from imagenet_mds_convert.images import Scaling, Stored, Unusable, prepare
 from imagenet_mds_convert.source import Sample, Source
 
@@ -102,9 +104,9 @@ def build_shard(
     encoder = ShardEncoder(len(task.samples), task.size_limit_bytes, buffer)
     record = ShardRecord(task.shard, None)
     written, _ = encoder.filled
-    for index, sample in task.samples:
+    for index, sample, read in read_all(task.source, task.samples):
         try:
-            data, stored = _take(task, sample, spent)
+            data, stored = _take(task, sample, read, spent)
         except Unusable as reason:
             record.left_out.append((sample.key, str(reason)))
             continue
@@ -135,7 +137,7 @@ def build_shard(
     return record, whole
 
 
-def _take(task: ShardTask, sample: Sample, spent: Spent) -> tuple[bytes, Stored]:
+def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spent) -> tuple[bytes, Stored]:
     """A sample's bytes as the source has them, and what to store.
 
     Raises:
@@ -144,18 +146,18 @@ def _take(task: ShardTask, sample: Sample, spent: Spent) -> tuple[bytes, Stored]
     """
     begun = time.perf_counter()
     try:
-        data = task.source.read(sample.where)
+        data = read()
     except OSError as error:
         if error.errno not in _THE_IMAGES_OWN:
             raise SourceFailed(f"{sample.key}: {error.strerror or error}") from error
         raise Unusable(f"cannot be read ({error.strerror})") from None
     finally:
-        read = time.perf_counter()
-        spent.read += read - begun
+        got = time.perf_counter()
+        spent.read += got - begun
     try:
         return data, prepare(data, task.check, task.scaling)
     finally:
-        spent.check += time.perf_counter() - read
+        spent.check += time.perf_counter() - got
 
 
 _buffers: list[bytearray] = []

@@ -41,6 +41,15 @@ class Source(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What a person should know of this source, a line each."""
 
+    @property
+    def drawn(self) -> bool:
+        """Whether its pictures are no files but drawn by `read`: all are turned into JPEG, which the notes say once,
+        and none is listed as an exception."""
+
+    @property
+    def reads_at_once(self) -> int:
+        """How many reads are under way at once, in threads, while a shard is made: 1 where none waits for a network."""
+
     def samples(self, split: str) -> list[Sample]:
         """Every image of the split, sorted by key.
 

@@ -96,7 +96,8 @@ def demo(
 @app.command()
 def convert(
     source: Annotated[
-        str, typer.Argument(help="Where the images are: class folders, archives, parquet files, hf://imagenet-1k.")
+        str,
+        typer.Argument(help="Where the images are: class folders, archives, parquet files; a folder, s3://, hf://."),
     ],
     dest: Annotated[str, typer.Argument(help="Where the dataset goes: DEST/train and DEST/val.")],
     split: Annotated[SplitChoice, typer.Option(help="Convert one split alone.")] = SplitChoice.both,
@@ -104,7 +105,7 @@ def convert(
         SourceFormat, typer.Option(help="What SOURCE is, where looking at it does not say.")
     ] = SourceFormat.auto,
     verify_source: Annotated[
-        bool, typer.Option("--verify-source", help="Compare the official archives with their MD5 sums first.")
+        bool, typer.Option("--verify-source", help="Compare the official files with their MD5 sums first.")
     ] = False,
     subset: Annotated[
         str | None, typer.Option(help="Keep this many training images: tiny, small, medium, large or a number.")

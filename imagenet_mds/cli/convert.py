@@ -234,10 +234,13 @@ def run_verify(dataset: str, *, deep: bool, repair: str | None) -> int:
 
 def _refuse_inside(source: str, dest: str) -> None:
     """A dataset inside its own source would be part of the source from then on."""
-    if "://" in source or "://" in dest:
+    if source.startswith("s3://") and dest.startswith("s3://"):
+        inside = f"{open_storage(dest).location}/".startswith(f"{open_storage(source).location}/")
+    elif "://" in source or "://" in dest:
         return
-    inside = Path(dest).resolve()
-    if Path(source).resolve() in (inside, *inside.parents):
+    else:
+        inside = Path(dest).resolve().is_relative_to(Path(source).resolve())
+    if inside:
         raise UserError(f"{dest} lies inside the source {source}: give a destination outside of it")
 
 

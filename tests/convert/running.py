@@ -36,6 +36,6 @@ def run_tasks_here(
             yield run_shard_task(task)
 
 
-def convert_here(source: Path, dest: Path, **options: Any) -> int:
+def convert_here(source: Path | str, dest: Path | str, **options: Any) -> int:
     """`imagenet-mds convert SOURCE DEST`, its status or its error."""
     return run_convert(ConvertOptions(**{**DEFAULTS, **options}, source=str(source), dest=str(dest)))

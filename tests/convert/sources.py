@@ -1,6 +1,8 @@
 """One set of images in every source's format, and the comparison of what is made of them."""
 
+import hashlib
 import io
+import shutil
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.io import savemat
 
+from imagenet_mds_convert.classes import imagenet_names
 from tests.convert.drawing import encoded, files, noise
 
 WNIDS = ("n01440764", "n01443537", "n02099601", "n15075141")
@@ -38,6 +41,52 @@ def make_images(root: Path) -> Path:
             put(root / "train" / wnid / f"{wnid}_{3 * number}.JPEG")
     for number, wnid in enumerate(VAL_WNIDS, 1):
         put(root / "val" / wnid / val_name(number))
+    return root
+
+
+def put_kaggle(tree: Path, root: Path) -> Path:
+    """The images of a tree as Kaggle's download."""
+    images = root / "ILSVRC" / "Data" / "CLS-LOC"
+    shutil.copytree(tree / "train", images / "train")
+    (images / "val").mkdir()
+    for path in (tree / "val").glob("*/*"):
+        shutil.copy(path, images / "val")
+    lines = [f"ILSVRC2012_val_{number:08},{wnid} 85 1 499 272 " for number, wnid in enumerate(VAL_WNIDS, 1)]
+    # Not in the order of the names, as Kaggle's is.
+    (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *reversed(lines), ""]))
+    (root / "LOC_synset_mapping.txt").write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius\n")
+    return root
+
+
+Row = tuple[bytes | None, str | None, int | None]
+"""The bytes, the path and the label of an image in a parquet file."""
+
+
+def write_parquet(path: Path, rows: list[Row], row_group: int = 3) -> None:
+    """A file as the hub has them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    image = pa.array([{"bytes": data, "path": name} for data, name, _ in rows], kind)
+    table = pa.table({"image": image, "label": pa.array([label for *_, label in rows], pa.int64())})
+    pq.write_table(table, path, row_group_size=row_group)
+
+
+def put_parquet(tree: Path, root: Path) -> Path:
+    """A tree as the hub has it: two files of train, one of val, one of test; the images of each split mixed."""
+    numbers = {wnid: number for number, wnid in enumerate(imagenet_names())}
+
+    def rows_of(folder: Path) -> list[Row]:
+        paths = sorted(folder.glob("*/*"), key=lambda path: hashlib.md5(path.name.encode()).digest())
+        return [(p.read_bytes(), f"{p.stem}_{p.parent.name}{p.suffix}", numbers[p.parent.name]) for p in paths]
+
+    train = rows_of(tree / "train")
+    write_parquet(root / "data" / "train-00000-of-00002.parquet", train[:8])
+    write_parquet(root / "data" / "train-00001-of-00002-0a1b2c3d.parquet", train[8:])
+    write_parquet(root / "data" / "validation-00000-of-00001.parquet", rows_of(tree / "val"))
+    write_parquet(root / "data" / "test-00000-of-00001.parquet", [(b"x", "ILSVRC2012_test_00000001.JPEG", -1)])
     return root
 
 

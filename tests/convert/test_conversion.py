@@ -235,6 +235,33 @@ def test_another_conversion_at_the_destination_is_refused_with_both_names(
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00\xff",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        b'{"conversion": 1, "policy": {}, "source": {"kind": "tree", "samples": 1, "fingerprint": "0"}}',
+        b'{"conversion": "0", "policy": {"seed": "x"}, "source": {"kind": "tree", "samples": 1, "fingerprint": "0"}}',
+    ],
+    ids=["empty", "bytes", "list", "nothing", "deep", "number", "policy"],
+)
+def test_a_garbled_record_of_what_is_being_made_is_said_and_overwritten_on_request(
+    small_tree: Path, tmp_path: Path, data: bytes
+) -> None:
+    convert_here(small_tree, tmp_path / "whole")
+    work = tmp_path / "mds" / "train" / ".work"
+    work.mkdir(parents=True)
+    (work / "conversion.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"/train/\.work/conversion\.json is broken, .* --overwrite, or give another"):
+        convert_here(small_tree, tmp_path / "mds")
+    assert files(tmp_path / "mds") == {"train/.work/conversion.json": data}
+    assert convert_here(small_tree, tmp_path / "mds", overwrite=True) == 0
+    assert files(tmp_path / "mds") == files(tmp_path / "whole")
+
+
 def test_a_changed_source_is_refused_with_both_names(small_tree: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     shutil.copytree(small_tree, tree)
@@ -306,7 +333,7 @@ def test_a_destination_below_a_file_is_said(small_tree: Path, tmp_path: Path) ->
 
 def test_an_address_as_destination_is_refused(small_tree: Path) -> None:
     with pytest.raises(UserError, match="gs://bucket/mds: give a folder or an s3:// address"):
-        convert_here(small_tree, "gs://bucket/mds")  # type: ignore[arg-type]
+        convert_here(small_tree, "gs://bucket/mds")
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(

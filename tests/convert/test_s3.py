@@ -3,11 +3,8 @@
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 
 from imagenet_mds import s3
@@ -15,40 +12,9 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.s3 import S3Storage
 from tests.command import run, start
 from tests.convert.drawing import files
-from tests.s3_server import Proxy, Request, proxy_before, s3_server
+from tests.s3_server import BUCKET, Proxy, Request, direct
 
-BUCKET = "imagenet"
 OPTIONS = ("--shard-size", "64KiB", "--workers", 2)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[int]:
-    """The port of an S3 server."""
-    with s3_server() as port:
-        yield port
-
-
-@pytest.fixture
-def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy before it, this process led there too, and an empty bucket behind it."""
-    with proxy_before(server) as proxy:
-        for name, value in proxy.variables.items():
-            monkeypatch.setenv(name, value)
-        s3._client.cache_clear()
-        client = direct(server)
-        client.create_bucket(Bucket=BUCKET)
-        yield proxy
-        everything = boto3.resource("s3", endpoint_url=f"http://127.0.0.1:{server}").Bucket(BUCKET)
-        everything.objects.all().delete()
-        for upload in client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []):
-            client.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
-        client.delete_bucket(Bucket=BUCKET)
-    s3._client.cache_clear()
-
-
-def direct(port: int) -> Any:
-    """A client that goes past the proxy."""
-    return boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
 
 
 def stored(prefix: str) -> dict[str, bytes]:

@@ -1,8 +1,11 @@
 """CIFAR-10's python batches: the pictures as they are, without running what a pickle asks for."""
 
+import hashlib
+import importlib.util
 import io
 import os
 import pickle
+import re
 import struct
 import subprocess
 from pathlib import Path
@@ -17,6 +20,7 @@ from imagenet_mds.manifest import read_manifest
 from imagenet_mds.mds import read_shard
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.cifar10 import Cifar10Source
+from imagenet_mds_convert.sources.sums import CIFAR10_SUMS, verify_source
 from tests.convert.running import convert_here
 
 NAMES = [b"airplane", b"automobile", b"bird", b"cat", b"deer", b"dog", b"frog", b"horse", b"ship", b"truck"]
@@ -103,13 +107,18 @@ def test_every_picture_is_read_as_it_is(tmp_path: Path, protocol: int, fortran: 
             assert np.array_equal(image.transpose(2, 0, 1).ravel(), pixels[index])
 
 
-def test_the_dataset_has_rgb_jpegs_near_the_pixels(tmp_path: Path, in_process: None) -> None:
+def test_the_dataset_has_rgb_jpegs_near_the_pixels_and_says_so_once(
+    tmp_path: Path, in_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "source"
     root.mkdir()
     put_cifar10(root)
     assert convert_here(root, tmp_path / "out", split_given=True, splits=("val",)) == 0
     manifest = read_manifest(tmp_path / "out" / "val")
-    assert {entry.change for entry in manifest.changed} == {"RGB PNG to RGB JPEG"}
+    assert manifest.changed == []
+    captured = capsys.readouterr()
+    assert captured.err == "note: CIFAR-10's pictures are pixels and no files: each is turned into RGB JPEG\n"
+    assert "changed" not in captured.out
     assert (manifest.samples, manifest.source.kind, len(manifest.classes)) == (PER_BATCH, "cifar10", 10)
     source = open_source(str(root))
     samples = source.samples("val")
@@ -199,3 +208,36 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     (folder / "batches.meta").unlink()
     with pytest.raises(UserError, match=r"has no batches\.meta, here or in cifar-10-batches-py/: it is not CIFAR-10"):
         open_source(str(folder), "cifar10")
+
+
+def test_sums_are_compared_with_the_official_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = put_cifar10(tmp_path)
+    source = open_source(str(tmp_path))
+    with pytest.raises(UserError, match=rf"{folder}/batches\.meta has MD5 [0-9a-f]{{32}}, and the official one has 5f"):
+        verify_source(source, ["val"])
+    sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    assert sorted(sums) == sorted(CIFAR10_SUMS)
+    monkeypatch.setattr("imagenet_mds_convert.sources.sums.CIFAR10_SUMS", sums)
+    verify_source(source, ["train", "val"])
+    for name, split, other in (("data_batch_5", "train", "val"), ("test_batch", "val", "train")):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[:-1] + b"x")
+        with pytest.raises(UserError, match=rf"{name} has MD5 .* has {sums[name]}: download it again"):
+            verify_source(source, ["train", "val"])
+        with pytest.raises(UserError, match=rf"{name} has MD5"):
+            verify_source(source, [split])
+        verify_source(source, [other])
+        (folder / name).write_bytes(data)
+
+
+def test_the_sums_are_those_of_torchvision() -> None:
+    """Its source is looked at and not imported: that takes seconds."""
+    found = importlib.util.find_spec("torchvision")
+    assert found is not None
+    assert found.origin is not None
+    text = (Path(found.origin).parent / "datasets" / "cifar.py").read_text(encoding="utf-8")
+    for name, md5 in CIFAR10_SUMS.items():
+        pair = rf'"{name}",\s+("key": "label_names",\s+"md5": )?"{md5}"'
+        assert re.search(pair, text), name

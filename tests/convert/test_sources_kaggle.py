@@ -13,26 +13,13 @@ from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.kaggle import KaggleSource
 from imagenet_mds_convert.sources.tree import TreeSource
 from tests.convert.running import convert_here
-from tests.convert.sources import VAL_WNIDS, make_images, shards, val_name
-
-LINES = [f"ILSVRC2012_val_{number:08},{wnid} 85 1 499 272 " for number, wnid in enumerate(VAL_WNIDS, 1)]
-MAPPING = "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n"
+from tests.convert.sources import make_images, put_kaggle, shards, val_name
 
 
 @pytest.fixture
 def kaggle(tmp_path: Path) -> Path:
     """The images of `make_images` as Kaggle's download."""
-    root = tmp_path / "kaggle"
-    images = root / "ILSVRC" / "Data" / "CLS-LOC"
-    make_images(tmp_path / "tree")
-    shutil.copytree(tmp_path / "tree" / "train", images / "train")
-    (images / "val").mkdir()
-    for path in (tmp_path / "tree" / "val").glob("*/*"):
-        shutil.copy(path, images / "val")
-    # Not in the order of the names, as Kaggle's is.
-    (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *reversed(LINES), ""]))
-    (root / "LOC_synset_mapping.txt").write_text(MAPPING)
-    return root
+    return put_kaggle(make_images(tmp_path / "tree"), tmp_path / "kaggle")
 
 
 def test_it_gives_the_same_shards_as_the_tree(kaggle: Path, tmp_path: Path, in_process: None) -> None:

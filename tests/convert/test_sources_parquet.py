@@ -17,39 +17,10 @@ import pytest
 
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.manifest import read_manifest
-from imagenet_mds_convert.classes import imagenet_names
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.parquet import ParquetSource
 from tests.convert.running import convert_here
-from tests.convert.sources import make_images, shards
-
-Row = tuple[bytes | None, str | None, int | None]
-
-
-def write(path: Path, rows: list[Row], row_group: int = 3) -> None:
-    """A file as the hub has them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    image = pa.array([{"bytes": data, "path": name} for data, name, _ in rows], kind)
-    table = pa.table({"image": image, "label": pa.array([label for *_, label in rows], pa.int64())})
-    pq.write_table(table, path, row_group_size=row_group)
-
-
-def rows_of(folder: Path) -> list[Row]:
-    """The images of a split of a tree, mixed."""
-    numbers = {wnid: number for number, wnid in enumerate(imagenet_names())}
-    paths = sorted(folder.glob("*/*"), key=lambda path: hashlib.md5(path.name.encode()).digest())
-    return [(p.read_bytes(), f"{p.stem}_{p.parent.name}{p.suffix}", numbers[p.parent.name]) for p in paths]
-
-
-def put_parquet(tree: Path, root: Path) -> Path:
-    """A tree as the hub has it: two files of train, one of val, one of test."""
-    train = rows_of(tree / "train")
-    write(root / "data" / "train-00000-of-00002.parquet", train[:8])
-    write(root / "data" / "train-00001-of-00002-0a1b2c3d.parquet", train[8:])
-    write(root / "data" / "validation-00000-of-00001.parquet", rows_of(tree / "val"))
-    write(root / "data" / "test-00000-of-00001.parquet", [(b"x", "ILSVRC2012_test_00000001.JPEG", -1)])
-    return root
+from tests.convert.sources import Row, make_images, put_parquet, shards, write_parquet
 
 
 @pytest.fixture
@@ -101,20 +72,22 @@ def test_files_are_found_in_data_and_right_here(hf: Path) -> None:
 )
 def test_a_label_that_does_not_fit_the_path_is_refused(hf: Path, path: str | None, label: int | None) -> None:
     good: Row = (b"x", "n01440764_0_n01440764.JPEG", 0)
-    write(hf / "data" / "train-00000-of-00002.parquet", [good, good, good, good, (b"x", path, label)])
+    write_parquet(hf / "data" / "train-00000-of-00002.parquet", [good, good, good, good, (b"x", path, label)])
     with pytest.raises(UserError, match=r"train-00000-of-00002\.parquet, row group 1, row 1: label .* does not fit"):
         open_source(str(hf)).samples("train")
 
 
 def test_a_path_that_stands_twice_is_refused(hf: Path) -> None:
     name = "n01440764_0_n01440764.JPEG"
-    write(hf / "data" / "train-00000-of-00002.parquet", [(b"x", name, 0), (b"y", name, 0)])
+    write_parquet(hf / "data" / "train-00000-of-00002.parquet", [(b"x", name, 0), (b"y", name, 0)])
     with pytest.raises(UserError, match=r"has n01440764/n01440764_0\.JPEG twice: .*row group 0, row 0 and .*"):
         open_source(str(hf)).samples("train")
 
 
 def test_an_image_without_bytes_is_an_empty_one(hf: Path) -> None:
-    write(hf / "data" / "validation-00000-of-00001.parquet", [(None, "ILSVRC2012_val_00000001_n01440764.JPEG", 0)])
+    write_parquet(
+        hf / "data" / "validation-00000-of-00001.parquet", [(None, "ILSVRC2012_val_00000001_n01440764.JPEG", 0)]
+    )
     source = open_source(str(hf))
     (sample,) = source.samples("val")
     assert (sample.key, sample.size_bytes) == ("n01440764/ILSVRC2012_val_00000001.JPEG", 0)
@@ -136,7 +109,7 @@ def test_broken_files_and_other_columns_are_refused(hf: Path, tmp_path: Path) ->
     pq.write_table(pa.table({"picture": [1], "label": [0]}), path)
     with pytest.raises(UserError, match=r"has columns picture, label, and image\{bytes, path\} and label are needed"):
         source.samples("val")
-    write(path, [])
+    write_parquet(path, [])
     with pytest.raises(UserError, match="the parquet files of val have no rows"):
         source.samples("val")
     path.unlink()

@@ -3,7 +3,7 @@
 
 They are pickles, read here without torchvision (the converter does without torch) and without running what a pickle
 may ask for: only the few names that arrays and bytes need are known. A picture is 32 x 32 pixels of 3 bytes; `read`
-gives it as PNG, which the converter turns into RGB JPEG as it does with every PNG, saying so in the report.
+gives it as PNG, which the converter turns into RGB JPEG as it does with every PNG; a note says so once for all.
 """
 
 import io
@@ -23,15 +23,15 @@ from imagenet_mds_convert.source import Sample
 from imagenet_mds_convert.sources.folders import sorted_by_key
 
 FOLDER_NAME = "cifar-10-batches-py"
-_META = "batches.meta"
-_SPLITS = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "val": ("test_batch",)}
+META_BASENAME = "batches.meta"
+BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "val": ("test_batch",)}
 _SIDE = 32
 _PICTURE_BYTES = 3 * _SIDE * _SIDE
 
 
 def find_cifar10(storage: Storage) -> Storage | None:
     """Where `batches.meta` lies: here, or in the folder that the download makes here."""
-    return next((at for at in (storage, storage.child(FOLDER_NAME)) if at.size_bytes(_META) is not None), None)
+    return next((at for at in (storage, storage.child(FOLDER_NAME)) if at.size_bytes(META_BASENAME) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class Cifar10Source:
     storage: Storage
     classes: tuple[str, ...]
     splits: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ("CIFAR-10's pictures are pixels and no files: each is turned into RGB JPEG",)
     kind: str = "cifar10"
+    drawn: bool = True
 
     @classmethod
     def open(cls, storage: Storage) -> "Cifar10Source":
@@ -52,22 +53,27 @@ class Cifar10Source:
             UserError: it is not CIFAR-10, or a batch is missing.
         """
         if (found := find_cifar10(storage)) is None:
-            raise UserError(f"{storage.location} has no {_META}, here or in {FOLDER_NAME}/: it is not CIFAR-10")
+            raise UserError(f"{storage.location} has no {META_BASENAME}, here or in {FOLDER_NAME}/: it is not CIFAR-10")
         splits = []
-        for split, batches in _SPLITS.items():
+        for split, batches in BATCHES.items():
             missing = [name for name in batches if found.size_bytes(name) is None]
             if missing and len(missing) < len(batches):
                 raise UserError(f"{found.location} lacks {missing[0]}: download it again")
             if not missing:
                 splits.append(split)
         if not splits:
-            raise UserError(f"{found.location} has {_META} but no batches: download it again")
+            raise UserError(f"{found.location} has {META_BASENAME} but no batches: download it again")
         return cls(found, tuple(sorted(_label_names(found))), tuple(splits))
 
     @property
     def names(self) -> tuple[str, ...]:
         """The classes themselves: they are words."""
         return self.classes
+
+    @property
+    def reads_at_once(self) -> int:
+        """One, wherever the batches are: they stay in memory."""
+        return 1
 
     def samples(self, split: str) -> list[Sample]:
         """Every picture of the split, sorted by key: `cat/data_batch_1_00000.png`.
@@ -79,7 +85,7 @@ class Cifar10Source:
         numbers = {name: number for number, name in enumerate(self.classes)}
         return sorted_by_key(
             Sample(f"{names[label]}/{batch}_{index:05}.png", numbers[names[label]], _PICTURE_BYTES, (batch, index))
-            for batch in _SPLITS[split]
+            for batch in BATCHES[split]
             for index, label in enumerate(_batch(self, batch)[1])
         )
 
@@ -113,11 +119,11 @@ def _batch(source: Cifar10Source, name: str) -> tuple[NDArray[np.uint8], list[in
 
 
 def _label_names(storage: Storage) -> tuple[str, ...]:
-    names = _load(storage, _META).get(b"label_names")
+    names = _load(storage, META_BASENAME).get(b"label_names")
     if not isinstance(names, list) or not all(isinstance(name, bytes) and name.isalnum() for name in names):
-        raise UserError(f"{storage.location}/{_META} has no label_names: download it again")
+        raise UserError(f"{storage.location}/{META_BASENAME} has no label_names: download it again")
     if len(set(names)) != len(names) or len(names) < 2:
-        raise UserError(f"{storage.location}/{_META} has {len(set(names))} names for {len(names)} classes")
+        raise UserError(f"{storage.location}/{META_BASENAME} has {len(set(names))} names for {len(names)} classes")
     return tuple(name.decode("ascii") for name in names)
 
 

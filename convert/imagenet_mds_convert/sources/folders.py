@@ -1,12 +1,16 @@
-"""Folders of images on a disk: what the sources that read plain files share."""
+"""Folders of images, on a disk or in S3: what the sources that read plain files share.
+
+A folder is listed once, with sizes, and no file is asked for alone. In S3 that is a request for every thousand files of
+a folder, and folders are listed several at once.
+"""
 
 import os
-import stat
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 from imagenet_mds.errors import UserError
+from imagenet_mds.storage import Listing, Storage
+from imagenet_mds_convert.ahead import reads_at_once, run_ahead
 from imagenet_mds_convert.source import Sample
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -23,65 +27,68 @@ def sorted_by_key(samples: Iterable[Sample]) -> list[Sample]:
     return sorted(samples, key=lambda sample: sample.key.encode("utf-8", "surrogateescape"))
 
 
-def image_files(folder: Path) -> Iterator[tuple[str, int]]:
-    """Name and size in bytes of every image file right in a folder, in no particular order.
+def find_listing(folder: Storage) -> Listing | None:
+    """What lies right in a folder, None where there is no such folder.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
+    try:
+        return folder.listing()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"{folder.location} cannot be listed: {error.strerror or error}") from None
+
+
+def image_files(folder: Storage) -> list[tuple[str, int]]:
+    """Name and size in bytes of every image file right in a folder, in no particular order; none where there is no such
+    folder.
 
     Raises:
         UserError: the folder cannot be listed, or a name cannot stand in `keys.txt`.
     """
-    with listing(folder), os.scandir(folder) as entries:
-        for entry in entries:
-            if is_image_name(entry.name) and (size_bytes := _file_size_bytes(entry)) is not None:
-                refuse_unwritable_name(folder, entry.name)
-                yield entry.name, size_bytes
+    found = find_listing(folder)
+    files = [(entry.name, entry.size_bytes) for entry in found.files if is_image_name(entry.name)] if found else []
+    for name, _ in files:
+        refuse_unwritable_name(folder, name)
+    return files
 
 
-def class_folder_images(root: Path, split: str, classes: Sequence[str]) -> list[Sample]:
+def class_folder_images(root: Storage, split: str, classes: Sequence[str]) -> list[Sample]:
     """Every image of `<root>/<split>/<class>/`, sorted by key; `where` is the path under the root.
 
     Raises:
         UserError: there is none, a folder cannot be listed, or a name cannot stand in `keys.txt`.
     """
-    found = []
-    for label, name in enumerate(classes):
-        folder = root / split / name
-        if folder.is_dir():
-            keys = ((f"{name}/{basename}", size_bytes) for basename, size_bytes in image_files(folder))
-            found += [Sample(key, label, size_bytes, where=f"{split}/{key}") for key, size_bytes in keys]
+    folder = root.child(split)
+
+    def list_class(label: int, name: str) -> list[Sample]:
+        keys = ((f"{name}/{basename}", size_bytes) for basename, size_bytes in image_files(folder.child(name)))
+        return [Sample(key, label, size_bytes, where=f"{split}/{key}") for key, size_bytes in keys]
+
+    # Where there is only a part of ImageNet's 1,000 classes, S3 need not be asked for the others one by one.
+    there = folders_in(folder) or () if root.remote else classes
+    calls = (partial(list_class, label, name) for label, name in enumerate(classes) if name in there)
+    found: list[Sample] = []
+    for listed in run_ahead(calls, reads_at_once(root)):
+        found += listed()
     if not found:
-        raise UserError(f"{root / split} has no images: looked for {some(IMAGE_SUFFIXES)} in its folders")
+        raise UserError(f"{folder.location} has no images: looked for {some(IMAGE_SUFFIXES)} in its folders")
     return sorted_by_key(found)
 
 
-def folders_in(folder: Path) -> set[str]:
-    """The names of the folders in a folder, but for hidden ones.
+def folders_in(folder: Storage) -> set[str] | None:
+    """The names of the folders in a folder, but for hidden ones; None where there is no such folder.
 
     Raises:
         UserError: it cannot be listed.
     """
-    with listing(folder), os.scandir(folder) as entries:
-        return {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    found = find_listing(folder)
+    return {name for name in found.folders if not name.startswith(".")} if found else None
 
 
-@contextmanager
-def listing(folder: Path) -> Iterator[None]:
-    """Say of a folder that it cannot be listed: a UserError in place of the system's."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{folder} cannot be listed: {error.strerror}") from None
-
-
-def _file_size_bytes(entry: os.DirEntry[str]) -> int | None:
-    """None for what is no file; 0 for a link to nothing, which cannot be read and is left out with the reason."""
-    try:
-        status = entry.stat()
-    except OSError:
-        return 0
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-def refuse_unwritable_name(folder: Path, name: str) -> None:
+def refuse_unwritable_name(folder: Storage, name: str) -> None:
     """Keys are lines of UTF-8 in `keys.txt` and strings in the manifest.
 
     Raises:
@@ -90,17 +97,17 @@ def refuse_unwritable_name(folder: Path, name: str) -> None:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"{folder} has a name that is not UTF-8, {os.fsencode(name)!r}: rename it") from None
+        raise UserError(f"{folder.location} has a name that is not UTF-8, {os.fsencode(name)!r}: rename it") from None
     if "\n" in name or "\r" in name:
-        raise UserError(f"{folder} has a name with a line break in it, {name!r}: rename it")
+        raise UserError(f"{folder.location} has a name with a line break in it, {name!r}: rename it")
 
 
-def read_names(path: Path) -> dict[str, str]:
+def read_names(folder: Storage) -> dict[str, str]:
     """Kaggle's mapping, wnid to the first of its lemmas: `n01440764 tench, Tinca tinca` gives tench. Empty where there
     is no such file."""
-    if not path.is_file():
+    if folder.size_bytes(SYNSET_MAPPING_BASENAME) is None:
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = folder.read(SYNSET_MAPPING_BASENAME).decode("utf-8").splitlines()
     pairs = (line.split(maxsplit=1) for line in lines if line.strip())
     return {pair[0]: pair[-1].split(",")[0].strip() for pair in pairs}
 

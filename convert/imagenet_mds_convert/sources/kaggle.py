@@ -1,19 +1,22 @@
 """Kaggle's layout of ImageNet: `ILSVRC/Data/CLS-LOC/train/<wnid>/*.JPEG`, a flat `ILSVRC/Data/CLS-LOC/val/*.JPEG`, and
-beside `ILSVRC/` the labels of `val` in `LOC_val_solution.csv`.
+beside `ILSVRC/` the labels of `val` in `LOC_val_solution.csv`; on a disk or in S3.
 
 The keys are those of the extracted tree, so the same images give the same shards.
 """
 
 import csv
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.manifest import SPLITS
+from imagenet_mds.storage import LocalStorage, Storage
+from imagenet_mds_convert.ahead import reads_at_once
 from imagenet_mds_convert.classes import WNID, name_classes, number_classes
 from imagenet_mds_convert.source import Sample
 from imagenet_mds_convert.sources.folders import (
-    SYNSET_MAPPING_BASENAME,
     class_folder_images,
     folders_in,
     image_files,
@@ -23,25 +26,35 @@ from imagenet_mds_convert.sources.folders import (
 )
 
 SOLUTION_BASENAME = "LOC_val_solution.csv"
-_IMAGES = Path("ILSVRC", "Data", "CLS-LOC")
+_IMAGES = ("ILSVRC", "Data", "CLS-LOC")
 
 
-def find_kaggle(location: Path) -> tuple[Path, Path] | None:
+def find_kaggle(storage: Storage) -> tuple[Storage, Storage] | None:
     """The folder that holds `train/` and `val/`, and the one that holds the CSV files, if this is Kaggle's layout.
 
     Args:
-        location: the folder that holds `ILSVRC/`, `ILSVRC` itself or its `Data/CLS-LOC`.
+        storage: the folder that holds `ILSVRC/`, `ILSVRC` itself or its `Data/CLS-LOC`.
     """
-    location = location.resolve()
-    for depth in range(len(_IMAGES.parts) + 1):
+    if isinstance(storage, LocalStorage):
+        storage = LocalStorage(storage.root.resolve())  # `.` has neither a name nor a parent
+    for depth in range(len(_IMAGES) + 1):
         # The first `depth` parts of ILSVRC/Data/CLS-LOC are in the location already.
-        if depth and location.parts[-depth:] != _IMAGES.parts[:depth]:
+        if (top := _above(storage, _IMAGES[:depth])) is None:
             continue
-        top = location.parents[depth - 1] if depth else location
-        if any((top / _IMAGES / split).is_dir() for split in SPLITS):
-            known = (top / SOLUTION_BASENAME).is_file() or depth < len(_IMAGES.parts)
-            return (top / _IMAGES, top) if known else None
+        images = top.child("/".join(_IMAGES))
+        if set(SPLITS) & (folders_in(images) or set()):
+            known = depth < len(_IMAGES) or top.size_bytes(SOLUTION_BASENAME) is not None
+            return (images, top) if known else None
     return None
+
+
+def _above(storage: Storage, parts: Sequence[str]) -> Storage | None:
+    """The storage below which this one is at `parts`, if it is."""
+    for part in reversed(parts):
+        if storage.name != part:
+            return None
+        storage = storage.parent
+    return storage
 
 
 @dataclass(frozen=True)
@@ -51,40 +64,49 @@ class KaggleSource:
     `images` holds `train/` and `val/`, `tables` the CSV files.
     """
 
-    images: Path
-    tables: Path
+    images: Storage
+    tables: Storage
     classes: tuple[str, ...]
     names: tuple[str, ...]
     splits: tuple[str, ...]
     notes: tuple[str, ...]
     kind: str = "kaggle"
+    drawn: bool = False
 
     @classmethod
-    def open(cls, location: Path) -> "KaggleSource":
+    def open(cls, storage: Storage) -> "KaggleSource":
         """Look at the folders and the labels of `val`.
 
         Raises:
             UserError: it is not Kaggle's layout, or has no classes, no labels, or labels that nothing else knows.
         """
-        if (found := find_kaggle(location)) is None:
-            raise UserError(f"{location} is not Kaggle's layout: it has no {_IMAGES}/train or {_IMAGES}/val")
+        if (found := find_kaggle(storage)) is None:
+            path = "/".join(_IMAGES)
+            raise UserError(f"{storage.location} is not Kaggle's layout: it has no {path}/train or {path}/val")
         images, tables = found
-        splits = tuple(split for split in SPLITS if (images / split).is_dir())
-        train = folders_in(images / "train") if "train" in splits else set()
-        labels = _read_solution(tables / SOLUTION_BASENAME) if "val" in splits else {}
+        inside = folders_in(images) or set()
+        splits = tuple(split for split in SPLITS if split in inside)
+        train_folder = images.child("train")
+        train = folders_in(train_folder) or set()
+        labels = _read_solution(tables) if "val" in splits else {}
         if strange := sorted(name for name in train if not WNID.match(name)):
-            raise UserError(f"{images / 'train'} has folders whose names are not wnids: {some(strange)}")
+            raise UserError(f"{train_folder.location} has folders whose names are not wnids: {some(strange)}")
         val = set(labels.values())
         if train and (strange := sorted(val - train)):
             raise UserError(
-                f"{tables / SOLUTION_BASENAME} has classes that {images / 'train'} lacks: {some(strange)}; "
-                f"extract all of train/"
+                f"{tables.location}/{SOLUTION_BASENAME} has classes that {train_folder.location} lacks: "
+                f"{some(strange)}; extract all of train/"
             )
         classes = number_classes(train | val)
         if len(train | val) < 2:
-            raise UserError(f"{images} has fewer than two classes: a classifier needs two at least")
-        names = name_classes(classes, read_names(tables / SYNSET_MAPPING_BASENAME))
+            raise UserError(f"{images.location} has fewer than two classes: a classifier needs two at least")
+        names = name_classes(classes, read_names(tables))
         return cls(images, tables, classes, names, splits, ())
+
+    @property
+    def reads_at_once(self) -> int:
+        """As the storage has it."""
+        return reads_at_once(self.images)
 
     def samples(self, split: str) -> list[Sample]:
         """Every image file of the split, sorted by key.
@@ -94,37 +116,38 @@ class KaggleSource:
         """
         if split == "train":
             return class_folder_images(self.images, split, self.classes)
-        solution, folder = self.tables / SOLUTION_BASENAME, self.images / split
-        labels = _read_solution(solution)
+        solution, folder = f"{self.tables.location}/{SOLUTION_BASENAME}", self.images.child(split)
+        labels = _read_solution(self.tables)
         numbers = {wnid: number for number, wnid in enumerate(self.classes)}
         found = []
         for name, size_bytes in image_files(folder):
             wnid = labels.get(Path(name).stem)
             if wnid is None:
-                raise UserError(f"{folder / name} has no line in {solution}: its label is not known; remove it")
+                raise UserError(
+                    f"{folder.location}/{name} has no line in {solution}: its label is not known; remove it"
+                )
             found.append(Sample(f"{wnid}/{name}", numbers[wnid], size_bytes, where=f"{split}/{name}"))
         if not found:
-            inside = sorted(folders_in(folder))
-            raise UserError(
-                f"{folder} has no images right in it, as Kaggle's has"
-                + (f", but folders ({some(inside)}): give {self.images} as `--source-format tree`" if inside else "")
-            )
+            inside = sorted(folders_in(folder) or ())
+            other = f", but folders ({some(inside)}): give {self.images.location} as `--source-format tree`"
+            raise UserError(f"{folder.location} has no images right in it, as Kaggle's has" + (other if inside else ""))
         return sorted_by_key(found)
 
     def read(self, where: str) -> bytes:
         """The bytes of a file, by its path under the folder of images."""
-        return (self.images / where).read_bytes()
+        return self.images.read(where)
 
 
-def _read_solution(path: Path) -> dict[str, str]:
+def _read_solution(tables: Storage) -> dict[str, str]:
     """Image name to wnid: the first word of each prediction string, `n01978287 85 1 499 272`.
 
     Raises:
         UserError: the file is not there, or a line is not as it should be.
     """
+    path = f"{tables.location}/{SOLUTION_BASENAME}"
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))
+        text = tables.read(SOLUTION_BASENAME).decode("utf-8")
+        rows = list(csv.reader(io.StringIO(text, newline="")))
     except FileNotFoundError:
         raise UserError(
             f"{path} is not there, and val/ has no labels without it: take it from the download, or `--split train`"

@@ -58,6 +58,7 @@ class ParquetSource:
     storage: Storage
     files: tuple[str, ...]
     kind: str = "parquet"
+    drawn: bool = False
 
     @classmethod
     def open(cls, storage: Storage) -> "ParquetSource":
@@ -104,6 +105,11 @@ class ParquetSource:
     def split_files(self, split: str) -> list[str]:
         """The files of a split, in order."""
         return [name for name in self.files if name.rpartition("/")[2].startswith(_PREFIXES[split])]
+
+    @property
+    def reads_at_once(self) -> int:
+        """A few only: each holds a row group."""
+        return _THREADS if self.storage.remote else 1
 
     def samples(self, split: str) -> list[Sample]:
         """Every image of the split, sorted by key.

@@ -4,6 +4,9 @@ import io
 
 from imagenet_mds.storage import Storage
 
+HEADER_AHEAD_BYTES = 1 << 12
+"""A page: what a disk reads at the least, and enough for a tar's header with a long name."""
+
 
 class RangeFile(io.RawIOBase):
     """`length` bytes of a stored file from `start` on, read by ranges.
@@ -16,7 +19,9 @@ class RangeFile(io.RawIOBase):
         ahead_bytes: the least that is read at once; small reads that follow closely are served from it.
     """
 
-    def __init__(self, storage: Storage, name: str, start: int, length: int, ahead_bytes: int = 1 << 12) -> None:
+    def __init__(
+        self, storage: Storage, name: str, start: int, length: int, ahead_bytes: int = HEADER_AHEAD_BYTES
+    ) -> None:
         self.storage, self.name, self.start, self.length = storage, name, start, length
         self._ahead_bytes = ahead_bytes
         self._at = 0
@@ -46,6 +51,7 @@ class RangeFile(io.RawIOBase):
         begin = self._at - self._buffer_at
         if begin < 0 or begin + size > len(self._buffer):
             wanted = min(max(size, self._ahead_bytes), left)
+            self._buffer = b""  # before the next one, so that there is one at a time
             self._buffer = self.storage.read_range(self.name, self.start + self._at, wanted)
             self._buffer_at, begin = self._at, 0
         data = self._buffer[begin : begin + size]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage import Storage
-from imagenet_mds_convert.sources.ranges import RangeFile
+from imagenet_mds_convert.sources.ranges import HEADER_AHEAD_BYTES, RangeFile
 
 _MOST_HEADER_BYTES = 1 << 20
 """Of a long name or a pax header; the longest path that Linux takes is 4 KiB."""
@@ -71,7 +71,9 @@ class _Headers(RangeFile):
             return info, tar.offset
 
 
-def walk_tar(storage: Storage, name: str, start: int, length: int) -> Iterator[Member]:
+def walk_tar(
+    storage: Storage, name: str, start: int, length: int, ahead_bytes: int = HEADER_AHEAD_BYTES
+) -> Iterator[Member]:
     """Every member of a tar, but for folders, in its order.
 
     Args:
@@ -79,11 +81,12 @@ def walk_tar(storage: Storage, name: str, start: int, length: int) -> Iterator[M
         name: that file.
         start: where in it the tar begins.
         length: the tar's size in bytes.
+        ahead_bytes: the least that is read at once; memory for as much is held while walking.
 
     Raises:
         UserError: the tar is truncated or broken; the message names the file and the byte.
     """
-    headers = _Headers(storage, name, start, length)
+    headers = _Headers(storage, name, start, length, ahead_bytes)
     at = 0
 
     def broken(why: str) -> UserError:

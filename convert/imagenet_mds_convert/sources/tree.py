@@ -1,4 +1,4 @@
-"""The extracted ILSVRC2012 tree: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`.
+"""The extracted ILSVRC2012 tree: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, on a disk or in S3.
 
 A class folder's name need not be a wnid; class numbers are those of ImageNet's 1,000 wnids where all names are among
 them, else the places among the sorted names of both splits together, so that `train` and `val` always agree.
@@ -10,59 +10,72 @@ from pathlib import Path
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.manifest import SPLITS
+from imagenet_mds.storage import Storage, as_storage
+from imagenet_mds_convert.ahead import reads_at_once
 from imagenet_mds_convert.classes import WNID, name_classes, number_classes
 from imagenet_mds_convert.source import Sample
 from imagenet_mds_convert.sources.folders import (
-    SYNSET_MAPPING_BASENAME,
     class_folder_images,
+    find_listing,
     folders_in,
     read_names,
     refuse_unwritable_name,
     some,
 )
 
+_MOST_LOOKED_INTO = 20
+"""Folders in S3, for the message on a source without splits: each takes two requests."""
+
 
 @dataclass(frozen=True)
 class TreeSource:
-    """A tree of class folders on a disk. Keys are paths under the split: `n01440764/n01440764_10026.JPEG`."""
+    """A tree of class folders. Keys are paths under the split: `n01440764/n01440764_10026.JPEG`."""
 
-    root: Path
+    storage: Storage
     classes: tuple[str, ...]
     names: tuple[str, ...]
     splits: tuple[str, ...]
     notes: tuple[str, ...]
     kind: str = "tree"
+    drawn: bool = False
 
     @classmethod
-    def open(cls, root: Path) -> "TreeSource":
+    def open(cls, where: Path | Storage) -> "TreeSource":
         """Look at the folders, not yet at the files.
 
         Raises:
             UserError: no `train/` or `val/`, no class folders, a single class, a class in `val/` that `train/` lacks.
         """
-        splits = tuple(split for split in SPLITS if (root / split).is_dir())
-        if not splits:
-            raise UserError(_why_no_splits(root))
-        folders = {split: folders_in(root / split) for split in splits}
-        for split in splits:
-            if not folders[split]:
-                raise UserError(f"{root / split} has no class folders: images belong into {root / split}/<wnid>/")
-            for name in folders[split]:
-                refuse_unwritable_name(root / split, name)
-        if len(splits) == 2 and (strange := sorted(folders["val"] - folders["train"])):
+        storage = as_storage(where)
+        below = {split: storage.child(split) for split in SPLITS}
+        folders = {split: names for split, at in below.items() if (names := folders_in(at)) is not None}
+        if not folders:
+            raise UserError(_why_no_splits(storage))
+        for split, names in folders.items():
+            if not names:
+                at = below[split].location
+                raise UserError(f"{at} has no class folders: images belong into {at}/<wnid>/")
+            for name in names:
+                refuse_unwritable_name(below[split], name)
+        if len(folders) == 2 and (strange := sorted(folders["val"] - folders["train"])):
             raise UserError(
-                f"{root / 'val'} has classes that {root / 'train'} lacks: {some(strange)}; "
+                f"{below['val'].location} has classes that {below['train'].location} lacks: {some(strange)}; "
                 f"a class number would mean two things, so make the folders agree"
             )
         found = sorted(set().union(*folders.values()))
         if len(found) == 1:
-            raise UserError(f"{root} has one class, {found[0]}: a classifier needs two at least")
+            raise UserError(f"{storage.location} has one class, {found[0]}: a classifier needs two at least")
         notes = []
         if strange := [name for name in found if not WNID.match(name)]:
             notes.append(f"class folders whose names are not wnids are taken as they are: {some(strange)}")
         classes = number_classes(found)
-        known = read_names(root / SYNSET_MAPPING_BASENAME)
-        return cls(root, classes, name_classes(classes, known), splits, tuple(notes))
+        names_for_people = name_classes(classes, read_names(storage))
+        return cls(storage, classes, names_for_people, tuple(folders), tuple(notes))
+
+    @property
+    def reads_at_once(self) -> int:
+        """As the storage has it."""
+        return reads_at_once(self.storage)
 
     def samples(self, split: str) -> list[Sample]:
         """Every image file of the split, sorted by key.
@@ -70,20 +83,21 @@ class TreeSource:
         Raises:
             UserError: there is none, a folder cannot be listed, or a name cannot stand in `keys.txt`.
         """
-        return class_folder_images(self.root, split, self.classes)
+        return class_folder_images(self.storage, split, self.classes)
 
     def read(self, where: str) -> bytes:
         """The bytes of a file, by its path under the root."""
-        return (self.root / where).read_bytes()
+        return self.storage.read(where)
 
 
-def _why_no_splits(root: Path) -> str:
-    folders = sorted(folders_in(root))
+def _why_no_splits(storage: Storage) -> str:
+    here, folders = storage.location, sorted(folders_in(storage) or ())
     if not folders:
-        return f"{root} has no folders: give the folder that holds train/ and val/"
-    inner = [name for name in folders if any((root / name / split).is_dir() for split in SPLITS)]
-    if inner:
-        return f"{root} holds neither train/ nor val/, but {root / inner[0]} does: give that folder"
-    if root.name in SPLITS:
-        return f"{root} is one split: give the folder above it, {root.parent}, and `--split {root.name}`"
-    return f"{root} holds neither train/ nor val/ but {some(folders)}: put the class folders into train/ and val/"
+        return f"{here} has no folders: give the folder that holds train/ and val/"
+    for inner in map(storage.child, folders[: _MOST_LOOKED_INTO if storage.remote else None]):
+        if any(find_listing(inner.child(split)) is not None for split in SPLITS):
+            return f"{here} holds neither train/ nor val/, but {inner.location} does: give that folder"
+    if storage.name in SPLITS:
+        above = storage.parent.location
+        return f"{here} is one split: give the folder above it, {above}, and `--split {storage.name}`"
+    return f"{here} holds neither train/ nor val/ but {some(folders)}: put the class folders into train/ and val/"
