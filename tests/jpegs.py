@@ -5,12 +5,12 @@ import re
 from typing import Any, TypeAlias
 
 import numpy as np
-import simplejpeg
+import simplejpeg  # type: ignore[import-untyped]
 from PIL import Image
 
 from imagenet_mds.tiles import DQT, SOS, Table, header_segments
 
-Pixels: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
+Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 SAMPLINGS = {
     "4:4:4": (0x11, 0x11, 0x11),
@@ -105,7 +105,9 @@ def seen_by_simplejpeg(data: bytes, eighths: int = 8) -> Pixels:
     """The pixels in libjpeg-turbo at a scale, every warning an error; grey pictures have one component."""
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     small = -(-int(width) * eighths // 8), -(-int(height) * eighths // 8)
-    seen = simplejpeg.decode_jpeg(data, "GRAY" if colours == "Gray" else "RGB", min_width=small[0], min_height=small[1])
+    seen: Pixels = simplejpeg.decode_jpeg(
+        data, "GRAY" if colours == "Gray" else "RGB", min_width=small[0], min_height=small[1]
+    )
     assert seen.shape[:2] == small[::-1]
     return seen
 
