@@ -10,12 +10,12 @@ who tiles or checks, nobody else.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import numba
 import numpy as np
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+from imagenet_mds.tiles import Array
 
 
 def compiled(function: Callable[..., Any]) -> Any:

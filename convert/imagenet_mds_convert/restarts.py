@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from imagenet_mds_convert.huffman import Array, compiled
+from imagenet_mds.tiles import Array
+from imagenet_mds_convert.huffman import compiled
 
 ENDED, RUN_OUT, OUT_OF_ORDER, FILLED = range(4)
 """How a scan ends: at a marker that is no restart, at the end of the file, at a restart that is not the next one, at

@@ -8,8 +8,8 @@ its header, the same walk with the restarts it had gives its scan (a DC differen
 are left alone), the table keeps the only bits that are not determined, the fill before a marker, and what stands behind
 the scan is untouched.
 
-What cannot be done right is left as it is: `NotTileable` says why. The alternatives are to write every JPEG anew
-from its coefficients (three times the work, and the source's bytes are lost) or at lower quality.
+What cannot be done right is left as it is: `NotTileable` says why. The alternative, to write all coefficients anew as
+`jpegtran -restart` does, takes three times as long and cannot give the source back.
 """
 
 from functools import lru_cache
@@ -21,7 +21,7 @@ from imagenet_mds_convert import huffman, restarts
 from imagenet_mds_convert.baseline import Damaged, Header, NotTileable, OtherKind, Stream, lookups, read_header, unstuff
 
 GROWTH_LIMIT = 0.05
-"""By how much of its size a tiled JPEG may be larger. Photographs grow by less than a hundredth. What grows by more is
+"""By how much of its size a tiled JPEG may be larger. Photographs grow by about a hundredth. What grows by more is
 flat or coarse, a few bits to a block, and decoded so fast that a cut has little to save."""
 
 _NO_RESTARTS = 1 << 62
