@@ -82,11 +82,26 @@ class RandAugmentConfig(_Section):
     depth: Positive = 2
 
 
+class ProgressiveConfig(_Section):
+    """Smaller pictures first (Howard 2018; the schedule is ffcv's): `start_px` until `from_epoch`, then evenly more, in
+    steps of `step_px`, up to the full size from `until_epoch` on. Epochs count from 0."""
+
+    start_px: Annotated[int, Field(ge=8)] = 160
+    from_epoch: NonNegative = 0
+    until_epoch: Positive
+    step_px: Positive = 32
+
+
 class AugmentConfig(_Section):
     """What training does to an image: a random crop of `scale` of the area and `ratio` of the sides, resized to
-    `size_px`."""
+    `size_px`; with `progressive` to less in the first epochs.
+
+    resize: `antialias` weighs every pixel, as Pillow and torchvision do; `linear` takes the nearest four, as tf.data.
+    """
 
     size_px: Annotated[int, Field(ge=8)] = 224
+    progressive: ProgressiveConfig | None = None
+    resize: Literal["antialias", "linear"] = "antialias"
     scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
     ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     flip_probability: Fraction = 0.5
@@ -101,7 +116,22 @@ class AugmentConfig(_Section):
                 raise ValueError(f"{name} goes from {low} down to {high}: give the smaller number first")
         if self.scale[1] > 1:
             raise ValueError(f"scale ends at {self.scale[1]}: a crop has at most all of the area, 1.0")
+        if (steps := self.progressive) and steps.start_px > self.size_px:
+            raise ValueError(f"progressive.start_px {steps.start_px} is larger than size_px {self.size_px}")
+        if steps and steps.from_epoch >= steps.until_epoch:
+            raise ValueError(
+                f"progressive goes from epoch {steps.from_epoch} to epoch {steps.until_epoch}: give a later end"
+            )
         return self
+
+    def size_at(self, epoch: int) -> int:
+        """The training size of an epoch (from 0), pixels on each side."""
+        steps = self.progressive
+        if steps is None or epoch >= steps.until_epoch:
+            return self.size_px
+        gone = max(0, epoch - steps.from_epoch)
+        grown = (self.size_px - steps.start_px) * gone // (steps.until_epoch - steps.from_epoch)
+        return steps.start_px + grown // steps.step_px * steps.step_px
 
 
 class EvaluationConfig(_Section):

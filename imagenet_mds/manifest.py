@@ -72,6 +72,8 @@ class Policy(_Frozen):
     max_side: int | None = Field(default=None, ge=16)
     min_side: int | None = Field(default=None, ge=16)
     quality: int = Field(default=90, ge=1, le=100)
+    tiles: bool = False
+    raw: bool = False
 
 
 class Duplicate(_Frozen):
@@ -101,6 +103,7 @@ class Manifest(_Frozen):
     left_out: list[LeftOut]
     changed: list[Changed]
     scaled: Count
+    tiled: Count = 0
     duplicates: list[Duplicate]
     policy: Policy
     source: SourceEntry

@@ -23,7 +23,6 @@ INDEX_BASENAME = "index.json"
 
 _VERSION = 2
 _LAYOUT: dict[str, Any] = {
-    "column_encodings": ["int", "jpeg", "int"],
     "column_names": ["i", "x", "y"],
     "column_sizes": [8, None, 8],
     "compression": None,
@@ -31,16 +30,23 @@ _LAYOUT: dict[str, Any] = {
     "hashes": ["xxh64"],
     "version": _VERSION,
 }
+
+
+def _layout(size_limit_bytes: int, raw: bool) -> dict[str, Any]:
+    return _LAYOUT | {"column_encodings": ["int", "pil" if raw else "jpeg", "int"], "size_limit": size_limit_bytes}
+
+
 _OFFSETS_END = 1 << 32
 _FIXED_BYTES_PER_SAMPLE = 4 + 8 + 8  # the length of x, then i and y
 
 
 @dataclass(frozen=True)
 class Record:
-    """One stored sample: `index` in the sorted source, the `jpeg` file's bytes, the class number `label`."""
+    """One stored sample: `index` in the sorted source, the bytes of `image` (a JPEG file, or a raw sample, see
+    `raw.py`), the class number `label`."""
 
     index: int
-    jpeg: bytes
+    image: bytes
     label: int
 
 
@@ -71,10 +77,13 @@ class ShardEncoder:
         size_limit_bytes: what the header says the limit was; readers do not use it.
         buffer: memory to work in, used from its beginning and made longer as needed; a process that keeps it for all
             its shards spares the kernel the clearing of fresh pages, which costs as much as copying the images.
+        raw: the images are raw samples, no JPEG files.
     """
 
-    def __init__(self, most_samples: int, size_limit_bytes: int, buffer: bytearray | None = None) -> None:
-        self._header = json.dumps(_LAYOUT | {"size_limit": size_limit_bytes}, sort_keys=True).encode("utf-8")
+    def __init__(
+        self, most_samples: int, size_limit_bytes: int, buffer: bytearray | None = None, *, raw: bool = False
+    ) -> None:
+        self._header = json.dumps(_layout(size_limit_bytes, raw), sort_keys=True).encode("utf-8")
         self._buffer = bytearray() if buffer is None else buffer
         self._start = self._end = self._head_bytes(most_samples)
         self._ends: list[int] = []
@@ -98,14 +107,14 @@ class ShardEncoder:
         Raises:
             ValueError: the shard would reach 4 GiB, where its offsets end.
         """
-        length = len(record.jpeg)
+        length = len(record.image)
         at, end = self._end, self._end + length + _FIXED_BYTES_PER_SAMPLE
         if end >= _OFFSETS_END:
             raise ValueError(f"a shard of {end:,} bytes cannot be addressed: MDS offsets end at {_OFFSETS_END:,}")
         if end > len(self._buffer):
             self._buffer.extend(bytes(max(end, len(self._buffer) * 5 // 4) - len(self._buffer)))
         struct.pack_into("<Iq", self._buffer, at, length, record.index)
-        self._buffer[at + 12 : at + 12 + length] = record.jpeg
+        self._buffer[at + 12 : at + 12 + length] = record.image
         struct.pack_into("<q", self._buffer, at + 12 + length, record.label)
         self._end = end
         self._ends.append(end)
@@ -144,12 +153,12 @@ def describe_shard(basename: str, data: bytes | memoryview, samples: int) -> Sha
     return ShardInfo(basename, len(data), xxhash.xxh64(data).hexdigest(), samples)
 
 
-def index_json(shards: Sequence[ShardInfo], size_limit_bytes: int) -> dict[str, Any]:
+def index_json(shards: Sequence[ShardInfo], size_limit_bytes: int, *, raw: bool = False) -> dict[str, Any]:
     """The `index.json` that makes a folder of shards a dataset for every reader of the library."""
     return {
         "version": _VERSION,
         "shards": [
-            _LAYOUT
+            _layout(size_limit_bytes, raw)
             | {
                 "raw_data": {
                     "basename": shard.basename,
@@ -157,7 +166,6 @@ def index_json(shards: Sequence[ShardInfo], size_limit_bytes: int) -> dict[str, 
                     "hashes": {"xxh64": shard.xxh64},
                 },
                 "samples": shard.samples,
-                "size_limit": size_limit_bytes,
                 "zip_data": None,
             }
             for shard in shards
@@ -196,6 +204,6 @@ def decode_shard(data: bytes, path: str) -> Iterator[Record]:
         length, index = struct.unpack_from("<Iq", data, start)
         if length != end - start - _FIXED_BYTES_PER_SAMPLE:
             raise ValueError(f"{path}: sample {position} says {length} bytes, in a place for {end - start}")
-        jpeg = data[start + 12 : start + 12 + length]
+        image = data[start + 12 : start + 12 + length]
         (label,) = struct.unpack_from("<q", data, start + 12 + length)
-        yield Record(index, jpeg, label)
+        yield Record(index, image, label)

@@ -5,7 +5,7 @@ import re
 from typing import Any, TypeAlias
 
 import numpy as np
-import simplejpeg  # type: ignore[import-untyped]
+import simplejpeg
 from PIL import Image
 
 from imagenet_mds.tiles import DQT, SOS, Table, header_segments

@@ -1,8 +1,9 @@
 """One split on its way from a source to a folder: what it will be, and what of it is already there."""
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,6 +19,7 @@ from imagenet_mds.manifest import (
     conversion_fingerprint,
     read_manifest,
 )
+from imagenet_mds.mds import ShardInfo, index_json
 from imagenet_mds.storage import Storage, as_storage
 from imagenet_mds_convert.images import Scaling
 from imagenet_mds_convert.plan import Plan, make_plan
@@ -88,9 +90,14 @@ class SplitConversion:
             source=self.source,
             check=self.policy.check,
             scaling=Scaling(self.policy.max_side, self.policy.min_side, self.policy.quality),
+            form="raw" if self.policy.raw else "tiles" if self.policy.tiles else "file",
             size_limit_bytes=self.policy.shard_size_bytes,
             destination=self.destination,
         )
+
+    def index(self, shards: Sequence[ShardInfo]) -> dict[str, Any]:
+        """The split's `index.json`."""
+        return index_json(shards, self.policy.shard_size_bytes, raw=self.policy.raw)
 
     def stored(self, left_out: Set[str]) -> list[Sample]:
         """The samples of the split in stored order, but for those whose keys are in `left_out`."""

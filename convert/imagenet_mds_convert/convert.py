@@ -22,7 +22,7 @@ from imagenet_mds.manifest import (
     ShardEntry,
     content_fingerprint,
 )
-from imagenet_mds.mds import INDEX_BASENAME, index_json
+from imagenet_mds.mds import INDEX_BASENAME
 from imagenet_mds.storage import Storage, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.engines import Engine, run_tasks
@@ -155,6 +155,7 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
             if not conversion.source.drawn
         ],
         scaled=sum(record.scaled for record in records),
+        tiled=sum(record.tiled for record in records),
         duplicates=find_duplicates(stored, [digest for record in records for digest in record.digests]),
         policy=conversion.policy,
         source=conversion.source_entry,
@@ -166,7 +167,7 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
     with writing_to(destination):
         destination.sync()
         destination.write(KEYS_BASENAME, keys)
-        destination.write(INDEX_BASENAME, json_bytes(index_json(shards, conversion.policy.shard_size_bytes)))
+        destination.write(INDEX_BASENAME, json_bytes(conversion.index(shards)))
         destination.write(MANIFEST_BASENAME, json_bytes(manifest.model_dump(mode="json")))
     remove_leavings(destination)
     return manifest

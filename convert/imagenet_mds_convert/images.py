@@ -8,10 +8,14 @@ are without it.
 import io
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
+import numpy as np
 import simplejpeg
 from PIL import Image
+
+from imagenet_mds.raw import decode_raw, encode_raw, is_raw
 
 MAX_PIXELS = 1 << 27
 """Larger pictures are left out: 11,585 x 11,585 decodes to 400 MB, and Pillow's own limit, at which the readers of the
@@ -24,11 +28,16 @@ REENCODE_QUALITY = 95
 @dataclass(frozen=True)
 class Stored:
     """The bytes to store; `change` says what format was turned into RGB JPEG, None if none was; `scaled` whether the
-    picture was made smaller."""
+    picture was made smaller, `tiled` whether it is stored with restart tiles."""
 
-    jpeg: bytes
+    image: bytes
     change: str | None = None
     scaled: bool = False
+    tiled: bool = False
+
+
+Form = Literal["file", "tiles", "raw"]
+"""How a picture is stored: the file as it is, the file with restart tiles where it can have them, pixels."""
 
 
 @dataclass(frozen=True)
@@ -62,32 +71,84 @@ class Unusable(Exception):  # noqa: N818 # it says what the image is, not what t
 _AS_IT_IS = Scaling()
 
 
-def prepare(data: bytes, check: str, scaling: Scaling = _AS_IT_IS) -> Stored:
+def prepare(data: bytes, check: str, scaling: Scaling = _AS_IT_IS, form: Form = "file") -> Stored:
     """Check one source image as `check` says and give what to store.
 
     Args:
         data: the file's bytes.
         check: `decode` reads every coefficient, `structure` walks the markers to the end and reads no pixel, `none`
-            looks at the first bytes only. A picture that is scaled is decoded whatever is said.
+            looks at the first bytes only. A picture that is scaled, tiled or stored raw is read whole whatever is said.
         scaling: makes larger pictures smaller.
+        form: how it is stored.
 
     Raises:
         Unusable: it is not a whole image.
     """
     if not data:
         raise Unusable("empty file")
+    if form == "raw":
+        return _raw(data, scaling)
     if not data.startswith(b"\xff\xd8"):
-        return _to_rgb_jpeg(data, scaling)
-    if check == "none" and scaling == _AS_IT_IS:
+        return _tiled(_to_rgb_jpeg(data, scaling), form)
+    if check == "none" and scaling == _AS_IT_IS and form == "file":
         return Stored(data)
     components, width, height = walk_jpeg(data)
     if components == 4:
-        return _to_rgb_jpeg(data, scaling)
+        return _tiled(_to_rgb_jpeg(data, scaling), form)
     if target := scaling.target(width, height):
-        return Stored(_scaled_jpeg(data, target, scaling.quality), scaled=True)
-    if check == "decode":
+        return _tiled(Stored(_scaled_jpeg(data, target, scaling.quality), scaled=True), form)
+    stored = _tiled(Stored(data), form)
+    # To be tiled, it was walked to its last coefficient.
+    if check == "decode" and not stored.tiled:
         _decode(data)
-    return Stored(data)
+    return stored
+
+
+def check_stored(image: bytes) -> None:
+    """Look whether the stored bytes of a sample decode.
+
+    Raises:
+        Unusable: they do not.
+    """
+    if is_raw(image):
+        try:
+            decode_raw(image)
+        except ValueError as error:
+            raise Unusable(str(error)) from None
+    else:
+        prepare(image, "decode")
+
+
+def _tiled(stored: Stored, form: Form) -> Stored:
+    """The same with restart tiles, if that is wanted and can be."""
+    if form != "tiles":
+        return stored
+    from imagenet_mds_convert.baseline import NotTileable  # numba takes a while, for those who need it
+    from imagenet_mds_convert.tiles import tile_jpeg
+
+    try:
+        return replace(stored, image=tile_jpeg(stored.image), tiled=True)
+    except NotTileable:
+        return stored
+
+
+def _raw(data: bytes, scaling: Scaling) -> Stored:
+    target = None
+    if data.startswith(b"\xff\xd8") and (header := walk_jpeg(data))[0] != 4:
+        target = scaling.target(*header[1:])
+        width, height = (2 * target[0], 2 * target[1]) if target else header[1:]
+        image = _pixels(data, width, height)
+    else:
+        image = _open(data)
+        _refuse_huge(*image.size)
+        _load(image)
+        target = scaling.target(*image.size)
+    try:
+        rgb = image.convert("RGB")
+    except (OSError, ValueError) as error:  # a mode that is not a picture's
+        raise Unusable(f"{image.mode} cannot be RGB ({error})") from None
+    scaled = rgb.resize(target, Image.Resampling.LANCZOS) if target else rgb
+    return Stored(encode_raw(np.asarray(scaled)), scaled=target is not None)
 
 
 _AFTER_ENTROPY = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")

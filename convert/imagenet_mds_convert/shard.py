@@ -17,7 +17,7 @@ from imagenet_mds.manifest import WORK_FOLDER
 from imagenet_mds.mds import Record, ShardEncoder, ShardInfo, describe_shard, shard_basename
 from imagenet_mds.storage import Storage, Writing
 from imagenet_mds_convert.ahead import read_all
-from imagenet_mds_convert.images import Scaling, Stored, Unusable, prepare
+from imagenet_mds_convert.images import Form, Scaling, Stored, Unusable, prepare
 from imagenet_mds_convert.source import Sample, Source
 
 _THE_IMAGES_OWN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
@@ -44,6 +44,7 @@ class ShardTask:
     source: Source
     check: str
     scaling: Scaling
+    form: Form
     size_limit_bytes: int
     destination: Storage
 
@@ -53,8 +54,8 @@ class ShardRecord:
     """What a finished shard task leaves behind: enough for index and manifest, without reading the shard again.
 
     `info` is None when no sample of the shard was usable; then there is no file. `left_out` and `changed` are (key,
-    reason). `scaled` counts pictures that were made smaller; `digests` are the xxh3-64 of the source's bytes of each
-    stored sample, in order, by which duplicates are found.
+    reason). `scaled` counts pictures that were made smaller, `tiled` those stored with restart tiles; `digests` are the
+    xxh3-64 of the source's bytes of each stored sample, in order, by which duplicates are found.
     """
 
     shard: int
@@ -62,6 +63,7 @@ class ShardRecord:
     left_out: list[tuple[str, str]] = field(default_factory=list)
     changed: list[tuple[str, str]] = field(default_factory=list)
     scaled: int = 0
+    tiled: int = 0
     digests: list[str] = field(default_factory=list)
     source_bytes: int = 0
 
@@ -101,7 +103,7 @@ def build_shard(
         What to record, and the shard's bytes, which lie in the buffer.
     """
     spent = spent or Spent()
-    encoder = ShardEncoder(len(task.samples), task.size_limit_bytes, buffer)
+    encoder = ShardEncoder(len(task.samples), task.size_limit_bytes, buffer, raw=task.form == "raw")
     record = ShardRecord(task.shard, None)
     written, _ = encoder.filled
     for index, sample, read in read_all(task.source, task.samples):
@@ -115,8 +117,9 @@ def build_shard(
         if stored.change:
             record.changed.append((sample.key, stored.change))
         record.scaled += stored.scaled
+        record.tiled += stored.tiled
         record.source_bytes += len(data)
-        encoder.add(Record(index, stored.jpeg, sample.label))
+        encoder.add(Record(index, stored.image, sample.label))
         encoded = time.perf_counter()
         spent.encode += encoded - begun
         _, end = encoder.filled
@@ -155,7 +158,7 @@ def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spe
         got = time.perf_counter()
         spent.read += got - begun
     try:
-        return data, prepare(data, task.check, task.scaling)
+        return data, prepare(data, task.check, task.scaling, task.form)
     finally:
         spent.check += time.perf_counter() - got
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import json_bytes
@@ -13,7 +14,7 @@ from imagenet_mds.shards import faulty_shards, shard_fault
 from imagenet_mds.storage import Storage, stored_xxh64, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import keys_file, tidy
-from imagenet_mds_convert.images import Unusable, prepare
+from imagenet_mds_convert.images import Unusable, check_stored
 from imagenet_mds_convert.shard import build_shard
 from imagenet_mds_convert.source import Source
 
@@ -60,7 +61,7 @@ def _index_faults(split: Storage, manifest: Manifest) -> Iterator[Fault]:
     except ValueError:
         yield Fault(INDEX_BASENAME, "not JSON")
     else:
-        if index != index_json(manifest.shard_infos(), manifest.policy.shard_size_bytes):
+        if index != _index(manifest):
             yield Fault(INDEX_BASENAME, "differs from the manifest")
     if split.size_bytes(KEYS_BASENAME) is None:
         yield Fault(KEYS_BASENAME, "missing")
@@ -68,10 +69,15 @@ def _index_faults(split: Storage, manifest: Manifest) -> Iterator[Fault]:
         yield Fault(KEYS_BASENAME, "differs from the manifest")
 
 
+def _index(manifest: Manifest) -> dict[str, Any]:
+    policy = manifest.policy
+    return index_json(manifest.shard_infos(), policy.shard_size_bytes, raw=policy.raw)
+
+
 def _undecodable(split: Storage, name: str) -> str | None:
     for position, record in enumerate(decode_shard(split.read(name), f"{split.location}/{name}")):
         try:
-            prepare(record.jpeg, "decode")
+            check_stored(record.image)
         except Unusable as reason:
             return f"sample {position} (source index {record.index}): {reason}"
     return None
@@ -118,7 +124,7 @@ def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source
             split.write(name, shard_bytes)
         written.append(name)
     left_out = {entry.key for entry in manifest.left_out}
-    index = index_json(manifest.shard_infos(), manifest.policy.shard_size_bytes)
+    index = _index(manifest)
     for name, data in ((INDEX_BASENAME, json_bytes(index)), (KEYS_BASENAME, keys_file(conversion.stored(left_out)))):
         if name in broken:
             with writing_to(split):

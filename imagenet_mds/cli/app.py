@@ -121,6 +121,10 @@ def convert(
         int | None, typer.Option(min=16, help="Scale larger images down to this shorter side, in pixels.")
     ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of what is scaled.")] = 90,
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Add restart markers, lossless, so that training decodes only its crops.")
+    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Store pixels: 2.5 times the disk, nothing to decode.")] = False,
     shard_size: Annotated[
         str, typer.Option(help="Close a shard at this size of images: 64MB, 16MiB, bytes.")
     ] = "64MiB",
@@ -149,6 +153,8 @@ def convert(
         max_side=max_side,
         min_side=min_side,
         quality=quality,
+        tiles=tiles,
+        raw=raw,
         shard_size=shard_size,
         engine=engine.value,
         seed=seed,
@@ -177,12 +183,20 @@ def inspect(
     dataset: Annotated[str, typer.Argument(help="A dataset that `convert` wrote.")],
     sample: Annotated[int | None, typer.Option(min=0, help="Show this one sample, by its place from 0 on.")] = None,
     split: Annotated[Literal["train", "val"], typer.Option(help="The split of the sample.")] = "train",
+    config: Annotated[str | None, typer.Option(help="Show what training by this configuration sees.")] = None,
+    epoch: Annotated[int, typer.Option(min=0, help="With --config: the epoch, from 0.")] = 0,
+    batch: Annotated[int, typer.Option(min=0, help="With --config: the batch of the epoch, from 0.")] = 0,
+    ranks: Annotated[int | None, typer.Option(min=1, help="With --config: as if trained on so many.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="With --config: as if each rank had so many.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """What a dataset holds: counts, classes, bytes, shards, where it came from, its fingerprint."""
-    from imagenet_mds.cli.inspect import inspect_sample, run_inspect
+    """What a dataset holds: counts, classes, bytes, shards, where it came from, its fingerprint; or one sample, or one
+    training batch."""
+    from imagenet_mds.cli.inspect import inspect_batch, inspect_sample, run_inspect
 
-    if sample is None:
+    if config is not None:
+        inspect_batch(dataset, config, epoch=epoch, batch=batch, ranks=ranks, workers=workers, as_json=as_json)
+    elif sample is None:
         run_inspect(dataset, as_json=as_json)
     else:
         inspect_sample(dataset, split, sample, as_json=as_json)
@@ -196,11 +210,18 @@ def preview(
     start: Annotated[int, typer.Option(min=0, help="The first sample, by its place.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=1000, help="How many samples.")] = 40,
     columns: Annotated[int, typer.Option(min=1, max=100, help="Samples in a row.")] = 8,
+    augmented: Annotated[bool, typer.Option("--augmented", help="As the trainer sees them: a batch.")] = False,
+    config: Annotated[str, typer.Option(help="With --augmented: the configuration.")] = "phase3",
+    epoch: Annotated[int, typer.Option(min=0, help="With --augmented: the epoch, from 0.")] = 0,
+    batch: Annotated[int, typer.Option(min=0, help="With --augmented: the batch of the epoch, from 0.")] = 0,
 ) -> None:
-    """A contact sheet of labelled images, as they are stored."""
-    from imagenet_mds.cli.inspect import run_preview
+    """A contact sheet of labelled images, as they are stored, or as training sees them."""
+    from imagenet_mds.cli.inspect import preview_batch, run_preview
 
-    run_preview(dataset, file, split=split, start=start, count=count, columns=columns)
+    if augmented:
+        preview_batch(dataset, file, config, epoch=epoch, batch=batch, count=count, columns=columns)
+    else:
+        run_preview(dataset, file, split=split, start=start, count=count, columns=columns)
 
 
 @app.command()

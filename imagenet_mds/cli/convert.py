@@ -52,6 +52,8 @@ class ConvertOptions:
     strict: bool
     overwrite: bool
     log_json: bool
+    tiles: bool = False
+    raw: bool = False
     source_format: str = "auto"
     verify_source: bool = False
 
@@ -60,6 +62,8 @@ def run_convert(options: ConvertOptions) -> int:
     """Convert the splits one after the other; return the exit status."""
     if options.max_side and options.min_side:
         raise UserError("give --max-side or --min-side, not both: each alone says how large an image may be")
+    if options.raw and options.tiles:
+        raise UserError("give --raw or --tiles, not both: raw samples are pixels, and tiles are of JPEG files")
     dest = open_storage(options.dest)
     _refuse_inside(options.source, options.dest)
     source = open_source(options.source, options.source_format)
@@ -83,6 +87,8 @@ def run_convert(options: ConvertOptions) -> int:
                     "max_side": options.max_side,
                     "min_side": options.min_side,
                     "quality": options.quality,
+                    "tiles": options.tiles,
+                    "raw": options.raw,
                     "subset": parse_subset(options.subset) if split == "train" else None,
                 }
             ),
@@ -162,6 +168,9 @@ def report_exceptions(manifest: Manifest) -> None:
     """List what was left out and what was changed, with reasons; the manifest has the whole list."""
     if manifest.scaled:
         print(f"  scaled down: {manifest.scaled:,} images")
+    if manifest.policy.tiles:
+        rest = manifest.samples - manifest.tiled
+        print(f"  with restart tiles: {manifest.tiled:,} images; {rest:,} cannot have them and are as they were")
     for verb, entries in (
         ("duplicate", [(entry.key, f"the same file as {entry.of}") for entry in manifest.duplicates]),
         ("left out", [(entry.key, entry.reason) for entry in manifest.left_out]),

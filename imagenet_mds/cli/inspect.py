@@ -3,18 +3,28 @@
 import io
 import itertools
 import json
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xxhash
 from PIL import Image
+from rich.console import Console
+from rich.table import Table
 
 from imagenet_mds.cli.convert import read_dataset, report_exceptions
+from imagenet_mds.config import TrainConfig, load_config
 from imagenet_mds.contact_sheet import contact_sheet
 from imagenet_mds.dataset import stored_samples
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import write_atomic
 from imagenet_mds.manifest import Manifest, read_keys, read_manifest
-from imagenet_mds.storage import Storage, open_storage
+from imagenet_mds.raw import open_stored
+from imagenet_mds.storage import LocalStorage, Storage, open_storage
+
+if TYPE_CHECKING:
+    from imagenet_mds_train.peek import Seen
 
 
 def run_inspect(dataset: str, *, as_json: bool) -> None:
@@ -48,7 +58,7 @@ def inspect_sample(dataset: str, split_name: str, sample: int, *, as_json: bool)
     split, manifest = _split_with(dataset, split_name, sample)
     stored = next(stored_samples(split, manifest, sample))
     record, entry = stored.record, manifest.classes[stored.record.label]
-    with Image.open(io.BytesIO(record.jpeg)) as image:
+    with open_stored(record.image) as image:
         facts: dict[str, object] = {
             "sample": sample,
             "key": read_keys(split)[sample],
@@ -58,8 +68,8 @@ def inspect_sample(dataset: str, split_name: str, sample: int, *, as_json: bool)
             "shard": stored.shard,
             "place": stored.place,
             "source_index": record.index,
-            "bytes": len(record.jpeg),
-            "xxh64": xxhash.xxh64_hexdigest(record.jpeg),
+            "bytes": len(record.image),
+            "xxh64": xxhash.xxh64_hexdigest(record.image),
             "width": image.width,
             "height": image.height,
             "mode": image.mode,
@@ -78,20 +88,82 @@ def run_preview(dataset: str, file: Path, *, split: str, start: int, count: int,
         UserError: no PNG's name, or the split has no sample `start`.
         WorldError: the file cannot be written.
     """
-    if file.suffix.lower() != ".png":
-        raise UserError(f"{file}: give a name that ends in .png")
+    _refuse_no_png(file)
     storage, manifest = _split_with(dataset, split, start)
     pictures = [
-        (manifest.classes[stored.record.label].name, Image.open(io.BytesIO(stored.record.jpeg)))
+        (manifest.classes[stored.record.label].name, open_stored(stored.record.image))
         for stored in itertools.islice(stored_samples(storage, manifest, start), count)
     ]
+    _write_sheet(file, pictures, columns)
+    print(f"{file}: {len(pictures)} samples of {storage.location} from number {start:,} on")
+
+
+def inspect_batch(
+    dataset: str, config: str, *, epoch: int, batch: int, ranks: int | None, workers: int | None, as_json: bool
+) -> None:
+    """Print what training sees in one batch.
+
+    Raises:
+        UserError: no such configuration, dataset or batch.
+    """
+    seen = _training_batch(dataset, load_config(config, ranks=ranks), epoch, batch, workers)
+    if as_json:
+        print(json.dumps([one.as_json() for one in seen], indent=2))
+        return
+    table = Table("rank", "sample", "class", "key", "crop", "flip", "px", "pixels", box=None, header_style="")
+    for one in seen:
+        crop, facts = one.crop, one.as_json()
+        where = f"{crop.left},{crop.top} {crop.width}x{crop.height}"
+        scaled = f" /{crop.denominator}" if crop.denominator > 1 else ""
+        row = (one.rank, one.sample, one.label, one.key, where + scaled, "yes" if one.flip else "", facts["size"])
+        table.add_row(*map(str, row), facts["pixels_xxh64"])
+    Console(width=160, highlight=False).print(table)
+
+
+def preview_batch(dataset: str, file: Path, config: str, *, epoch: int, batch: int, count: int, columns: int) -> None:
+    """Write a contact sheet of what training sees in one batch.
+
+    Raises:
+        UserError: as `inspect_batch`, and no PNG's name.
+        WorldError: the file cannot be written.
+    """
+    _refuse_no_png(file)
+    manifest = read_manifest(open_storage(dataset).child("train"))
+    seen = _training_batch(dataset, load_config(config), epoch, batch, None)
+    pictures = [
+        (manifest.classes[one.label].name, Image.fromarray(one.pixels)) for one in itertools.islice(seen, count)
+    ]
+    _write_sheet(file, pictures, columns)
+    print(f"{file}: {len(pictures)} samples of batch {batch:,} of epoch {epoch:,}, as {config} trains on them")
+
+
+def _training_batch(dataset: str, config: TrainConfig, epoch: int, batch: int, workers: int | None) -> "Iterator[Seen]":
+    storage = open_storage(dataset)
+    if not isinstance(storage, LocalStorage):
+        raise UserError(f"{dataset}: batches are made of a dataset on a disk: copy it there")
+    manifest = read_manifest(storage.child("train"))
+    subset = config.data.subset_samples()
+    if subset is not None and subset > manifest.samples:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"subset": None})})
+    warnings.simplefilter("ignore")  # of what torch and Composer deprecate
+    from imagenet_mds_train.peek import training_batch
+
+    workers = config.data.workers_per_rank if workers is None else workers
+    return training_batch(config, storage.root, manifest, epoch=epoch, batch=batch, workers=workers)
+
+
+def _refuse_no_png(file: Path) -> None:
+    if file.suffix.lower() != ".png":
+        raise UserError(f"{file}: give a name that ends in .png")
+
+
+def _write_sheet(file: Path, pictures: Sequence[tuple[str, Image.Image]], columns: int) -> None:
     buffer = io.BytesIO()
     contact_sheet(pictures, columns=min(columns, len(pictures))).save(buffer, "PNG")
     try:
         write_atomic(file, buffer.getvalue())
     except OSError as error:
         raise WorldError(f"{file} cannot be written: {error.strerror}") from None
-    print(f"{file}: {len(pictures)} samples of {storage.location} from number {start:,} on")
 
 
 def _split_with(dataset: str, split: str, sample: int) -> tuple[Storage, Manifest]:

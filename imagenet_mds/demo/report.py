@@ -1,6 +1,5 @@
 """The demo's report: one HTML page without scripts or outside parts, and its pictures as files beside it."""
 
-import io
 import itertools
 import json
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image
 from imagenet_mds.contact_sheet import contact_sheet
 from imagenet_mds.dataset import stored_samples
 from imagenet_mds.manifest import Manifest, read_manifest
+from imagenet_mds.raw import open_stored
 
 _SHEET_ROWS = 4
 
@@ -139,7 +139,7 @@ def _sheet(story: Story, split_folder: Path) -> Image.Image:
     by_class: dict[int, list[Image.Image]] = {}
     most = _SHEET_ROWS * classes + len(story.train.left_out)
     for stored in itertools.islice(stored_samples(split_folder, story.train), most):
-        by_class.setdefault(stored.record.label, []).append(Image.open(io.BytesIO(stored.record.jpeg)))
+        by_class.setdefault(stored.record.label, []).append(open_stored(stored.record.image))
     pictures = [
         (story.train.classes[label].name, by_class[label][row])
         for row in range(_SHEET_ROWS)

@@ -30,7 +30,7 @@ def _stored(split_folder: Path) -> dict[str, tuple[bytes, int]]:
     shards = [split_folder / shard.basename for shard in read_manifest(split_folder).shards]
     records = [record for shard in shards for record in read_shard(shard)]
     keys = read_keys(split_folder)
-    return {key: (record.jpeg, record.label) for key, record in zip(keys, records, strict=True)}
+    return {key: (record.image, record.label) for key, record in zip(keys, records, strict=True)}
 
 
 def test_jpeg_bytes_pass_through_untouched_and_what_did_not_is_listed(tree: Path, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_jpeg_bytes_pass_through_untouched_and_what_did_not_is_listed(tree: Path
 def test_shards_respect_the_size_but_for_a_single_larger_image(tree: Path, tmp_path: Path) -> None:
     convert_here(tree, tmp_path, splits=("val",), shard_size="16KiB")
     for shard in read_manifest(tmp_path / "val").shards:
-        images = [len(record.jpeg) for record in read_shard(tmp_path / "val" / shard.basename)]
+        images = [len(record.image) for record in read_shard(tmp_path / "val" / shard.basename)]
         assert sum(images) <= 16 << 10 or len(images) == 1
 
 

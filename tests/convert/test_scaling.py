@@ -48,7 +48,7 @@ def test_a_scaled_picture_is_the_lanczos_of_the_whole(mode: str, check: str) -> 
     stored = prepare(buffer.getvalue(), check, Scaling(max_side=120, quality=95))
     assert stored.scaled
     assert (stored.change is None) == (mode != "CMYK")
-    with Image.open(io.BytesIO(stored.jpeg)) as image, Image.open(io.BytesIO(buffer.getvalue())) as whole:
+    with Image.open(io.BytesIO(stored.image)) as image, Image.open(io.BytesIO(buffer.getvalue())) as whole:
         assert image.size == (120, 80)
         assert image.mode == ("L" if mode == "L" else "RGB")
         expected = whole.convert(image.mode).resize((120, 80), Image.Resampling.LANCZOS)
@@ -68,7 +68,7 @@ def test_scaling_is_in_the_dataset_and_in_its_manifest(tree: Path, tmp_path: Pat
     sizes = []
     for shard in manifest.shards:
         for record in read_shard(tmp_path / "val" / shard.basename):
-            with Image.open(io.BytesIO(record.jpeg)) as image:
+            with Image.open(io.BytesIO(record.image)) as image:
                 sizes.append(max(image.size))
     assert max(sizes) == 100
     # A picture that had 100 pixels before was not scaled.

@@ -124,7 +124,7 @@ def test_the_dataset_has_rgb_jpegs_near_the_pixels_and_says_so_once(
     samples = source.samples("val")
     for shard in manifest.shards:
         for record in read_shard(tmp_path / "out" / "val" / shard.basename):
-            stored = np.asarray(Image.open(io.BytesIO(record.jpeg))).astype(int)
+            stored = np.asarray(Image.open(io.BytesIO(record.image))).astype(int)
             read = np.asarray(Image.open(io.BytesIO(source.read(samples[record.index].where)))).astype(int)
             assert record.label == samples[record.index].label
             assert np.abs(stored - read).mean() < 6  # noise is the worst there is for JPEG

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import simplejpeg  # type: ignore[import-untyped]
+import simplejpeg
 
 from imagenet_mds.tiles import TileMap, cut, header_segments
 from imagenet_mds_convert.baseline import Damaged, NotTileable, OtherKind

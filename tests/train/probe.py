@@ -28,8 +28,8 @@ class Probe(TrainingImages):
 
     def __getitem__(self, sample: int) -> Any:  # type: ignore[override] # as in the class it derives from
         """The sample's number and a digest of its pixels and label."""
-        image, label = super().__getitem__(sample)
-        return int(sample), xxhash.xxh64_hexdigest(image.numpy().tobytes() + bytes([label]))
+        view, label = super().__getitem__(sample)
+        return int(sample), xxhash.xxh64_hexdigest(view.pixels.tobytes() + repr((view.jitter, label)).encode())
 
 
 def batches(dataset: Probe, config: TrainConfig, workers: int, epochs: int) -> list[list[tuple[int, str]]]:

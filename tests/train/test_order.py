@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
-from imagenet_mds.manifest import read_manifest
+from imagenet_mds.manifest import read_keys, read_manifest
 from imagenet_mds_train.attempt import attempt
 from imagenet_mds_train.launch import rendezvous
-from tests.command import environment
+from tests.command import done, environment, run
 from tests.train.probe import RESUME_AT, WORKERS
 
 RANKS = (1, 2, 4)
@@ -136,3 +138,38 @@ def test_the_order_is_the_one_it_always_was(order: Order) -> None:
     """Held, for a checkpoint of an earlier version continues only while this stays."""
     samples = [[sample for sample, _ in batch] for batch in order.global_batches(1, "0")]
     assert hashlib.sha256(json.dumps(samples).encode()).hexdigest()[:16] == "4edaa3b7499fc927"
+
+
+def test_a_batch_can_be_looked_at_without_training(dataset: Path, tmp_path: Path, order: Order) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(CONFIG), encoding="utf-8")
+    seen = {}
+    for ranks, workers in ((1, 0), (4, 2)):
+        where = ("--config", config, "--epoch", 1, "--batch", 3, "--ranks", ranks, "--workers", workers, "--json")
+        seen[ranks] = json.loads(done("inspect", dataset, *where).out)
+        batch = order.global_batches(ranks, str(workers))[order.per_epoch + 3]
+        assert [one["sample"] for one in seen[ranks]] == [sample for sample, _ in batch]
+        assert [one["rank"] for one in seen[ranks]] == sorted(list(range(ranks)) * (GLOBAL_BATCH_SIZE // ranks))
+    keys = read_keys(dataset / "train")
+    classes = {name: number for number, name in enumerate(sorted({key.split("/")[0] for key in keys}))}
+    assert all(one["key"] == keys[one["sample"]] for one in seen[1])
+    assert all(one["label"] == classes[one["key"].split("/")[0]] for one in seen[1])
+    known = ("sample", "label", "crop", "scaled_by", "flip", "size", "pixels_xxh64")
+    rows = {ranks: sorted([one[name] for name in known] for one in batch) for ranks, batch in seen.items()}
+    assert rows[1] == rows[4]
+    # Held: what a sample's seed draws, and, where torch has the vector instructions that all of today's machines have,
+    # every byte of the pixels.
+    assert _digest([row[:-1] for row in rows[1]]) == "aa3808995dc7fc14"
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        assert _digest(rows[1]) == "9d35c0bb1ba7a553"
+    sheet = tmp_path / "batch.png"
+    outcome = done("preview", dataset, sheet, "--augmented", "--config", config, "--epoch", 1, "--batch", 3)
+    assert "8 samples of batch 3 of epoch 1" in outcome.out
+    with Image.open(sheet) as image:
+        assert image.width > image.height
+    refused = run("inspect", dataset, "--config", config, "--batch", 19)
+    assert (refused.status, refused.err) == (2, "imagenet-mds: --batch 19: an epoch has 19 batches, counted from 0\n")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

@@ -1,13 +1,16 @@
 """What happens to a picture before the network sees it: random in training, fixed in validation.
 
-The operations are torchvision's. They draw from torch's global generator, so each sample's are run under that generator
-seeded with the sample's own seed, and its state is put back: nothing else in the process is disturbed.
+Training's way is split by where each part is cheapest. A loader worker cuts, resizes and flips (`crop.py`, `pixels.py`)
+and runs RandAugment, torchvision's own, on Pillow's pictures; ColorJitter's parameters are drawn there and its pixels
+made on the device, batch by batch (`color.py`). The order is torchvision's: crop, flip, RandAugment, ColorJitter.
+Everything random comes from the sample's own seed, so nothing depends on who does it.
 """
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,9 +18,83 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 from imagenet_mds.config import AugmentConfig, EvaluationConfig
+from imagenet_mds.raw import is_raw, open_stored
+from imagenet_mds.seeds import SampleRandom
+from imagenet_mds_train.color import JitterRow, draw_jitter
+from imagenet_mds_train.crop import Crop, draw_crop, on_grid
+from imagenet_mds_train.pixels import (
+    OVERSAMPLING,
+    Pixels,
+    decode_fast,
+    decode_slowly,
+    jpeg_size,
+    part_of,
+    resize,
+    tiles_of,
+)
 
 Transform = Callable[[Image.Image], Tensor]
 """An RGB picture to a uint8 tensor of (3, height, width)."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A sample as one epoch sees it.
+
+    `pixels` are (size, size, 3), RGB, without ColorJitter, whose parameters are `jitter`; `slowly` says that Pillow
+    decoded it.
+    """
+
+    pixels: Pixels
+    crop: Crop
+    flip: bool
+    jitter: JitterRow | None
+    slowly: bool
+
+
+class Augmentation:
+    """Training's augmentation: a pure function of (file, seed, epoch)."""
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self.config = config
+        self._randaugment = (
+            v2.RandAugment(num_ops=config.randaugment.depth, magnitude=config.randaugment.severity)
+            if config.randaugment
+            else None
+        )
+
+    def view(self, data: bytes, seed: int, epoch: int) -> View:
+        """What training sees of a file.
+
+        Args:
+            data: the stored file.
+            seed: the sample's own, of this epoch; see `seeds.sample_seed`.
+            epoch: from 0; it decides the size.
+
+        Raises:
+            Exception: of whatever kind Pillow's plugins raise, where the file does not decode.
+        """
+        config, random, size_px = self.config, SampleRandom(seed), self.config.size_at(epoch)
+        size, whole = jpeg_size(data), None
+        if size is None:
+            whole = decode_slowly(data)
+            size = whole.shape[1], whole.shape[0]
+        crop = draw_crop(random, *size, config.scale, config.ratio)
+        if whole is None:
+            crop = on_grid(crop, *size, size_px, OVERSAMPLING[config.resize])
+        flip = random.uniform() < config.flip_probability
+        jitter = draw_jitter(random, config.color_jitter) if config.color_jitter else None
+        part = decode_fast(data, crop, size, tiles_of(data)) if whole is None else None
+        slowly = part is None and not is_raw(data)
+        if part is None:
+            part = part_of(decode_slowly(data) if whole is None else whole, crop)
+        pixels = resize(part, size_px, config.resize)
+        if flip:
+            pixels = pixels[:, ::-1]
+        if self._randaugment:
+            with seeded(random.bits()):
+                pixels = np.asarray(self._randaugment(Image.fromarray(pixels)))
+        return View(np.ascontiguousarray(pixels), crop, flip, jitter, slowly)
 
 
 @contextlib.contextmanager
@@ -34,31 +111,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 def decode(data: bytes) -> Image.Image:
     """An image file to an RGB picture, whatever it was: grayscale, CMYK and palettes become RGB."""
-    return Image.open(io.BytesIO(data)).convert("RGB")
-
-
-def training_transform(config: AugmentConfig) -> Transform:
-    """RandomResizedCrop, flip, RandAugment, ColorJitter, in this order, as far as they are configured."""
-    steps: list[Transform] = [
-        v2.RandomResizedCrop(
-            config.size_px,
-            scale=config.scale,
-            ratio=config.ratio,
-            interpolation=InterpolationMode.BILINEAR,
-            antialias=True,
-        ),
-        v2.RandomHorizontalFlip(config.flip_probability),
-    ]
-    if config.randaugment:
-        steps.append(v2.RandAugment(num_ops=config.randaugment.depth, magnitude=config.randaugment.severity))
-    if config.color_jitter:
-        steps.append(v2.ColorJitter(**config.color_jitter.model_dump()))
-    composed: Transform = v2.Compose([*steps, v2.PILToTensor()])
-    return composed
+    return open_stored(data).convert("RGB")
 
 
 def validation_transform(config: EvaluationConfig) -> Transform:
-    """The shorter side to `resize_px` with antialiased bilinear interpolation, then the centre `crop_px`."""
+    """The shorter side to `resize_px` with antialiased bilinear interpolation, then the centre `crop_px`: Pillow's
+    result exactly, which published accuracies are measured with."""
     composed: Transform = v2.Compose(
         [
             v2.Resize(config.resize_px, interpolation=InterpolationMode.BILINEAR, antialias=True),

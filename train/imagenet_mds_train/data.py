@@ -1,28 +1,37 @@
 """The loaders: training batches in an exact, resumable order; validation on exactly the samples there are.
 
-Batches are uint8 images (samples, 3, height, width) and int64 labels (samples); the model normalises them on the
-device, so a quarter of the bytes crosses to it.
+Batches are uint8 images (samples, 3, height, width), channels last in memory, and int64 labels (samples); the model
+normalises them on the device, so a quarter of the bytes crosses to it.
+
+The contract of the training stream: the batch with global number b of epoch e is a pure function of the dataset, the
+configuration (`seed`, `data.subset`, `data.order`, `global_batch_size`, `augment`), e and b: which samples are in it
+and every byte of their pixels. It does not depend on the ranks, the workers, what they fetch ahead, where the data come
+from, or where the run was stopped and resumed. Ranks share a batch out, so with other ranks its samples stand in
+another order. Pixels come from libjpeg-turbo and torch; of other releases, or on a CPU without AVX2, they may differ by
+a level. `inspect --epoch E --batch B` prints such a batch.
 """
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from imagenet_mds.config import EvaluationConfig, OrderConfig, TrainConfig
 from imagenet_mds.seeds import sample_seed
-from imagenet_mds_train.augment import seeded, training_transform, validation_transform
+from imagenet_mds_train.augment import Augmentation, View, validation_transform
+from imagenet_mds_train.color import jitter, jitter_rows
 from imagenet_mds_train.orphans import die_with
 from imagenet_mds_train.stream import ImageStream
 
 Pair: TypeAlias = tuple[Tensor, int]
 Batch: TypeAlias = tuple[Tensor, Tensor]
+JitteredBatch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 PADDING_LABEL = -1
 """The label of the black images that make the ranks' validation batches equal in number; they are never counted."""
@@ -42,13 +51,55 @@ class TrainingImages(ImageStream):
             predownload=config.data.predownload,
         )
         self.seed = config.seed
-        self.transform = training_transform(config.augment)
+        self.augmentation = Augmentation(config.augment)
+        # Shared with the workers, who are forked or spawned later.
+        self._decoded_slowly = torch.zeros(1, dtype=torch.int64)
+        self._decoded_slowly.share_memory_()  # type: ignore[no-untyped-call] # torch's
 
-    def __getitem__(self, sample: int) -> Pair:  # type: ignore[override] # the library's returns a dictionary
-        """Sample number `sample` as the current epoch sees it: (3, size, size) uint8 and its class."""
-        picture, label = self.picture(sample)
-        with seeded(sample_seed(self.seed, self.epoch, int(sample))):
-            return self.transform(picture), label
+    @property
+    def decoded_slowly(self) -> int:
+        """Samples that Pillow decoded since the start, for the fast decoder refused them."""
+        return int(self._decoded_slowly)
+
+    def view(self, sample: int, epoch: int) -> tuple[View, int]:
+        """Sample number `sample` as an epoch sees it, and its class.
+
+        Raises:
+            Undecodable: the stored bytes do not decode; the sample is named.
+        """
+        data, label = self.read(sample)
+        try:
+            return self.augmentation.view(data, sample_seed(self.seed, epoch, sample), epoch), label
+        except Exception as error:  # Pillow's plugins raise what they like on broken files
+            raise self.undecodable(sample, error) from error
+
+    def __getitem__(self, sample: int) -> tuple[View, int]:  # type: ignore[override] # the library's is a dictionary
+        """Sample number `sample` as the current epoch sees it, and its class."""
+        view, label = self.view(int(sample), self.epoch)
+        self._decoded_slowly += view.slowly
+        return view, label
+
+
+def collate_views(samples: list[tuple[View, int]]) -> "Batch | JitteredBatch":
+    """A batch; torch's own collation puts the images straight into shared memory when a worker does it.
+
+    Returns:
+        Images (samples, 3, size, size), uint8, channels last, and labels (samples), int64; with ColorJitter its
+        parameters too (samples, 8), for `finish_batch`.
+    """
+    # (samples, size, size, 3) to (samples, 3, size, size): a change of strides, no copy
+    images = default_collate([torch.from_numpy(view.pixels) for view, _ in samples]).permute(0, 3, 1, 2)
+    labels = torch.tensor([label for _, label in samples])
+    rows = [view.jitter for view, _ in samples if view.jitter is not None]
+    return (images, labels, jitter_rows(rows)) if rows else (images, labels)
+
+
+def finish_batch(batch: "Batch | JitteredBatch") -> "Batch":
+    """What is left to do where the batch is trained on: ColorJitter's pixels."""
+    if len(batch) == 2:
+        return batch
+    images, labels, parameters = batch
+    return jitter(images, parameters), labels
 
 
 class ValidationImages(IterableDataset[Pair]):
@@ -92,13 +143,14 @@ class ValidationImages(IterableDataset[Pair]):
 
 
 def training_loader(config: TrainConfig, local: Path, samples: int) -> "DataLoader[Batch]":
-    """The training batches of this rank; a last batch that is not full is left out."""
+    """The training batches of this rank, for `finish_batch`; a last batch that is not full is left out."""
     return _loader(
         TrainingImages(config, local, samples),
         config.device_batch_size,
         config.data.workers_per_rank,
         prefetch_batches=config.data.prefetch_batches,
         drop_last=True,
+        collate=collate_views,
     )
 
 
@@ -122,12 +174,19 @@ class _DieWith:
 
 
 def _loader(
-    dataset: IterableDataset[Pair], device_batch_size: int, workers: int, *, prefetch_batches: int, drop_last: bool
+    dataset: IterableDataset[Any],
+    device_batch_size: int,
+    workers: int,
+    *,
+    prefetch_batches: int,
+    drop_last: bool,
+    collate: Callable[[list[Any]], Any] = default_collate,
 ) -> "DataLoader[Batch]":
     return DataLoader[Any](
         dataset,
         batch_size=device_batch_size,
         drop_last=drop_last,
+        collate_fn=collate,
         num_workers=workers,
         prefetch_factor=prefetch_batches if workers else None,
         persistent_workers=workers > 0,

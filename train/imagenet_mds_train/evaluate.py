@@ -1,7 +1,5 @@
 """Evaluating a checkpoint on a split: each sample once, in one process, with the same metrics as in training."""
 
-import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +8,6 @@ from pathlib import Path
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.manifest import Manifest
-from imagenet_mds_train.attempt import attempt
 from imagenet_mds_train.records import RunFolder
 
 
@@ -65,7 +62,7 @@ def evaluate(
     from imagenet_mds_train.checkpoints import load_payload
     from imagenet_mds_train.data import validation_loader
     from imagenet_mds_train.model import Classifier, resnet, validation_metrics
-    from imagenet_mds_train.stream import use_own_blocks
+    from imagenet_mds_train.stream import own_resources
 
     try:
         payload, weights = load_payload(checkpoint)
@@ -89,10 +86,7 @@ def evaluate(
     model.load_state_dict(weights)
     model.to(device).eval()
     metrics = {name: metric.to(device) for name, metric in validation_metrics(classes).items()}
-    with attempt() as mine:
-        os.environ.update(mine.environment())
-        tempfile.tempdir = str(mine.temporary)
-        use_own_blocks()
+    with own_resources():
         loader = validation_loader(config.evaluation, dataset / manifest.split, manifest.samples, rank=0, ranks=1)
         dtype = torch.bfloat16 if config.system.precision == "amp_bf16" else torch.float16
         mixed = device.type == "cuda" and config.system.precision != "fp32"  # as it was validated in training

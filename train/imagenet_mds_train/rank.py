@@ -53,11 +53,11 @@ def run(order: Order) -> int:
         The exit status.
     """
     from composer import Trainer
-    from composer.core import Evaluator
+    from composer.core import DataSpec, Evaluator
     from composer.utils import dist, get_device, reproducibility
 
     from imagenet_mds_train.checkpoints import Checkpoints, RandomStateOnResume, StopRequested
-    from imagenet_mds_train.data import training_loader, validation_loader
+    from imagenet_mds_train.data import finish_batch, training_loader, validation_loader
     from imagenet_mds_train.model import Classifier, OneModel, resnet
     from imagenet_mds_train.recipe import build_algorithms, build_optimizer, build_scheduler
     from imagenet_mds_train.runlog import NotFinite, RunLog
@@ -100,7 +100,7 @@ def run(order: Order) -> int:
     random_state = RandomStateOnResume()
     trainer = Trainer(
         model=model,
-        train_dataloader=train,
+        train_dataloader=DataSpec(train, batch_transforms=finish_batch),
         eval_dataloader=Evaluator(label="val", dataloader=val),
         eval_interval=f"{config.evaluation.every_epochs}ep",
         max_duration=f"{config.schedule.epochs}ep",

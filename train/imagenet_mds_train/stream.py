@@ -4,7 +4,9 @@ Private names used here and nowhere else: `shared.prefix._each_prefix_int`, `Str
 when their behaviour changes.
 """
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,15 @@ import streaming.base.shared.prefix as streaming_prefix
 from numpy.typing import NDArray
 from PIL import Image
 from streaming import Stream, StreamingDataset
+from streaming.base.batching import generate_work
 from streaming.base.format import Reader
 from streaming.base.format.mds.reader import MDSReader
 from streaming.base.world import World
 
 from imagenet_mds.config import OrderConfig
-from imagenet_mds_train.attempt import BASE_VARIABLE
+from imagenet_mds.errors import UserError
+from imagenet_mds.manifest import read_keys
+from imagenet_mds_train.attempt import BASE_VARIABLE, attempt
 from imagenet_mds_train.augment import decode
 
 
@@ -39,6 +44,25 @@ def use_own_blocks() -> None:
     streaming_prefix._each_prefix_int = each_prefix
 
 
+@contextlib.contextmanager
+def own_resources() -> Iterator[None]:
+    """Streaming datasets in this process, with shared memory and lock files of its own, removed at the end."""
+    with attempt() as mine:
+        os.environ.update(mine.environment())
+        tempfile.tempdir = str(mine.temporary)
+        use_own_blocks()
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
+            for name in mine.environment():
+                os.environ.pop(name)
+
+
+class Undecodable(RuntimeError):  # noqa: N818 # what the sample is
+    """A stored sample does not decode. The message is all: it crosses from a worker to its rank as text."""
+
+
 class PrefixStream(Stream):
     """The first `samples` samples of a dataset: the shards that hold them, the last one in part, images as bytes."""
 
@@ -55,7 +79,7 @@ class PrefixStream(Stream):
                 break
             assert isinstance(reader, MDSReader)
             # Files are decoded here, not by the library, whose pictures stay grayscale or CMYK.
-            reader.column_encodings = ["bytes" if name == "jpeg" else name for name in reader.column_encodings]
+            reader.column_encodings = ["bytes" if name in ("jpeg", "pil") else name for name in reader.column_encodings]
             reader.samples = min(reader.samples, left)
             left -= reader.samples
             kept.append(reader)
@@ -98,19 +122,29 @@ class ImageStream(StreamingDataset):
         """The RGB picture and the class of sample number `sample`.
 
         Raises:
-            RuntimeError: the stored bytes do not decode; the sample and its shard are named.
+            Undecodable: the stored bytes do not decode; the sample is named.
         """
         data, label = self.read(sample)
         try:
             return decode(data), label
         except Exception as error:  # Pillow's plugins raise what they like on broken files
-            shard, place = self.spanner[sample]
-            reader = self.shards[shard]
-            name = reader.raw_data.basename if isinstance(reader, MDSReader) else f"shard {shard}"
-            raise RuntimeError(
-                f"sample {sample} of {self.local} ({name}, place {place}) does not decode: {error}; "
-                f"see `imagenet-mds verify {self.local.parent} --deep`"
-            ) from error
+            raise self.undecodable(sample, error) from error
+
+    def undecodable(self, sample: int, error: Exception) -> "Undecodable":
+        """What to raise of a sample whose stored bytes do not decode."""
+        shard, place = self.spanner[sample]
+        reader = self.shards[shard]
+        name = reader.raw_data.basename if isinstance(reader, MDSReader) else f"shard {shard}"
+        return Undecodable(
+            f"sample {sample} of {self.local} ({self._key(sample)}{name}, place {place}) does not decode: {error}; "
+            f"see `imagenet-mds verify {self.local.parent} --deep`"
+        )
+
+    def _key(self, sample: int) -> str:
+        try:
+            return f"{read_keys(self.local)[sample]}, "
+        except (OSError, UserError):  # a dataset of stock tools has none
+            return ""
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
         """Where the stream stands.
@@ -122,6 +156,28 @@ class ImageStream(StreamingDataset):
         if from_beginning and num_samples == 0 and self.next_epoch > 0:
             state["epoch"] = self.next_epoch
         return state
+
+    def arrangement(self, epoch: int, ranks: int, workers: int) -> NDArray[np.int64]:
+        """Which sample stands where in an epoch, on any number of ranks, whatever this process is one of.
+
+        Args:
+            epoch: from 0.
+            ranks: that share a global batch out, all on one node.
+            workers: of each rank.
+
+        Returns:
+            (ranks, batches, device batch) numbers of samples.
+        """
+        global_batch_size = self.device_batch_size * World.detect().num_ranks
+        known, self.batch_size = self.batch_size, global_batch_size // ranks
+        try:
+            work = generate_work(self.batching_method, self, World(1, ranks, max(1, workers), 0), epoch, 0)
+        finally:
+            self.batch_size = known
+        # (1, ranks, workers, batches of a worker, device batch); batches are dealt to the workers in turn
+        dealt = work[0].transpose(0, 2, 1, 3)
+        ordered: NDArray[np.int64] = dealt.reshape(ranks, -1, work.shape[-1])
+        return ordered[:, : self.batches_per_epoch]
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
         """This worker's samples of the rest of an epoch, in order; called in each worker when it starts.

@@ -1,0 +1,135 @@
+"""The three forms of a stored picture: the file, the file with restart tiles, pixels."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+from PIL import Image
+from streaming import StreamingDataset
+
+from imagenet_mds.manifest import read_keys, read_manifest
+from imagenet_mds.mds import read_shard
+from imagenet_mds.raw import decode_raw, encode_raw, is_raw
+from imagenet_mds.tiles import TileMap
+from imagenet_mds_convert.images import Scaling, Unusable, check_stored, prepare
+from imagenet_mds_convert.tiles import untile_jpeg
+from tests.command import run
+from tests.convert.drawing import encoded, files, make_tree, noise
+from tests.convert.running import convert_here
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree of pictures large enough for tiles, with one that cannot have them and one that is no JPEG."""
+    tree = make_tree(tmp_path_factory.mktemp("forms") / "tree", n00000001=2, n00000002=2)
+    for split in ("train", "val"):
+        for folder in (tree / split).iterdir():
+            for number in range(3):
+                picture = noise(160, 120, seed=number)
+                (folder / f"{folder.name}_{split}{number}.JPEG").write_bytes(encoded(picture, quality=90))
+            (folder / f"{folder.name}_p.JPEG").write_bytes(encoded(noise(160, 120), progressive=True))
+            (folder / f"{folder.name}_q.JPEG").write_bytes(_png(noise(160, 120)))
+    return tree
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_tiles_keep_every_file_and_stock_readers_see_the_same(photographs: Path, tmp_path: Path) -> None:
+    for name, tiles in (("plain", False), ("tiled", True)):
+        assert convert_here(photographs, tmp_path / name, tiles=tiles) == 0
+    manifest = read_manifest(tmp_path / "tiled" / "train")
+    stored = {
+        name: [r for shard in sorted((tmp_path / name / "train").glob("*.mds")) for r in read_shard(shard)]
+        for name in ("plain", "tiled")
+    }
+    keys = read_keys(tmp_path / "tiled" / "train")
+    tiled = 0
+    for key, plain, other in zip(keys, stored["plain"], stored["tiled"], strict=True):
+        assert (plain.index, plain.label) == (other.index, other.label)
+        if TileMap.parse(other.image):
+            tiled += 1
+            assert untile_jpeg(other.image) == plain.image
+            if not key.endswith("_q.JPEG"):  # that one was turned into JPEG
+                assert plain.image == (photographs / "train" / key).read_bytes()
+            assert np.array_equal(_pixels(plain.image), _pixels(other.image))
+        else:
+            assert other.image == plain.image
+    assert tiled == manifest.tiled
+    assert 6 <= tiled < manifest.samples
+    stock = StreamingDataset(local=str(tmp_path / "tiled" / "train"), batch_size=1, validate_hash="xxh64")
+    for number, plain in enumerate(stored["plain"]):
+        assert np.array_equal(np.asarray(stock[number]["x"].convert("RGB")), _pixels(plain.image))
+    for name in ("plain", "tiled"):
+        assert run("verify", tmp_path / name, "--deep").status == 0
+
+
+@pytest.mark.usefixtures("in_process")
+def test_raw_samples_are_pictures_to_stock_readers(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert_here(photographs, tmp_path / "raw", raw=True, min_side=64, splits=("train",)) == 0
+    split = tmp_path / "raw" / "train"
+    manifest, keys = read_manifest(split), read_keys(split)
+    stock = StreamingDataset(local=str(split), batch_size=1, validate_hash="xxh64")
+    records = [record for shard in sorted(split.glob("*.mds")) for record in read_shard(shard)]
+    for number, (key, record) in enumerate(zip(keys, records, strict=True)):
+        with Image.open(photographs / "train" / key) as image:
+            source = image.convert("RGB")
+        width, height = source.size
+        expected = source
+        if min(source.size) > 64:
+            short = min(width, height)
+            size = (round(width * 64 / short), round(height * 64 / short))
+            expected = source.resize(size, Image.Resampling.LANCZOS)
+        assert np.array_equal(decode_raw(record.image), np.asarray(expected))
+        assert np.array_equal(np.asarray(stock[number]["x"]), np.asarray(expected))
+    assert manifest.scaled == sum(key.rsplit("_", 1)[1][0] in "tpq" for key in keys)
+    assert run("verify", tmp_path / "raw", "--deep", "--repair", photographs).status == 0
+    shown = run("inspect", tmp_path / "raw", "--sample", 0, "--json")
+    assert f'"xxh64": "{xxhash.xxh64_hexdigest(records[0].image)}"' in shown.out
+    assert run("preview", tmp_path / "raw", tmp_path / "sheet.png").status == 0
+
+
+def test_a_scaled_picture_gets_tiles_too() -> None:
+    stored = prepare(encoded(noise(400, 300), quality=90), "decode", Scaling(max_side=200), "tiles")
+    assert stored.scaled
+    assert stored.tiled
+    with Image.open(io.BytesIO(stored.image)) as image:
+        assert image.size == (200, 150)
+
+
+@pytest.mark.parametrize("form", ["tiles", "raw"])
+def test_a_damaged_picture_is_left_out_in_every_form(form: str) -> None:
+    data = encoded(noise(160, 120), quality=90)
+    for broken in (data[: len(data) // 2], data[: len(data) // 2] + b"\xff\xd9", b"", b"no picture"):
+        with pytest.raises(Unusable):
+            prepare(broken, "decode", Scaling(), form)  # type: ignore[arg-type] # a parameter is a str
+
+
+def test_a_raw_sample_cut_short_is_found() -> None:
+    data = encode_raw(np.zeros((5, 7, 3), np.uint8))
+    check_stored(data)
+    for broken in (data[:-1], data + b"\0"):
+        assert is_raw(broken)
+        with pytest.raises(Unusable, match="a raw sample of 7 x 5 pixels cannot have"):
+            check_stored(broken)
+    with pytest.raises(ValueError, match="no raw RGB sample"):
+        decode_raw(b"\xff\xd8")
+
+
+def test_raw_and_tiles_exclude_each_other(photographs: Path, tmp_path: Path) -> None:
+    outcome = run("convert", photographs, tmp_path / "mds", "--raw", "--tiles")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "give --raw or --tiles, not both" in outcome.err
+    assert not files(tmp_path)
+
+
+def _pixels(data: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
