@@ -139,6 +139,8 @@ def test_the_size_is_a_function_of_the_epoch() -> None:
     )
     assert [config.size_at(epoch) for epoch in range(9)] == [128, 128, 128, 144, 160, 176, 192, 192, 192]
     view = Augmentation(config)
+    # What comes next copies nothing: the channels of a pixel lie together.
+    assert all(view.view(FILES[0], seed, 0).pixels.flags.c_contiguous for seed in range(8))
     assert [view.view(FILES[0], 5, epoch).pixels.shape[0] for epoch in (0, 3, 7)] == [128, 144, 192]
     for wrong in ({"start_px": 256, "until_epoch": 3}, {"from_epoch": 3, "until_epoch": 3}):
         with pytest.raises(ValueError, match="progressive"):

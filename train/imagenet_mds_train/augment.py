@@ -88,13 +88,11 @@ class Augmentation:
         slowly = part is None and not is_raw(data)
         if part is None:
             part = part_of(decode_slowly(data) if whole is None else whole, crop)
-        pixels = resize(part, size_px, config.resize)
-        if flip:
-            pixels = pixels[:, ::-1]
+        pixels = resize(part, size_px, config.resize, flip=flip)
         if self._randaugment:
             with seeded(random.bits()):
-                pixels = np.asarray(self._randaugment(Image.fromarray(pixels)))
-        return View(np.ascontiguousarray(pixels), crop, flip, jitter, slowly)
+                pixels = np.array(self._randaugment(Image.fromarray(pixels)))
+        return View(pixels, crop, flip, jitter, slowly)
 
 
 @contextlib.contextmanager
