@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from imagenet_mds import __version__
-from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER, CommandError
+from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER, CommandError, UserError
 
 app = typer.Typer(
     add_completion=False,
@@ -264,6 +264,21 @@ def evaluate(
     from imagenet_mds.cli.train import run_eval
 
     run_eval(checkpoint, data, split=split, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DATASET", help="Measure how fast this feeds a training.")] = None,
+    config: Annotated[str, typer.Option(help="The configuration that it is trained by.")] = "phase3",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What this machine gives: how fast a dataset becomes batches here, and what holds it back."""
+    from imagenet_mds.cli.doctor import run_doctor
+
+    if data is None:
+        raise UserError("give --data DATASET: what `convert` wrote, to measure how fast it becomes batches here")
+    run_doctor(data, config, tuple(overrides or ()), as_json=as_json)
 
 
 @configs_app.command("ls")

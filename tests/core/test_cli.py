@@ -14,12 +14,13 @@ imagenet-mds configs
 imagenet-mds configs ls
 imagenet-mds configs show name overrides
 imagenet-mds convert source dest --split --source-format --verify-source --subset --workers --check \
---max-side --min-side --quality --shard-size \
+--max-side --min-side --quality --tiles --raw --shard-size \
 --engine --seed --plan --strict --overwrite --log-json
 imagenet-mds demo folder
+imagenet-mds doctor overrides --data --config --json
 imagenet-mds eval checkpoint --data --split --json
-imagenet-mds inspect dataset --sample --split --json
-imagenet-mds preview dataset file --split --start --count --columns
+imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks --workers --json
+imagenet-mds preview dataset file --split --start --count --columns --augmented --config --epoch --batch
 imagenet-mds train overrides --phase --config --data --run-name --save --ranks --plan
 imagenet-mds verify dataset --deep --repair
 """

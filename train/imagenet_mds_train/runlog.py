@@ -42,6 +42,10 @@ class RunLog(Callback):
         self.global_batch_size = global_batch_size
         self._marked_at = time.monotonic()
         self._marked_batch = 0
+        self._asked_at = self._marked_at
+        self._waited_seconds = 0.0
+        """For the loader, since the mark."""
+
         self.not_finite_batches = 0
         """Losses in a row that are no numbers, up to now."""
 
@@ -70,6 +74,14 @@ class RunLog(Callback):
         """The time between epochs (validation, a checkpoint) is no training speed."""
         self._mark(state)
 
+    def before_dataloader(self, state: State, logger: Logger) -> None:
+        """The next batch is asked for. A copy to the device that is still under way is not waited for here."""
+        self._asked_at = time.monotonic()
+
+    def after_dataloader(self, state: State, logger: Logger) -> None:
+        """It is there."""
+        self._waited_seconds += time.monotonic() - self._asked_at
+
     def batch_end(self, state: State, logger: Logger) -> None:
         """A line when it is time."""
         batch = state.timestamp.batch.value
@@ -81,15 +93,18 @@ class RunLog(Callback):
             return
         seconds = time.monotonic() - self._marked_at
         rate = (batch - self._marked_batch) * self.global_batch_size / max(seconds, 1e-9)
+        waiting = min(1.0, self._waited_seconds / max(seconds, 1e-9))
         # The schedulers step before this event, so what they hold is the next batch's rate.
         lr = state.optimizers[0].param_groups[0]["lr"]
         epoch = state.timestamp.epoch.value
         if in_log:
-            self.write("batch", batch=batch, epoch=epoch, loss=loss, next_lr=lr, images_per_second=round(rate, 1))
+            speed = {"images_per_second": round(rate, 1), "waiting_for_data": round(waiting, 3)}
+            self.write("batch", batch=batch, epoch=epoch, loss=loss, next_lr=lr, **speed)
         if on_screen:
             in_epoch = f"{state.timestamp.batch_in_epoch.value}/{batches_per_epoch(state)}"
             self._say(
-                f"epoch {epoch + 1}/{_epochs(state)} batch {in_epoch} loss {loss:.4f} lr {lr:.4f} {rate:,.0f} images/s"
+                f"epoch {epoch + 1}/{_epochs(state)} batch {in_epoch} loss {loss:.4f} lr {lr:.4f} {rate:,.0f} images/s "
+                f"({waiting:.0%} waiting for data)"
             )
             self._mark(state)
 
@@ -118,6 +133,7 @@ class RunLog(Callback):
     def _mark(self, state: State) -> None:
         self._marked_at = time.monotonic()
         self._marked_batch = state.timestamp.batch.value
+        self._waited_seconds = 0.0
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

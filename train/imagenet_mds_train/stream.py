@@ -5,6 +5,7 @@ when their behaviour changes.
 """
 
 import contextlib
+import multiprocessing.util
 import os
 import tempfile
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ def use_own_blocks() -> None:
 @contextlib.contextmanager
 def own_resources() -> Iterator[None]:
     """Streaming datasets in this process, with shared memory and lock files of its own, removed at the end."""
+    # It keeps a folder till the process ends, which must not lie in one that goes before.
+    multiprocessing.util.get_temp_dir()
     with attempt() as mine:
         os.environ.update(mine.environment())
         tempfile.tempdir = str(mine.temporary)

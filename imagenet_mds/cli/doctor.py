@@ -1,0 +1,155 @@
+"""`imagenet-mds doctor --data`: how fast this machine feeds a training on a dataset, and what holds it back."""
+
+import json
+import os
+import sys
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from imagenet_mds.cli.train import local_folder
+from imagenet_mds.config import TrainConfig, load_config
+from imagenet_mds.errors import UserError
+from imagenet_mds.manifest import read_manifest
+
+T4_IMAGES_PER_SECOND = 500
+"""What one T4 trains at 224 px in fp16: four of them make ImageNet's 90 epochs in 16 hours with it. Arithmetic, not
+measured; other sizes by their area."""
+
+_SIZES_PX = (224, 176, 128)
+_GPUS = (1, 2, 4)
+_FILES = 64
+_SHORT_OF_WORKERS = 0.97
+"""More workers are worth it while they give more than a few hundredths."""
+
+_FORMS: dict[str, tuple[str, dict[str, int]]] = {
+    "--tiles": ("tiles", {}),
+    "--max-side 400": ("file", {"max_side": 400}),
+    "--max-side 400 --tiles": ("tiles", {"max_side": 400}),
+    "--raw --min-side 256": ("raw", {"min_side": 256}),
+}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was measured, images a second unless said; `loader` by workers, `forms` by the options of `convert`."""
+
+    storage_bytes_per_second: float
+    image_bytes: float
+    read: float
+    decode: float
+    crop: float
+    view: float
+    loader: dict[int, float]
+    forms: dict[str, float]
+    processors: int
+    size_px: int
+
+    @property
+    def workers(self) -> int:
+        """The fewest workers that give nearly what any number gives."""
+        best = max(self.loader.values())
+        return min(number for number, rate in self.loader.items() if rate >= _SHORT_OF_WORKERS * best)
+
+    @property
+    def limit(self) -> str:
+        """What holds the loader back."""
+        best = max(self.loader.values())
+        if self.storage_bytes_per_second / self.image_bytes < 1.2 * best:
+            return "the storage"
+        if self.read < 1.2 * self.view:
+            return "reading samples out of the shards"
+        if self.workers < max(self.loader):
+            return "the processors: more workers do not help"
+        what = "RandAugment" if self.view < 0.5 * self.crop else "decoding"
+        return f"the processors, and most of their time goes into {what}"
+
+
+def run_doctor(data: str, config: str, overrides: tuple[str, ...], *, as_json: bool) -> None:
+    """Measure and say it.
+
+    Raises:
+        UserError: no such dataset or configuration.
+    """
+    warnings.simplefilter("ignore")  # of what torch and Composer deprecate
+    dataset = local_folder(data)
+    manifest = read_manifest(dataset / "train")
+    settings = load_config(config, overrides, ranks=1)
+    batch = min(settings.global_batch_size, manifest.samples)
+    settings = settings.model_copy(
+        update={"global_batch_size": batch, "data": settings.data.model_copy(update={"subset": None})}
+    )
+    findings = measure(settings, dataset)
+    if as_json:
+        print(json.dumps(asdict(findings) | {"workers": findings.workers, "limit": findings.limit}, indent=2))
+        return
+    _print(findings, data)
+
+
+def measure(config: TrainConfig, dataset: Path) -> Findings:
+    """Measure every part, about a second each, and the loader with several numbers of workers."""
+    from imagenet_mds_convert.images import Scaling, Unusable, prepare
+    from imagenet_mds_train import speed
+
+    manifest = read_manifest(dataset / "train")
+    processors = len(os.sched_getaffinity(0))
+    print("measuring, half a minute ...", file=sys.stderr, flush=True)
+    files = speed.stored_files(config, dataset, manifest, _FILES)
+    parts = speed.measure_parts(config, dataset, manifest, files)
+    forms: dict[str, float] = {}
+    if not manifest.policy.raw:
+        for options, (form, sides) in _FORMS.items():
+            try:
+                made = [prepare(data, "none", Scaling(**sides), form).image for data in files]  # type: ignore[arg-type] # of the table
+            except Unusable as reason:
+                raise UserError(
+                    f"{dataset}: a stored image is damaged ({reason}): see `imagenet-mds verify --deep`"
+                ) from None
+            forms[options] = speed.view_rate(config, made)
+    tried = sorted({0, 1, 2, *(processors * share // 4 for share in (2, 3, 4))})
+    return Findings(
+        storage_bytes_per_second=speed.storage_bytes_per_second(dataset / "train", manifest),
+        image_bytes=manifest.size_bytes / manifest.samples,
+        read=parts.read,
+        decode=parts.decode,
+        crop=parts.crop,
+        view=parts.view,
+        loader={number: speed.measure_loader(config, dataset, manifest, number) for number in tried},
+        forms=forms,
+        processors=processors,
+        size_px=config.augment.size_px,
+    )
+
+
+def _print(found: Findings, data: str) -> None:
+    print(
+        f"{data}: images of {found.image_bytes / 1000:,.0f} kB, trained on at {found.size_px} px, "
+        f"{found.processors} processors here"
+    )
+    table = Table("part", "images/s", "", box=None, header_style="")
+    storage = found.storage_bytes_per_second
+    table.add_row("storage", f"{storage / found.image_bytes:,.0f}", f"{storage / 1e6:,.0f} MB/s, page cache put aside")
+    table.add_row("bytes only", f"{found.read:,.0f}", "out of the shards, one process")
+    table.add_row("whole decode", f"{found.decode:,.0f}", "one process")
+    table.add_row("crop", f"{found.crop:,.0f}", "its decode, resize and flip, one process")
+    table.add_row("with augmentation", f"{found.view:,.0f}", "RandAugment, if configured, one process")
+    for workers, rate in found.loader.items():
+        table.add_row(f"loader, {workers} workers", f"{rate:,.0f}", "")
+    Console(width=120, highlight=False).print(table)
+    best = max(found.loader.values())
+    print(f"limit: {found.limit}")
+    print(
+        f"workers: data.workers_per_rank={found.workers} on one rank gives {found.loader[found.workers]:,.0f} images/s"
+    )
+    table = Table("GPUs (T4)", *(f"need at {size} px" for size in _SIZES_PX), box=None, header_style="")
+    for gpus in _GPUS:
+        needs = [gpus * T4_IMAGES_PER_SECOND * (224 / size) ** 2 for size in _SIZES_PX]
+        table.add_row(
+            str(gpus), *(f"{need:,.0f}{'' if need <= best else ' (more than the loader gives)'}" for need in needs)
+        )
+    Console(width=120, highlight=False).print(table)
+    for options, rate in found.forms.items():
+        print(f"converted with {options}: {rate / found.view:.2f} times the views of one process")

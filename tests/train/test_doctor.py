@@ -1,0 +1,66 @@
+"""`doctor --data`: what it measures is there, fits together, and is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from imagenet_mds.cli.doctor import Findings
+from tests.command import done, run
+
+SMALL = ("augment.size_px=32", "global_batch_size=16")
+KNOWN = {"storage_bytes_per_second", "image_bytes", "read", "decode", "crop", "view", "loader", "forms", "processors"}
+
+
+def test_it_measures_every_part_and_says_what_limits(dataset: Path) -> None:
+    outcome = done("doctor", "--data", dataset, "--config", "demo", "--json", *SMALL)
+    found = json.loads(outcome.out)
+    assert found.keys() >= KNOWN
+    assert all(found[name] > 0 for name in KNOWN - {"loader", "forms"})
+    assert {"0", "1", "2"} <= found["loader"].keys()
+    assert found["forms"].keys() == {
+        "--tiles",
+        "--max-side 400",
+        "--max-side 400 --tiles",
+        "--raw --min-side 256",
+    }
+    assert all(rate > 0 for rate in [*found["loader"].values(), *found["forms"].values()])
+    assert found["read"] > found["view"]
+    assert str(found["workers"]) in found["loader"]
+    assert found["limit"]
+    assert "Traceback" not in outcome.err
+
+
+def test_what_it_cannot_measure_is_said_in_a_line(tmp_path: Path) -> None:
+    for arguments, words in (((), "give --data DATASET"), (("--data", tmp_path), "has no train/")):
+        outcome = run("doctor", *arguments)
+        assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+        assert words in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit", "workers"),
+    [
+        ({}, "most of their time goes into decoding", 4),
+        ({"view": 100.0}, "most of their time goes into RandAugment", 4),
+        ({"loader": {0: 300.0, 1: 300.0, 2: 590.0, 4: 600.0}}, "more workers do not help", 2),
+        ({"read": 550.0}, "reading samples", 4),
+        ({"storage_bytes_per_second": 1e8}, "the storage", 4),
+    ],
+)
+def test_the_limit_follows_from_the_figures(changes: dict[str, object], limit: str, workers: int) -> None:
+    figures: dict[str, object] = {
+        "storage_bytes_per_second": 1e9,
+        "image_bytes": 1e5,
+        "read": 20_000.0,
+        "decode": 400.0,
+        "crop": 500.0,
+        "view": 480.0,
+        "loader": {0: 400.0, 1: 450.0, 2: 900.0, 4: 1700.0},
+        "forms": {},
+        "processors": 4,
+        "size_px": 224,
+    }
+    found = Findings(**(figures | changes))  # type: ignore[arg-type] # of a table
+    assert limit in found.limit
+    assert found.workers == workers

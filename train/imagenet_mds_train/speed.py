@@ -1,0 +1,123 @@
+"""How fast a dataset becomes batches on this machine, part by part: what `doctor --data` measures.
+
+Rates are of wall time, images a second. Parts are measured in one process, the loader as training runs it.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import simplejpeg
+import torch
+
+from imagenet_mds.config import TrainConfig
+from imagenet_mds.manifest import Manifest
+from imagenet_mds.seeds import sample_seed
+from imagenet_mds_train.augment import Augmentation
+from imagenet_mds_train.data import Batch, TrainingImages, training_loader
+from imagenet_mds_train.pixels import decode_slowly, jpeg_size
+from imagenet_mds_train.stream import own_resources
+
+_SECONDS = 1.0
+"""What each part is measured for; the loader longer by the time its workers start."""
+
+_LOADER_SECONDS = 2.5
+_STORAGE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Images a second of one process: their bytes out of the shards, whole pictures of them, crops of these resized,
+    and training's views, with RandAugment where it is configured."""
+
+    read: float
+    decode: float
+    crop: float
+    view: float
+
+
+def rate(work: Callable[[int], object], seconds: float = _SECONDS) -> float:
+    """How often a second `work(0)`, `work(1)`, ... is done, over about so many seconds, the first call not counted."""
+    work(0)
+    begun, number = time.perf_counter(), 0
+    while (spent := time.perf_counter() - begun) < seconds:
+        number += 1
+        work(number)
+    return number / spent
+
+
+def storage_bytes_per_second(folder: Path, manifest: Manifest) -> float:
+    """How fast shards come from the disk, the page cache put aside as far as the system lets."""
+    read_bytes, seconds = 0, 0.0
+    for shard in manifest.shards:
+        descriptor = os.open(folder / shard.basename, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            begun = time.perf_counter()
+            while chunk := os.read(descriptor, 1 << 22):
+                read_bytes += len(chunk)
+            seconds += time.perf_counter() - begun
+        finally:
+            os.close(descriptor)
+        if read_bytes >= _STORAGE_BYTES:
+            break
+    return read_bytes / max(seconds, 1e-9)
+
+
+def spread(samples: int, most: int) -> list[int]:
+    """Up to `most` samples, evenly from the whole split."""
+    return sorted({samples * place // most for place in range(most)})
+
+
+def view_rate(config: TrainConfig, files: Sequence[bytes]) -> float:
+    """Training's views of stored samples, in one process; seeds as in an epoch."""
+    augmentation = Augmentation(config.augment)
+    last = config.schedule.epochs - 1
+
+    def view(number: int) -> None:
+        augmentation.view(files[number % len(files)], sample_seed(config.seed, 0, number), last)
+
+    return rate(view)
+
+
+def stored_files(config: TrainConfig, dataset: Path, manifest: Manifest, most: int) -> list[bytes]:
+    """The stored bytes of up to `most` samples, evenly from the whole training split."""
+    with own_resources():
+        images = TrainingImages(config, dataset / manifest.split, manifest.samples)
+        return [images.read(sample)[0] for sample in spread(manifest.samples, most)]
+
+
+def measure_parts(config: TrainConfig, dataset: Path, manifest: Manifest, files: Sequence[bytes]) -> Parts:
+    """The parts of a sample's way, in this process."""
+
+    def decode(number: int) -> None:
+        data = files[number % len(files)]
+        if jpeg_size(data) is None:
+            decode_slowly(data)
+        else:
+            simplejpeg.decode_jpeg(data, "RGB", strict=False)
+
+    torch.set_num_threads(1)  # as in a worker
+    with own_resources():
+        images = TrainingImages(config, dataset / manifest.split, manifest.samples)
+        read = rate(lambda number: images.read(number * 7919 % manifest.samples))
+    plain = config.model_copy(update={"augment": config.augment.model_copy(update={"randaugment": None})})
+    return Parts(read, rate(decode), view_rate(plain, files), view_rate(config, files))
+
+
+def measure_loader(config: TrainConfig, dataset: Path, manifest: Manifest, workers: int) -> float:
+    """The whole loader of one rank with so many workers, once what they make ahead of use is used up."""
+    tried = config.model_copy(update={"data": config.data.model_copy(update={"workers_per_rank": workers})})
+    samples = config.data.subset_samples() or manifest.samples
+    with own_resources():
+        batches = _for_ever(training_loader(tried, dataset / manifest.split, samples))
+        for _ in range(1 + config.data.prefetch_batches * workers):
+            next(batches)
+        return rate(lambda _: next(batches), _LOADER_SECONDS) * config.device_batch_size
+
+
+def _for_ever(loader: Iterable[Batch]) -> Iterator[Batch]:
+    while True:
+        yield from loader
