@@ -252,3 +252,10 @@ def test_eval_refuses_what_is_no_checkpoint(whole: Runs, tmp_path: Path) -> None
     outcome = run("eval", tmp_path / "notes.pt", "--data", whole.dataset)
     assert outcome.status == 2
     assert "notes.pt is not a checkpoint of imagenet-mds" in outcome.err
+
+
+def test_the_log_says_how_long_data_were_waited_for(whole: Runs) -> None:
+    waiting = [event["waiting_for_data"] for event in whole.events("whole1") if event["event"] == "batch"]
+    assert len(waiting) == EPOCHS * BATCHES_PER_EPOCH
+    assert all(0 <= share <= 1 for share in waiting)
+    assert any(waiting)
