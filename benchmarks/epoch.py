@@ -132,7 +132,8 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
     over = []
     for epoch in range(EPOCHS):
         torch.distributed.barrier()
-        near_the_end = {"epoch": epoch, "sample_in_epoch": (per_epoch - 4) * GLOBAL_BATCH_SIZE}
+        # A round takes two epochs: the end of one and the beginning of the next.
+        near_the_end = {"epoch": 2 * epoch, "sample_in_epoch": (per_epoch - 4) * GLOBAL_BATCH_SIZE}
         loader.dataset.load_state_dict(known | near_the_end)
         torch.distributed.barrier()
         for _ in loader:

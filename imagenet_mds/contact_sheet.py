@@ -31,5 +31,5 @@ def contact_sheet(pictures: Sequence[tuple[str, Image.Image]], *, columns: int, 
         fitted = picture.convert("RGB")
         fitted.thumbnail((cell_px, cell_px), Image.Resampling.LANCZOS)
         sheet.paste(fitted, (left + (cell_px - fitted.width) // 2, top + (cell_px - fitted.height) // 2))
-        draw.text((left + cell_px / 2, top + cell_px + 2), label, _INK, font, anchor="mt")
+        draw.text((left + cell_px / 2, top + cell_px + 2), label, _INK, font, anchor="ma")
     return sheet
