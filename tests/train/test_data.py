@@ -1,8 +1,10 @@
 """Pictures and labels as the network sees them."""
 
+import gc
 import hashlib
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +70,29 @@ def test_a_subset_is_the_datasets_beginning(dataset: Path) -> None:
     assert stream.size == 25
     assert [stream.read(sample) for sample in range(25)] == [(record.image, record.label) for record in stored[:25]]
     assert len(stream) == 25
+
+
+@pytest.mark.usefixtures("blocks")
+def test_an_epoch_that_is_over_keeps_no_numbers_of_samples(dataset: Path) -> None:
+    """The library keeps every epoch's; fails too when it keeps them otherwise than in `_iterator`."""
+    stream = ImageStream(
+        local=dataset / "train", samples=100, device_batch_size=5, order=OrderConfig(shuffle=False), predownload=8
+    )
+    known = {id(one) for one in _iterators()}
+    for _ in range(3):
+        assert len(list(stream)) == 100
+    begun = iter(stream)
+    next(begun)  # an epoch that is given up
+    assert len(list(stream)) == 100
+    kept = [one for one in _iterators() if id(one) not in known]
+    assert len(kept) == 5
+    assert sum(len(one.sample_ids) for one in kept) == 0
+
+
+def _iterators() -> list[Any]:
+    from streaming.base.dataset import _Iterator
+
+    return [one for one in gc.get_objects() if type(one) is _Iterator]
 
 
 @pytest.mark.usefixtures("blocks")
