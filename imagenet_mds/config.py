@@ -52,6 +52,7 @@ class DataConfig(_Section):
     workers_per_rank: loader processes of each rank; 0 reads in the rank's own process.
     prefetch_batches: batches that each worker keeps ready.
     verify_shards: compare every shard's hash with the manifest before the first start on this dataset.
+    damaged: at a stored image that does not decode, `stop`, or take a `black` one without weight, counted in the log.
     """
 
     subset: Literal["tiny", "small", "medium", "large"] | Positive | None = None
@@ -59,6 +60,7 @@ class DataConfig(_Section):
     prefetch_batches: Positive = 2
     predownload: Positive = 4096
     verify_shards: bool = True
+    damaged: Literal["stop", "black"] = "stop"
     order: OrderConfig = OrderConfig()
 
     def subset_samples(self) -> int | None:

@@ -18,8 +18,9 @@ with warnings.catch_warnings():
     from composer.core import DataSpec
     from torch.utils.data import DataLoader, TensorDataset
 
+    from imagenet_mds_train.data import PADDING_LABEL, finish_batch
     from imagenet_mds_train.metrics import TopK, ValidationLoss
-    from imagenet_mds_train.model import MEAN, STD, Classifier, parameter_groups, resnet
+    from imagenet_mds_train.model import MEAN, STD, Classifier, parameter_groups, resnet, without_weightless
     from imagenet_mds_train.recipe import MixUpOrCutMix, build_algorithms, build_optimizer
 
 
@@ -158,3 +159,34 @@ def test_a_metric_of_nothing_is_zero() -> None:
     metric = TopK(1)
     metric.update(torch.zeros(2, 4), torch.tensor([-1, -1]))
     assert float(metric.compute()) == 0.0
+
+
+@pytest.mark.filterwarnings("ignore:Some targets have less than 1 total probability")  # Composer's; here they shall
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("lam", [1.0, 0.3])
+def test_a_sample_without_weight_adds_nothing_to_the_loss(smoothing: float, lam: float) -> None:
+    classes, logits = 7, torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    images, labels = torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.tensor([3, PADDING_LABEL, 0, 6])
+    _, given = finish_batch((images, labels), classes)
+    assert given[1].sum() == 0
+    # As MixUp does it, with the order turned by one, and LabelSmoothing after it.
+    mixed = lam * given + (1 - lam) * given.roll(1, 0)
+    smoothed = mixed * (1 - smoothing) + smoothing / classes if smoothing else mixed
+    loss = Classifier(nn.Identity(), classes, smoothing).loss(logits, (images, smoothed))
+    shares = torch.stack([given, given.roll(1, 0)])  # (2, samples, classes)
+    by_hand = torch.tensor(0.0)
+    for share, weight in zip(shares, (lam, 1 - lam), strict=True):
+        for row, logit in zip(share, logits, strict=True):
+            if row.sum():
+                target = row * (1 - smoothing) + smoothing / classes
+                by_hand += weight * functional.cross_entropy(logit[None], target[None])
+    # The mean over what weighs, as Composer takes it.
+    torch.testing.assert_close(loss, by_hand / given.sum())
+
+
+def test_labels_stay_numbers_where_every_sample_weighs() -> None:
+    batch = torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.tensor([1, 0])
+    assert finish_batch(batch, 5)[1] is batch[1]
+    assert finish_batch(batch)[1] is batch[1]
+    targets = torch.tensor([[0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3]])
+    assert torch.equal(without_weightless(targets, 0.1), targets)

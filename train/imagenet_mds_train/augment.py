@@ -20,7 +20,7 @@ from torchvision.transforms.functional import InterpolationMode
 from imagenet_mds.config import AugmentConfig, EvaluationConfig
 from imagenet_mds.raw import is_raw, open_stored
 from imagenet_mds.seeds import SampleRandom
-from imagenet_mds_train.color import JitterRow, draw_jitter
+from imagenet_mds_train.color import IDENTITY, JitterRow, draw_jitter
 from imagenet_mds_train.crop import Crop, draw_crop, on_grid
 from imagenet_mds_train.pixels import (
     OVERSAMPLING,
@@ -62,6 +62,13 @@ class Augmentation:
             if config.randaugment
             else None
         )
+
+    def black(self, epoch: int) -> View:
+        """What stands for a file that does not decode."""
+        size_px = self.config.size_at(epoch)
+        crop = Crop(0, 0, size_px, size_px)
+        jitter = IDENTITY if self.config.color_jitter else None
+        return View(np.zeros((size_px, size_px, 3), np.uint8), crop, False, jitter, False)
 
     def view(self, data: bytes, seed: int, epoch: int) -> View:
         """What training sees of a file.

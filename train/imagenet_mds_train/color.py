@@ -17,6 +17,9 @@ JitterRow = tuple[float, ...]
 """The order of the four operations (brightness 0, contrast 1, saturation 2, hue 3), then the factor of each."""
 
 _OPERATIONS = 4
+IDENTITY: JitterRow = (0.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 0.0)
+"""Parameters that leave an image as it is."""
+
 _LUMA = (0.2989, 0.587, 0.114)
 """Of red, green, blue in gray; torchvision's (ITU-R BT.601)."""
 
@@ -51,7 +54,7 @@ def jitter(images: Tensor, parameters: Tensor) -> Tensor:
     for step in range(_OPERATIONS):
         for operation, apply in enumerate(_APPLY):
             factors = parameters[:, _OPERATIONS + operation]
-            rows = ((parameters[:, step] == operation) & (factors != _IDENTITY[operation])).nonzero()[:, 0]
+            rows = ((parameters[:, step] == operation) & (factors != IDENTITY[_OPERATIONS + operation])).nonzero()[:, 0]
             if len(rows):
                 done[rows] = apply(done[rows], factors[rows])
     return done
@@ -75,7 +78,6 @@ def _hue(images: Tensor, factors: Tensor) -> Tensor:
 
 
 _APPLY: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (_brightness, _contrast, _saturation, _hue)
-_IDENTITY = (1.0, 1.0, 1.0, 0.0)
 
 
 def _gray(images: Tensor) -> Tensor:

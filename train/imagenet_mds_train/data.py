@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from imagenet_mds.config import EvaluationConfig, OrderConfig, TrainConfig
@@ -27,7 +28,7 @@ from imagenet_mds.seeds import sample_seed
 from imagenet_mds_train.augment import Augmentation, View, validation_transform
 from imagenet_mds_train.color import jitter, jitter_rows
 from imagenet_mds_train.orphans import die_with
-from imagenet_mds_train.stream import ImageStream
+from imagenet_mds_train.stream import ImageStream, Undecodable
 
 Pair: TypeAlias = tuple[Tensor, int]
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -52,14 +53,16 @@ class TrainingImages(ImageStream):
         )
         self.seed = config.seed
         self.augmentation = Augmentation(config.augment)
-        # Shared with the workers, who are forked or spawned later.
-        self._decoded_slowly = torch.zeros(1, dtype=torch.int64)
-        self._decoded_slowly.share_memory_()  # type: ignore[no-untyped-call] # torch's
+        self.replace_damaged = config.data.damaged == "black"
+        # Shared with the workers, who are forked or spawned later. Two that count at once may lose a count.
+        self._counts = torch.zeros(2, dtype=torch.int64)
+        self._counts.share_memory_()  # type: ignore[no-untyped-call] # torch's
 
-    @property
-    def decoded_slowly(self) -> int:
-        """Samples that Pillow decoded since the start, for the fast decoder refused them."""
-        return int(self._decoded_slowly)
+    def counts(self) -> dict[str, int]:
+        """Samples since the start that Pillow decoded, for the fast decoder refused them, and that are damaged and were
+        black."""
+        slowly, damaged = self._counts.tolist()
+        return {"decoded_slowly": slowly, "damaged": damaged}
 
     def view(self, sample: int, epoch: int) -> tuple[View, int]:
         """Sample number `sample` as an epoch sees it, and its class.
@@ -74,9 +77,18 @@ class TrainingImages(ImageStream):
             raise self.undecodable(sample, error) from error
 
     def __getitem__(self, sample: int) -> tuple[View, int]:  # type: ignore[override] # the library's is a dictionary
-        """Sample number `sample` as the current epoch sees it, and its class."""
-        view, label = self.view(int(sample), self.epoch)
-        self._decoded_slowly += view.slowly
+        """Sample number `sample` as the current epoch sees it, and its class.
+
+        One that is damaged and replaced is black, its class `PADDING_LABEL`.
+        """
+        try:
+            view, label = self.view(int(sample), self.epoch)
+        except Undecodable:
+            if not self.replace_damaged:
+                raise
+            self._counts[1] += 1
+            return self.augmentation.black(self.epoch), PADDING_LABEL
+        self._counts[0] += view.slowly
         return view, label
 
 
@@ -94,12 +106,21 @@ def collate_views(samples: list[tuple[View, int]]) -> "Batch | JitteredBatch":
     return (images, labels, jitter_rows(rows)) if rows else (images, labels)
 
 
-def finish_batch(batch: "Batch | JitteredBatch") -> "Batch":
-    """What is left to do where the batch is trained on: ColorJitter's pixels."""
-    if len(batch) == 2:
-        return batch
-    images, labels, parameters = batch
-    return jitter(images, parameters), labels
+def finish_batch(batch: "Batch | JitteredBatch", weightless_of_classes: int | None = None) -> "Batch":
+    """What is left to do where the batch is trained on: ColorJitter's pixels, and labels that weigh nothing.
+
+    Args:
+        batch: as `collate_views` gave it.
+        weightless_of_classes: the classes, where labels may be `PADDING_LABEL`: if one is, the batch gets class
+            probabilities (samples, classes), and that sample's are all zero.
+    """
+    images, labels = batch[0], batch[1]
+    if len(batch) == 3:
+        images = jitter(images, batch[2])
+    if weightless_of_classes is not None and bool((labels < 0).any()):
+        real = (labels >= 0).float()[:, None]
+        labels = one_hot(labels.clamp(min=0), weightless_of_classes).float() * real
+    return images, labels
 
 
 class ValidationImages(IterableDataset[Pair]):
@@ -152,6 +173,12 @@ def training_loader(config: TrainConfig, local: Path, samples: int) -> "DataLoad
         drop_last=True,
         collate=collate_views,
     )
+
+
+def images_of(loader: "DataLoader[Batch]") -> TrainingImages:
+    """The training images behind a loader of them."""
+    assert isinstance(loader.dataset, TrainingImages)
+    return loader.dataset
 
 
 def validation_loader(

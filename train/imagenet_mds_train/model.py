@@ -50,8 +50,9 @@ class Classifier(ComposerModel):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, classes: int) -> None:
+    def __init__(self, network: nn.Module, classes: int, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        self.label_smoothing = label_smoothing
         self.network = network
         self.classes = classes
         # Not persistent: a checkpoint holds the weights alone, under the network's own names.
@@ -66,7 +67,10 @@ class Classifier(ComposerModel):
 
     def loss(self, outputs: Tensor, batch: Batch, *args: Any, **kwargs: Any) -> Tensor:
         """Cross entropy, of class numbers or of class probabilities."""
-        loss: Tensor = soft_cross_entropy(outputs, batch[1])
+        targets = batch[1]
+        if targets.is_floating_point():
+            targets = without_weightless(targets, self.label_smoothing)
+        loss: Tensor = soft_cross_entropy(outputs, targets)
         return loss
 
     def eval_forward(self, batch: Batch, outputs: Tensor | None = None) -> Tensor:
@@ -80,6 +84,22 @@ class Classifier(ComposerModel):
     def update_metric(self, batch: Batch, outputs: Tensor, metric: Metric) -> None:
         """Count one batch."""
         metric.update(outputs, batch[1])
+
+
+def without_weightless(targets: Tensor, smoothing: float) -> Tensor:
+    """Class probabilities in which label smoothing has given nothing to samples that weigh nothing.
+
+    Smoothing makes (1 - s) p + s / C of a row p; of a row of zeros, or of one mixed with such a row, it should have
+    made (1 - s) p + m s / C, where m is what p adds up to.
+
+    Args:
+        targets: (samples, classes), after mixing and smoothing.
+        smoothing: s.
+    """
+    mass = (targets.sum(dim=1, keepdim=True) - smoothing) / (1 - smoothing)
+    # Exactly as they are where nothing is missing but for rounding.
+    missing = torch.where(mass < 1 - 1e-4, 1 - mass, 0.0)
+    return targets - missing * (smoothing / targets.shape[1])
 
 
 class OneModel(Callback):

@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def run(order: Order) -> int:
     from composer.utils import dist, get_device, reproducibility
 
     from imagenet_mds_train.checkpoints import Checkpoints, RandomStateOnResume, StopRequested
-    from imagenet_mds_train.data import finish_batch, training_loader, validation_loader
+    from imagenet_mds_train.data import finish_batch, images_of, training_loader, validation_loader
     from imagenet_mds_train.model import Classifier, OneModel, resnet
     from imagenet_mds_train.recipe import build_algorithms, build_optimizer, build_scheduler
     from imagenet_mds_train.runlog import NotFinite, RunLog
@@ -96,11 +97,14 @@ def run(order: Order) -> int:
         ranks=dist.get_world_size(),
     )
     classes = len(order.classes)
-    model = Classifier(resnet(config.model.depth, classes), classes)
+    smoothing = config.algorithms.label_smoothing.smoothing if config.algorithms.label_smoothing else 0.0
+    model = Classifier(resnet(config.model.depth, classes), classes, smoothing)
+    finish = partial(finish_batch, weightless_of_classes=classes if config.data.damaged == "black" else None)
+    log.counts = images_of(train).counts
     random_state = RandomStateOnResume()
     trainer = Trainer(
         model=model,
-        train_dataloader=DataSpec(train, batch_transforms=finish_batch),
+        train_dataloader=DataSpec(train, batch_transforms=finish),
         eval_dataloader=Evaluator(label="val", dataloader=val),
         eval_interval=f"{config.evaluation.every_epochs}ep",
         max_duration=f"{config.schedule.epochs}ep",

@@ -5,9 +5,11 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
@@ -45,6 +47,9 @@ class RunLog(Callback):
         self._asked_at = self._marked_at
         self._waited_seconds = 0.0
         """For the loader, since the mark."""
+
+        self.counts: Callable[[], dict[str, int]] = dict
+        """What this rank's loader has counted of its samples."""
 
         self.not_finite_batches = 0
         """Losses in a row that are no numbers, up to now."""
@@ -120,10 +125,13 @@ class RunLog(Callback):
             )
 
     def eval_end(self, state: State, logger: Logger) -> None:
-        """The figures of a validation."""
+        """The figures of a validation, and what the loaders of all ranks have counted since the start."""
+        counts = {name: _over_ranks(count, state) for name, count in self.counts().items()}
         if dist.get_global_rank():
             return
-        values = {name: float(value) for name, value in state.eval_metric_values.items()}
+        values = {name: float(value) for name, value in state.eval_metric_values.items()} | counts
+        if counts.get("damaged"):
+            self._say(f"{counts['damaged']:,} training images did not decode and were black, without weight, so far")
         self.write("eval", batch=state.timestamp.batch.value, epoch=state.timestamp.epoch.value, **values)
         self._say(
             f"epoch {state.timestamp.epoch.value}/{_epochs(state)} validation: top-1 {values['top1']:.2%}, "
@@ -137,6 +145,12 @@ class RunLog(Callback):
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+
+def _over_ranks(count: int, state: State) -> int:
+    summed = state.device.tensor_to_device(torch.tensor([count]))
+    dist.all_reduce(summed, reduce_operation="SUM")
+    return int(summed)
 
 
 def _epochs(state: State) -> int:
