@@ -89,6 +89,7 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
     """One rank: its figures as JSON."""
     import torch
 
+    from imagenet_mds.cache import SplitFiles
     from imagenet_mds.config import parse_config
     from imagenet_mds_train.data import training_loader
     from imagenet_mds_train.stream import use_own_blocks
@@ -97,6 +98,7 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
     use_own_blocks()
     torch.distributed.init_process_group("gloo")
     config = parse_config(CONFIG | {"ranks": ranks}, "the benchmark")
+    files = SplitFiles(folder)
     per_epoch = samples // GLOBAL_BATCH_SIZE
     found: dict[str, Any] = {}
 
@@ -107,14 +109,14 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
         return time.perf_counter() - begun, batches
 
     begun = time.perf_counter()
-    loader = training_loader(config, folder, samples)
+    loader = training_loader(config, files, samples)
     seconds, batches = first_of(loader)
     found["first batch"] = time.perf_counter() - begun
     del batches, loader
     torch.distributed.barrier()
 
     begun = time.perf_counter()
-    loader = training_loader(config, folder, samples)
+    loader = training_loader(config, files, samples)
     known = loader.dataset.state_dict(0, from_beginning=True)
     # Ranks share where they are to resume, so none may be told while another still reads it.
     torch.distributed.barrier()
@@ -128,7 +130,7 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
     torch.distributed.barrier()
 
     # To the end of an epoch, over it, and so on: every epoch but for its middle.
-    loader = training_loader(config, folder, samples)
+    loader = training_loader(config, files, samples)
     over = []
     for epoch in range(EPOCHS):
         torch.distributed.barrier()

@@ -52,7 +52,8 @@ class Record:
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What the index and the manifest say of a shard: file name, size in bytes, xxh64 in hexadecimal, samples."""
+    """What the index and the manifest say of a shard: file name, size in bytes, xxh64 in hexadecimal (empty where its
+    writer made none), samples."""
 
     basename: str
     size_bytes: int

@@ -7,6 +7,7 @@ they fail. `AWS_ENDPOINT_URL` names another server than Amazon's.
 
 import errno
 import io
+import os
 import random
 import threading
 import time
@@ -59,7 +60,7 @@ _BROKEN_BODY = (
 
 @cache
 def _client() -> Any:
-    """One client a process; it is safe to share between threads."""
+    """One client a process; it is safe to share between threads, and not with a fork: that would share connections."""
     return boto3.session.Session().client(
         "s3",
         config=Config(
@@ -78,6 +79,16 @@ def _s3() -> Any:
     """The process's client; threads that ask for it first together wait for one, for it takes a tenth of a second."""
     with _MAKING_THE_CLIENT:
         return _client()
+
+
+def _forget_the_parents() -> None:
+    """A forked process, as loader workers are, makes a client of its own; another thread may have held the lock."""
+    global _MAKING_THE_CLIENT
+    _MAKING_THE_CLIENT = threading.Lock()
+    _client.cache_clear()
+
+
+os.register_at_fork(after_in_child=_forget_the_parents)
 
 
 @dataclass(frozen=True)

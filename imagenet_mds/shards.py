@@ -1,15 +1,16 @@
-"""Whether the shards that are stored are those of the manifest."""
+"""Whether the shards that are stored are those of the manifest, or of the index where there is none."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from imagenet_mds.manifest import ShardEntry
+from imagenet_mds.mds import ShardInfo
 from imagenet_mds.storage import Storage, as_storage, stored_xxh64
 
 
-def shard_fault(where: Path | Storage, shard: ShardEntry) -> str | None:
-    """What is wrong with a split's shard: missing, of another size, of another hash; None if it is whole."""
+def shard_fault(where: Path | Storage, shard: ShardInfo) -> str | None:
+    """What is wrong with a split's shard: missing, of another size, of another hash where one is known; None if it is
+    whole."""
     split = as_storage(where)
     try:
         size_bytes = split.size_bytes(shard.basename)
@@ -17,7 +18,7 @@ def shard_fault(where: Path | Storage, shard: ShardEntry) -> str | None:
             return "missing"
         if size_bytes != shard.size_bytes:
             return f"{size_bytes:,} bytes, the manifest has {shard.size_bytes:,}"
-        found = stored_xxh64(split, shard.basename)
+        found = stored_xxh64(split, shard.basename) if shard.xxh64 else ""
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     return None if found == shard.xxh64 else f"its content's xxh64 is {found}, the manifest has {shard.xxh64}"
@@ -25,10 +26,10 @@ def shard_fault(where: Path | Storage, shard: ShardEntry) -> str | None:
 
 def faulty_shards(
     where: Path | Storage,
-    shards: Sequence[ShardEntry],
+    shards: Sequence[ShardInfo],
     threads: int,
-    on_shard: Callable[[ShardEntry], None] = lambda shard: None,
-) -> list[tuple[ShardEntry, str]]:
+    on_shard: Callable[[ShardInfo], None] = lambda shard: None,
+) -> list[tuple[ShardInfo, str]]:
     """Check shards by size and hash, several at once (hashing runs outside Python's lock).
 
     Returns:

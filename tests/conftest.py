@@ -1,11 +1,13 @@
-"""What many tests share, made once: a drawn tree of images and the dataset converted from it."""
+"""What many tests share, made once: a drawn tree of images, the dataset converted from it, an S3 server."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from imagenet_mds.demo.draw import draw_tree
 from tests.command import done
+from tests.s3_server import BUCKET, Proxy, direct, proxy_before, s3_server
 
 TRAIN_PER_CLASS, VAL_PER_CLASS = 16, 5
 
@@ -44,3 +46,32 @@ def dataset(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     destination = tmp_path_factory.mktemp("dataset") / "mds"
     done("convert", tree, destination, "--shard-size", "64KiB", "--workers", 2)
     return destination
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[int]:
+    """The port of an S3 server."""
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before it, this process led there too, and an empty bucket behind it."""
+    import boto3  # boto3 takes a quarter of a second, for those who need it
+
+    from imagenet_mds import s3
+
+    with proxy_before(server) as proxy:
+        for name, value in proxy.variables.items():
+            monkeypatch.setenv(name, value)
+        s3._client.cache_clear()
+        client = direct(server)
+        client.create_bucket(Bucket=BUCKET)
+        yield proxy
+        everything = boto3.resource("s3", endpoint_url=f"http://127.0.0.1:{server}").Bucket(BUCKET)
+        everything.objects.all().delete()
+        for upload in client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []):
+            client.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
+        client.delete_bucket(Bucket=BUCKET)
+    s3._client.cache_clear()

@@ -42,7 +42,7 @@ def verify_split(
     Returns:
         What is broken, in the order of the shards; empty if all is well.
     """
-    broken = faulty_shards(split, manifest.shards, threads, lambda shard: on_shard())
+    broken = faulty_shards(split, manifest.shard_infos(), threads, lambda shard: on_shard())
     faults = [*_index_faults(split, manifest), *(Fault(shard.basename, reason) for shard, reason in broken)]
     if deep:
         known = {shard.basename for shard, _ in broken}
@@ -101,7 +101,7 @@ def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source
             f"{split.location} was made from another source ({before.samples:,} images, {before.fingerprint}; "
             f"this one has {now.samples:,} images, {now.fingerprint}): give the source it was made from"
         )
-    entries = {shard.basename: shard for shard in manifest.shards}
+    entries = {shard.basename: shard for shard in manifest.shard_infos()}
     # A shard that is as the manifest has it has nothing to rebuild, though an image in it may not decode.
     broken = {
         name for name in {fault.name for fault in faults} if name not in entries or shard_fault(split, entries[name])

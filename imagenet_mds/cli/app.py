@@ -188,14 +188,20 @@ def inspect(
     batch: Annotated[int, typer.Option(min=0, help="With --config: the batch of the epoch, from 0.")] = 0,
     ranks: Annotated[int | None, typer.Option(min=1, help="With --config: as if trained on so many.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="With --config: as if each rank had so many.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
+    ] = None,
+    cache_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="How much the cache may take: 100GB.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What a dataset holds: counts, classes, bytes, shards, where it came from, its fingerprint; or one sample, or one
     training batch."""
+    from imagenet_mds.cli.arguments import open_dataset
     from imagenet_mds.cli.inspect import inspect_batch, inspect_sample, run_inspect
 
     if config is not None:
-        inspect_batch(dataset, config, epoch=epoch, batch=batch, ranks=ranks, workers=workers, as_json=as_json)
+        opened = open_dataset(dataset, cache, cache_limit)
+        inspect_batch(opened, config, epoch=epoch, batch=batch, ranks=ranks, workers=workers, as_json=as_json)
     elif sample is None:
         run_inspect(dataset, as_json=as_json)
     else:
@@ -214,12 +220,18 @@ def preview(
     config: Annotated[str, typer.Option(help="With --augmented: the configuration.")] = "phase3",
     epoch: Annotated[int, typer.Option(min=0, help="With --augmented: the epoch, from 0.")] = 0,
     batch: Annotated[int, typer.Option(min=0, help="With --augmented: the batch of the epoch, from 0.")] = 0,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
+    ] = None,
+    cache_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="How much the cache may take: 100GB.")] = None,
 ) -> None:
     """A contact sheet of labelled images, as they are stored, or as training sees them."""
+    from imagenet_mds.cli.arguments import open_dataset
     from imagenet_mds.cli.inspect import preview_batch, run_preview
 
     if augmented:
-        preview_batch(dataset, file, config, epoch=epoch, batch=batch, count=count, columns=columns)
+        opened = open_dataset(dataset, cache, cache_limit)
+        preview_batch(opened, file, config, epoch=epoch, batch=batch, count=count, columns=columns)
     else:
         run_preview(dataset, file, split=split, start=start, count=count, columns=columns)
 
@@ -231,7 +243,13 @@ def train(
     ] = None,
     phase: Annotated[Phase | None, typer.Option(help="A shipped configuration: phase1, phase2 or phase3.")] = None,
     config: Annotated[str | None, typer.Option(help="A YAML file, or the name of a shipped configuration.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="DATASET", help="A dataset that `convert` wrote.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="What `convert` wrote: a folder or s3:// address.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
+    ] = None,
+    cache_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="How much the cache may take: 100GB.")] = None,
     run_name: Annotated[str | None, typer.Option(help="The run's name; the configuration's if not given.")] = None,
     save: Annotated[Path, typer.Option(metavar="FOLDER", help="Where runs are kept.")] = Path("runs"),
     ranks: Annotated[int | None, typer.Option(min=1, help="Processes, one a GPU.")] = None,
@@ -244,6 +262,8 @@ def train(
         phase=phase.value if phase else None,
         config=config,
         data=data,
+        cache=cache,
+        cache_limit=cache_limit,
         run_name=run_name,
         save=save,
         ranks=ranks,
@@ -258,12 +278,17 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A .pt file, or the folder of a run: its newest.")],
     data: Annotated[str, typer.Option(metavar="DATASET", help="A dataset with the classes it was trained on.")],
     split: Annotated[Literal["train", "val"], typer.Option(help="The split to evaluate on.")] = "val",
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
+    ] = None,
+    cache_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="How much the cache may take: 100GB.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Top-1 and top-5 of a checkpoint, over every sample exactly once."""
+    from imagenet_mds.cli.arguments import open_dataset
     from imagenet_mds.cli.train import run_eval
 
-    run_eval(checkpoint, data, split=split, as_json=as_json)
+    run_eval(checkpoint, open_dataset(data, cache, cache_limit), split=split, as_json=as_json)
 
 
 @app.command()
@@ -271,14 +296,19 @@ def doctor(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     data: Annotated[str | None, typer.Option(metavar="DATASET", help="Measure how fast this feeds a training.")] = None,
     config: Annotated[str, typer.Option(help="The configuration that it is trained by.")] = "phase3",
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
+    ] = None,
+    cache_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="How much the cache may take: 100GB.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What this machine gives: how fast a dataset becomes batches here, and what holds it back."""
+    from imagenet_mds.cli.arguments import open_dataset
     from imagenet_mds.cli.doctor import run_doctor
 
     if data is None:
         raise UserError("give --data DATASET: what `convert` wrote, to measure how fast it becomes batches here")
-    run_doctor(data, config, tuple(overrides or ()), as_json=as_json)
+    run_doctor(open_dataset(data, cache, cache_limit), config, tuple(overrides or ()), as_json=as_json)
 
 
 @configs_app.command("ls")

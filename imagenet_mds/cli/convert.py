@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from imagenet_mds.cli.arguments import parse_size
 from imagenet_mds.config import SUBSETS
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
 from imagenet_mds.manifest import MANIFEST_BASENAME, SPLITS, WORK_FOLDER, Manifest, Policy, read_manifest
@@ -26,7 +26,6 @@ from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.sums import verify_source
 from imagenet_mds_convert.verify import repair_split, verify_split
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 _MOST_SHOWN = 10
 _ENGINES: dict[str, Engine | None] = {"local": None, "ray": run_tasks_on_ray}
 
@@ -73,7 +72,9 @@ def run_convert(options: ConvertOptions) -> int:
     splits = options.splits if options.split_given else tuple(name for name in options.splits if name in source.splits)
     if options.verify_source:
         verify_source(source, [name for name in splits if name in source.splits])
-    shard_size_bytes = parse_size(options.shard_size)
+    shard_size_bytes = parse_size(options.shard_size, "--shard-size")
+    if not 1 << 12 <= shard_size_bytes <= 1 << 31:
+        raise UserError(f"--shard-size {options.shard_size}: a shard has 4 KiB to 2 GiB; 64MiB suits most")
     conversions = [
         SplitConversion.plan_for(
             source,
@@ -294,18 +295,3 @@ def parse_subset(text: str | None) -> int | None:
     if not number.isdecimal() or int(number) < 1:
         raise UserError(f"--subset {text}: give {', '.join(SUBSETS)}, full or a number of images")
     return int(number)
-
-
-def parse_size(text: str) -> int:
-    """A size in bytes: `64MiB`, `50 MB`, `1048576`.
-
-    Raises:
-        UserError: not a size, or one that a shard cannot have.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
-    if not match or match[2].upper() not in _UNITS:
-        raise UserError(f"--shard-size {text}: give a number and B, KB, MB, GB, KiB, MiB or GiB, for example 64MiB")
-    size_bytes = int(float(match[1]) * _UNITS[match[2].upper()])
-    if not 1 << 12 <= size_bytes <= 1 << 31:
-        raise UserError(f"--shard-size {text}: a shard has 4 KiB to 2 GiB; 64MiB suits most")
-    return size_bytes

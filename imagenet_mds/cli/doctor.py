@@ -4,16 +4,14 @@ import json
 import os
 import sys
 import warnings
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
 
-from imagenet_mds.cli.train import local_folder
 from imagenet_mds.config import TrainConfig, load_config
 from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import read_manifest
+from imagenet_mds.opened import OpenDataset, OpenSplit
 
 T4_IMAGES_PER_SECOND = 500
 """What one T4 trains at 224 px in fp16: four of them make ImageNet's 90 epochs in 16 hours with it. Arithmetic, not
@@ -22,6 +20,9 @@ measured; other sizes by their area."""
 _SIZES_PX = (224, 176, 128)
 _GPUS = (1, 2, 4)
 _FILES = 64
+_FETCHED_BYTES = 512 << 20
+"""Of a dataset that lies elsewhere, its beginning is measured: shards of so many bytes."""
+
 _SHORT_OF_WORKERS = 0.97
 """More workers are worth it while they give more than a few hundredths."""
 
@@ -68,56 +69,72 @@ class Findings:
         return f"the processors, and most of their time goes into {what}"
 
 
-def run_doctor(data: str, config: str, overrides: tuple[str, ...], *, as_json: bool) -> None:
+def run_doctor(dataset: OpenDataset, config: str, overrides: tuple[str, ...], *, as_json: bool) -> None:
     """Measure and say it.
 
     Raises:
         UserError: no such dataset or configuration.
     """
     warnings.simplefilter("ignore")  # of what torch and Composer deprecate
-    dataset = local_folder(data)
-    manifest = read_manifest(dataset / "train")
+    train = _beginning(dataset.split("train"))
     settings = load_config(config, overrides, ranks=1)
-    batch = min(settings.global_batch_size, manifest.samples)
+    batch = min(settings.global_batch_size, train.contents.samples)
     settings = settings.model_copy(
         update={"global_batch_size": batch, "data": settings.data.model_copy(update={"subset": None})}
     )
-    findings = measure(settings, dataset)
+    findings = measure(settings, train)
     if as_json:
         print(json.dumps(asdict(findings) | {"workers": findings.workers, "limit": findings.limit}, indent=2))
         return
-    _print(findings, data)
+    _print(findings, dataset.location)
 
 
-def measure(config: TrainConfig, dataset: Path) -> Findings:
+def _beginning(train: OpenSplit) -> OpenSplit:
+    """The split, or of one that lies elsewhere as much as is worth fetching for a measurement."""
+    if train.files.remote is None:
+        return train
+    samples = size_bytes = 0
+    for shard in train.contents.shards:
+        if samples and size_bytes + shard.size_bytes > _FETCHED_BYTES:
+            break
+        samples, size_bytes = samples + shard.samples, size_bytes + shard.size_bytes
+    shards = train.contents.prefix(samples)
+    train.begin(shards)
+    return replace(train, contents=replace(train.contents, samples=samples, shards=tuple(shards)))
+
+
+def measure(config: TrainConfig, train: OpenSplit) -> Findings:
     """Measure every part, about a second each, and the loader with several numbers of workers."""
     from imagenet_mds_convert.images import Scaling, Unusable, prepare
     from imagenet_mds_train import speed
 
-    manifest = read_manifest(dataset / "train")
+    contents = train.contents
     processors = len(os.sched_getaffinity(0))
     print("measuring, half a minute ...", file=sys.stderr, flush=True)
-    files = speed.stored_files(config, dataset, manifest, _FILES)
-    parts = speed.measure_parts(config, dataset, manifest, files)
+    # First of all, for it is what fetches.
+    storage = speed.storage_bytes_per_second(train)
+    files = speed.stored_files(config, train, _FILES)
+    parts = speed.measure_parts(config, train, files)
     forms: dict[str, float] = {}
-    if not manifest.policy.raw:
+    if not contents.raw:
         for options, (form, sides) in _FORMS.items():
             try:
                 made = [prepare(data, "none", Scaling(**sides), form).image for data in files]  # type: ignore[arg-type] # of the table
             except Unusable as reason:
+                where = train.storage.parent.location
                 raise UserError(
-                    f"{dataset}: a stored image is damaged ({reason}): see `imagenet-mds verify --deep`"
+                    f"{where}: a stored image is damaged ({reason}): see `imagenet-mds verify {where} --deep`"
                 ) from None
             forms[options] = speed.view_rate(config, made)
     tried = sorted({0, 1, 2, *(processors * share // 4 for share in (2, 3, 4))})
     return Findings(
-        storage_bytes_per_second=speed.storage_bytes_per_second(dataset / "train", manifest),
-        image_bytes=manifest.size_bytes / manifest.samples,
+        storage_bytes_per_second=storage,
+        image_bytes=contents.size_bytes / contents.samples,
         read=parts.read,
         decode=parts.decode,
         crop=parts.crop,
         view=parts.view,
-        loader={number: speed.measure_loader(config, dataset, manifest, number) for number in tried},
+        loader={number: speed.measure_loader(config, train, number) for number in tried},
         forms=forms,
         processors=processors,
         size_px=config.augment.size_px,
@@ -131,7 +148,9 @@ def _print(found: Findings, data: str) -> None:
     )
     table = Table("part", "images/s", "", box=None, header_style="")
     storage = found.storage_bytes_per_second
-    table.add_row("storage", f"{storage / found.image_bytes:,.0f}", f"{storage / 1e6:,.0f} MB/s, page cache put aside")
+    table.add_row(
+        "storage", f"{storage / found.image_bytes:,.0f}", f"{storage / 1e6:,.0f} MB/s: fetched, or from the disk"
+    )
     table.add_row("bytes only", f"{found.read:,.0f}", "out of the shards, one process")
     table.add_row("whole decode", f"{found.decode:,.0f}", "one process")
     table.add_row("crop", f"{found.crop:,.0f}", "its decode, resize and flip, one process")

@@ -20,8 +20,9 @@ from imagenet_mds.dataset import stored_samples
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import write_atomic
 from imagenet_mds.manifest import Manifest, read_keys, read_manifest
+from imagenet_mds.opened import OpenDataset, OpenSplit
 from imagenet_mds.raw import open_stored
-from imagenet_mds.storage import LocalStorage, Storage, open_storage
+from imagenet_mds.storage import Storage, open_storage
 
 if TYPE_CHECKING:
     from imagenet_mds_train.peek import Seen
@@ -99,14 +100,14 @@ def run_preview(dataset: str, file: Path, *, split: str, start: int, count: int,
 
 
 def inspect_batch(
-    dataset: str, config: str, *, epoch: int, batch: int, ranks: int | None, workers: int | None, as_json: bool
+    dataset: OpenDataset, config: str, *, epoch: int, batch: int, ranks: int | None, workers: int | None, as_json: bool
 ) -> None:
     """Print what training sees in one batch.
 
     Raises:
         UserError: no such configuration, dataset or batch.
     """
-    seen = _training_batch(dataset, load_config(config, ranks=ranks), epoch, batch, workers)
+    seen = _training_batch(dataset.split("train"), load_config(config, ranks=ranks), epoch, batch, workers)
     if as_json:
         print(json.dumps([one.as_json() for one in seen], indent=2))
         return
@@ -120,7 +121,9 @@ def inspect_batch(
     Console(width=160, highlight=False).print(table)
 
 
-def preview_batch(dataset: str, file: Path, config: str, *, epoch: int, batch: int, count: int, columns: int) -> None:
+def preview_batch(
+    dataset: OpenDataset, file: Path, config: str, *, epoch: int, batch: int, count: int, columns: int
+) -> None:
     """Write a contact sheet of what training sees in one batch.
 
     Raises:
@@ -128,28 +131,28 @@ def preview_batch(dataset: str, file: Path, config: str, *, epoch: int, batch: i
         WorldError: the file cannot be written.
     """
     _refuse_no_png(file)
-    manifest = read_manifest(open_storage(dataset).child("train"))
-    seen = _training_batch(dataset, load_config(config), epoch, batch, None)
+    train = dataset.split("train")
+    names = [entry.name for entry in read_manifest(train.storage).classes] if train.contents.classes else None
+    seen = _training_batch(train, load_config(config), epoch, batch, None)
     pictures = [
-        (manifest.classes[one.label].name, Image.fromarray(one.pixels)) for one in itertools.islice(seen, count)
+        (names[one.label] if names else f"class {one.label}", Image.fromarray(one.pixels))
+        for one in itertools.islice(seen, count)
     ]
     _write_sheet(file, pictures, columns)
     print(f"{file}: {len(pictures)} samples of batch {batch:,} of epoch {epoch:,}, as {config} trains on them")
 
 
-def _training_batch(dataset: str, config: TrainConfig, epoch: int, batch: int, workers: int | None) -> "Iterator[Seen]":
-    storage = open_storage(dataset)
-    if not isinstance(storage, LocalStorage):
-        raise UserError(f"{dataset}: batches are made of a dataset on a disk: copy it there")
-    manifest = read_manifest(storage.child("train"))
+def _training_batch(
+    train: OpenSplit, config: TrainConfig, epoch: int, batch: int, workers: int | None
+) -> "Iterator[Seen]":
     subset = config.data.subset_samples()
-    if subset is not None and subset > manifest.samples:
+    if subset is not None and (train.contents.classes is None or subset > train.contents.samples):
         config = config.model_copy(update={"data": config.data.model_copy(update={"subset": None})})
     warnings.simplefilter("ignore")  # of what torch and Composer deprecate
     from imagenet_mds_train.peek import training_batch
 
     workers = config.data.workers_per_rank if workers is None else workers
-    return training_batch(config, storage.root, manifest, epoch=epoch, batch=batch, workers=workers)
+    return training_batch(config, train, epoch=epoch, batch=batch, workers=workers)
 
 
 def _refuse_no_png(file: Path) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from imagenet_mds.cli.arguments import open_dataset
 from imagenet_mds.config import load_config
-from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, UserError, WorldError
-from imagenet_mds.manifest import read_manifest
+from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, UserError
+from imagenet_mds.opened import OpenDataset
 from imagenet_mds.progress import ProgressLine
-from imagenet_mds.shards import faulty_shards
 from imagenet_mds_train.evaluate import evaluate, find_checkpoint
 from imagenet_mds_train.records import RunFolder
 from imagenet_mds_train.start import Start
@@ -27,6 +27,8 @@ class TrainOptions:
     phase: str | None
     config: str | None
     data: str | None
+    cache: Path | None
+    cache_limit: str | None
     run_name: str | None
     save: Path
     ranks: int | None
@@ -46,7 +48,8 @@ def run_train(options: TrainOptions) -> int:
     if not run_name or run_name in (".", "..") or "/" in run_name:
         raise UserError(f"--run-name {run_name!r}: give a folder's name, without slashes")
     run = RunFolder(options.save / run_name)
-    start = Start.prepare(config, local_folder(options.data), run)
+    dataset = open_dataset(options.data, options.cache, options.cache_limit)
+    start = Start.prepare(config, dataset, run)
     for note in start.notes:
         print(f"note: {note}", file=sys.stderr)
     result = run.read_result()
@@ -59,7 +62,7 @@ def run_train(options: TrainOptions) -> int:
         return EXIT_DONE
     with run.exclusive() as lock:
         # Again, now that nobody else can change the run: another start may have gone on, or ended, in the meantime.
-        start = Start.prepare(config, local_folder(options.data), run)
+        start = Start.prepare(config, dataset, run)
         if run.read_result() is not None:
             print(f"{run.path} has just been done by another start")
             return EXIT_DONE
@@ -68,10 +71,14 @@ def run_train(options: TrainOptions) -> int:
 
 def _run(start: Start, run: RunFolder, lock: int) -> int:
     start.begin()
+    for split, shards in start.shards():
+        split.begin(shards)
     if start.config.data.verify_shards:
-        shards = [*start.train_shards(), *start.val.shards]
-        with ProgressLine("verifying shards", len(shards), "shards") as progress:
-            start.verify_shards(lambda shard: progress.advance(1))
+        count = sum(len(shards) for _, shards in start.shards())
+        with ProgressLine("verifying shards", count, "shards") as progress:
+            notes = start.verify_shards(lambda shard: progress.advance(1))
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
     started = time.monotonic()
     status = start.go(lock)
     if status == EXIT_DONE:
@@ -94,20 +101,16 @@ def _print_result(run: RunFolder, seconds: float) -> None:
     )
 
 
-def run_eval(checkpoint: str, data: str, *, split: str, as_json: bool) -> None:
+def run_eval(checkpoint: str, dataset: OpenDataset, *, split: str, as_json: bool) -> None:
     """Evaluate a checkpoint and print the figures."""
     path = find_checkpoint(checkpoint)
-    dataset = local_folder(data)
-    manifest = read_manifest(dataset / split)
-    broken = faulty_shards(dataset / split, manifest.shards, threads=len(os.sched_getaffinity(0)))
-    if broken:
-        shard, reason = broken[0]
-        raise WorldError(
-            f"{dataset / split / shard.basename} is broken: {reason}. Mend it with "
-            f"`imagenet-mds verify {data} --repair SOURCE`, SOURCE being what it was converted from"
-        )
-    with ProgressLine(f"evaluating on {split}", manifest.samples, "images") as progress:
-        result = evaluate(path, dataset, manifest, progress.advance)
+    opened = dataset.split(split)
+    opened.begin(opened.contents.shards)
+    for note in [opened.note, *opened.verify(opened.contents.shards, len(os.sched_getaffinity(0)))]:
+        if note:
+            print(f"note: {note}", file=sys.stderr)
+    with ProgressLine(f"evaluating on {split}", opened.contents.samples, "images") as progress:
+        result = evaluate(path, opened, progress.advance)
     if as_json:
         print(json.dumps(asdict(result), indent=2))
         return
@@ -122,17 +125,3 @@ def run_eval(checkpoint: str, data: str, *, split: str, as_json: bool) -> None:
         f"{result.loss:.4f}",
     )
     Console(width=120).print(table)
-
-
-def local_folder(location: str) -> Path:
-    """A folder on a disk of this machine.
-
-    Raises:
-        UserError: an address that this version does not know.
-    """
-    if "://" in location:
-        raise UserError(f"{location}: this version trains on datasets on local disks only; copy it to one")
-    path = Path(location)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file: give a folder")
-    return path

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from imagenet_mds.cli.convert import parse_size, parse_subset
+from imagenet_mds.cli.arguments import parse_size
+from imagenet_mds.cli.convert import parse_subset
 from imagenet_mds.cli.inspect import run_inspect
 from imagenet_mds.errors import UserError
 from imagenet_mds.manifest import Policy, read_keys, read_manifest
@@ -392,7 +393,7 @@ def test_bad_options_are_refused_before_anything_is_written(
 
 def test_sizes_and_subsets_are_read_as_people_write_them() -> None:
     sizes = {"64MiB": 64 << 20, "50 MB": 50_000_000, "8192": 8192, "1.5gib": 3 << 29, " 4KiB ": 4096, "5000B": 5000}
-    assert {text: parse_size(text) for text in sizes} == sizes
+    assert {text: parse_size(text, "--shard-size") for text in sizes} == sizes
     subsets = {None: None, "full": None, "tiny": 1000, "large": 500_000, "25_000": 25_000, "25,000": 25_000}
     assert {text: parse_subset(text) for text in subsets} == subsets
 

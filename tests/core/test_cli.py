@@ -17,11 +17,13 @@ imagenet-mds convert source dest --split --source-format --verify-source --subse
 --max-side --min-side --quality --tiles --raw --shard-size \
 --engine --seed --plan --strict --overwrite --log-json
 imagenet-mds demo folder
-imagenet-mds doctor overrides --data --config --json
-imagenet-mds eval checkpoint --data --split --json
-imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks --workers --json
-imagenet-mds preview dataset file --split --start --count --columns --augmented --config --epoch --batch
-imagenet-mds train overrides --phase --config --data --run-name --save --ranks --plan
+imagenet-mds doctor overrides --data --config --cache --cache-limit --json
+imagenet-mds eval checkpoint --data --split --cache --cache-limit --json
+imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks --workers \
+--cache --cache-limit --json
+imagenet-mds preview dataset file --split --start --count --columns --augmented --config --epoch --batch \
+--cache --cache-limit
+imagenet-mds train overrides --phase --config --data --cache --cache-limit --run-name --save --ranks --plan
 imagenet-mds verify dataset --deep --repair
 """
 HEAVY = {"torch", "torchvision", "composer", "streaming", "torchmetrics", "numpy", "PIL", "omegaconf", "wandb", "boto3"}

@@ -4,17 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_mds.manifest import ShardEntry
-from imagenet_mds.mds import describe_shard
+from imagenet_mds.mds import ShardInfo, describe_shard
 from imagenet_mds.shards import faulty_shards, shard_fault
 from imagenet_mds.storage import Storage
 
 DATA = b"a shard's bytes"
 
 
-def _entry(basename: str) -> ShardEntry:
+def _entry(basename: str) -> ShardInfo:
     shard = describe_shard(basename, DATA, 1)
-    return ShardEntry(basename=basename, size_bytes=shard.size_bytes, xxh64=shard.xxh64, samples=1)
+    return ShardInfo(basename=basename, size_bytes=shard.size_bytes, xxh64=shard.xxh64, samples=1)
 
 
 def test_a_whole_shard_has_no_fault(tmp_path: Path) -> None:

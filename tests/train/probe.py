@@ -12,6 +12,7 @@ import torch
 import xxhash
 from torch.utils.data import DataLoader
 
+from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import TrainConfig, parse_config
 from imagenet_mds.manifest import read_manifest
 from imagenet_mds_train.data import TrainingImages
@@ -19,6 +20,9 @@ from imagenet_mds_train.stream import use_own_blocks
 
 EPOCHS = 2
 WORKERS = (0, 2)
+ALONE_WORKERS = (0, 1, 2, 8)
+"""Of one rank alone: eight workers of eight ranks would be more processes than the test is worth."""
+
 RESUME_AT = (1, 7, 18)
 """Batches after which a second loader takes over in the first epoch."""
 
@@ -53,14 +57,14 @@ def main(dataset: Path, config_path: Path, out: Path) -> None:
     samples = read_manifest(dataset / "train").samples
     per_epoch = samples // config.global_batch_size
     found: dict[str, Any] = {}
-    for workers in WORKERS:
-        found[f"{workers}"] = batches(Probe(config, dataset / "train", samples), config, workers, EPOCHS)
+    for workers in ALONE_WORKERS if config.ranks == 1 else WORKERS:
+        found[f"{workers}"] = batches(Probe(config, SplitFiles(dataset / "train"), samples), config, workers, EPOCHS)
     for at in (*RESUME_AT, per_epoch):
-        before = Probe(config, dataset / "train", samples)
+        before = Probe(config, SplitFiles(dataset / "train"), samples)
         # As the trainer has it: samples of the epoch so far, none once the epoch is over.
         batches(before, config, 0, 1)
         state = before.state_dict(at % per_epoch * config.global_batch_size, from_beginning=True)
-        after = Probe(config, dataset / "train", samples)
+        after = Probe(config, SplitFiles(dataset / "train"), samples)
         after.load_state_dict(state)
         found[f"resumed {at}"] = batches(after, config, 0, 1)
     out.write_text(json.dumps(found), encoding="utf-8")

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import TrainConfig, parse_config
 from imagenet_mds.manifest import read_keys, read_manifest
 from imagenet_mds.mds import read_shard
-from imagenet_mds_train.data import PADDING_LABEL, TrainingImages
+from imagenet_mds_train.data import TrainingImages
+from imagenet_mds_train.feed import PADDING_LABEL
 from imagenet_mds_train.stream import Undecodable
 from tests.command import run
 
@@ -46,7 +48,7 @@ def config(**data: str) -> TrainConfig:
 
 @pytest.mark.usefixtures("blocks")
 def test_a_damaged_sample_is_named_by_its_key(damaged: Path) -> None:
-    images = TrainingImages(config(), damaged / "train", 20)
+    images = TrainingImages(config(), SplitFiles(damaged / "train"), 20)
     key = read_keys(damaged / "train")[DAMAGED]
     with pytest.raises(Undecodable, match=rf"sample 5 .*\({key}, shard\.00000\.mds, place 5\) does not decode"):
         images[DAMAGED]
@@ -55,7 +57,7 @@ def test_a_damaged_sample_is_named_by_its_key(damaged: Path) -> None:
 
 @pytest.mark.usefixtures("blocks")
 def test_a_damaged_sample_can_be_black_without_a_label(damaged: Path) -> None:
-    images = TrainingImages(config(damaged="black"), damaged / "train", 20)
+    images = TrainingImages(config(damaged="black"), SplitFiles(damaged / "train"), 20)
     view, label = images[DAMAGED]
     assert (label, view.pixels.shape, int(np.abs(view.pixels).max())) == (PADDING_LABEL, (16, 16, 3), 0)
     assert images[DAMAGED - 1][1] >= 0

@@ -1,22 +1,23 @@
 """Pictures and labels as the network sees them."""
 
-import gc
 import hashlib
 import io
+import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import AugmentConfig, EvaluationConfig, OrderConfig, parse_config
 from imagenet_mds.manifest import read_manifest
 from imagenet_mds.mds import read_shard
 from imagenet_mds_train.attempt import SHARED_MEMORY
-from imagenet_mds_train.augment import Augmentation, decode, seeded, validation_transform
-from imagenet_mds_train.data import PADDING_LABEL, TrainingImages, validation_loader
+from imagenet_mds_train.augment import Augmentation, decode, seeded, validation_view
+from imagenet_mds_train.data import TrainingImages, validation_loader
+from imagenet_mds_train.feed import PADDING_LABEL
 from imagenet_mds_train.stream import ImageStream
 
 EVALUATION = EvaluationConfig(resize_px=20, crop_px=16, device_batch_size=4, workers_per_rank=0)
@@ -33,6 +34,12 @@ def seen(images: TrainingImages, sample: int) -> str:
     return hashlib.sha256(view.pixels.tobytes() + repr(view.jitter).encode()).hexdigest()
 
 
+def stream(folder: Path, samples: int) -> ImageStream:
+    """The beginning of a split, in its order, in batches of 5."""
+    order = OrderConfig(shuffle=False)
+    return ImageStream(files=SplitFiles(folder), samples=samples, device_batch_size=5, order=order, predownload=8)
+
+
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("ranks", [1, 3, 4])
@@ -40,7 +47,8 @@ def test_validation_sees_each_sample_exactly_once(dataset: Path, ranks: int, wor
     samples = read_manifest(dataset / "val").samples
     config = EVALUATION.model_copy(update={"workers_per_rank": workers})
     batches = [
-        list(validation_loader(config, dataset / "val", samples, rank=rank, ranks=ranks)) for rank in range(ranks)
+        list(validation_loader(config, SplitFiles(dataset / "val"), samples, rank=rank, ranks=ranks))
+        for rank in range(ranks)
     ]
     assert len({len(of_rank) for of_rank in batches}) == 1, "ranks with fewer batches would leave the others waiting"
     pairs = [
@@ -50,9 +58,9 @@ def test_validation_sees_each_sample_exactly_once(dataset: Path, ranks: int, wor
         for image, label in zip(images, labels, strict=True)
         if label != PADDING_LABEL
     ]
-    transform = validation_transform(config)
+    view = validation_view(config)
     stored = [
-        (digest(transform(decode(record.image))), record.label)
+        (digest(view(record.image)), record.label)
         for path in sorted((dataset / "val").glob("*.mds"))
         for record in read_shard(path)
     ]
@@ -63,36 +71,25 @@ def test_validation_sees_each_sample_exactly_once(dataset: Path, ranks: int, wor
 
 @pytest.mark.usefixtures("blocks")
 def test_a_subset_is_the_datasets_beginning(dataset: Path) -> None:
-    stream = ImageStream(
-        local=dataset / "train", samples=25, device_batch_size=5, order=OrderConfig(shuffle=False), predownload=8
-    )
+    images = stream(dataset / "train", 25)
     stored = [record for path in sorted((dataset / "train").glob("*.mds")) for record in read_shard(path)]
-    assert stream.size == 25
-    assert [stream.read(sample) for sample in range(25)] == [(record.image, record.label) for record in stored[:25]]
-    assert len(stream) == 25
+    assert images.size == 25
+    assert [images.read(sample) for sample in range(25)] == [(record.image, record.label) for record in stored[:25]]
+    assert len(images) == 25
 
 
 @pytest.mark.usefixtures("blocks")
-def test_an_epoch_that_is_over_keeps_no_numbers_of_samples(dataset: Path) -> None:
-    """The library keeps every epoch's; fails too when it keeps them otherwise than in `_iterator`."""
-    stream = ImageStream(
-        local=dataset / "train", samples=100, device_batch_size=5, order=OrderConfig(shuffle=False), predownload=8
-    )
-    known = {id(one) for one in _iterators()}
+def test_an_epoch_leaves_nothing_behind(dataset: Path) -> None:
+    """The library starts threads for each epoch and keeps its sample numbers as long as the process lives."""
+    images = stream(dataset / "train", 100)
+    threads = threading.active_count()
     for _ in range(3):
-        assert len(list(stream)) == 100
-    begun = iter(stream)
+        assert len(list(images)) == 100
+    begun = iter(images)
     next(begun)  # an epoch that is given up
-    assert len(list(stream)) == 100
-    kept = [one for one in _iterators() if id(one) not in known]
-    assert len(kept) == 5
-    assert sum(len(one.sample_ids) for one in kept) == 0
-
-
-def _iterators() -> list[Any]:
-    from streaming.base.dataset import _Iterator
-
-    return [one for one in gc.get_objects() if type(one) is _Iterator]
+    assert len(list(images)) == 100
+    assert threading.active_count() == threads
+    assert not hasattr(images, "_iterator")
 
 
 @pytest.mark.usefixtures("blocks")
@@ -102,11 +99,9 @@ def test_shared_memory_is_numbered_from_the_attempts_base(dataset: Path) -> None
 
     base = int(os.environ["IMAGENET_MDS_BLOCK_BASE"])
     before = {path.name for path in SHARED_MEMORY.iterdir()}
-    stream = ImageStream(
-        local=dataset / "val", samples=10, device_batch_size=5, order=OrderConfig(shuffle=False), predownload=8
-    )
+    images = stream(dataset / "val", 10)
     made = {path.name for path in SHARED_MEMORY.iterdir()} - before
-    assert len(stream) == 10
+    assert len(images) == 10
     assert made
     assert all(base <= int(name.split("_")[0]) < base + 100 for name in made)
 
@@ -122,7 +117,7 @@ def test_augmentation_does_not_depend_on_what_else_draws(dataset: Path) -> None:
         },
         "test",
     )
-    images = TrainingImages(config, dataset / "train", 20)
+    images = TrainingImages(config, SplitFiles(dataset / "train"), 20)
     torch.manual_seed(1)
     first = [seen(images, sample) for sample in range(8)]
     state = torch.get_rng_state()
@@ -158,6 +153,18 @@ def test_validation_is_torchvisions_resize_and_crop() -> None:
     """Pixel for pixel what stock evaluation does: Pillow's antialiased bilinear, then the centre."""
     dice = np.random.Generator(np.random.PCG64(0))
     picture = Image.fromarray(dice.integers(0, 256, (60, 90, 3), dtype=np.uint8))
-    image = validation_transform(EvaluationConfig(resize_px=32, crop_px=24))(picture)
-    resized = picture.resize((48, 32), Image.Resampling.BILINEAR).crop((12, 4, 36, 28))
-    assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(resized))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=95)
+    config = EvaluationConfig(resize_px=32, crop_px=24)
+    image = validation_view(config)(buffer.getvalue())
+    stock = Image.open(buffer).resize((48, 32), Image.Resampling.BILINEAR).crop((12, 4, 36, 28))
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(stock))
+    for how, levels in (("antialias", 2), ("linear", 255)):
+        fast = validation_view(config.model_copy(update={"resize": how}))(buffer.getvalue())
+        assert fast.shape == image.shape
+        assert int((fast.int() - image.int()).abs().max()) <= levels
+    buffer.seek(0)
+    png = io.BytesIO()
+    Image.open(buffer).save(png, "PNG")
+    both = [validation_view(config.model_copy(update={"resize": "linear"}))(data.getvalue()) for data in (buffer, png)]
+    assert int((both[0].int() - both[1].int()).abs().max()) <= 1

@@ -93,6 +93,17 @@ def test_what_an_attempt_borrows_is_given_back() -> None:
     assert not mine.temporary.exists()
 
 
+def test_a_long_temporary_folder_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Behind it the name of a socket would not fit, and loader workers would wait for each other for ever."""
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    for folder, used in ((long, Path("/tmp")), (Path("/dev/shm"), Path("/dev/shm"))):
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with attempt() as mine:
+            assert mine.temporary.parent == used
+            assert len(str(mine.temporary / "pymp-12345678" / "listener-12345678")) < 108
+
+
 def test_the_things_of_the_dead_are_removed_and_of_the_living_kept() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

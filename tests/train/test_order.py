@@ -16,9 +16,9 @@ from imagenet_mds.manifest import read_keys, read_manifest
 from imagenet_mds_train.attempt import attempt
 from imagenet_mds_train.launch import rendezvous
 from tests.command import done, environment, run
-from tests.train.probe import RESUME_AT, WORKERS
+from tests.train.probe import ALONE_WORKERS, RESUME_AT, WORKERS
 
-RANKS = (1, 2, 4)
+RANKS = (1, 2, 4, 8)
 GLOBAL_BATCH_SIZE = 8
 
 CONFIG: dict[str, Any] = {
@@ -59,7 +59,7 @@ class Order:
 
 @pytest.fixture(scope="module")
 def order(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Order:
-    """Run the probe on 1, 2 and 4 ranks."""
+    """Run the probe on each number of ranks."""
     folder = tmp_path_factory.mktemp("order")
     found: dict[int, Found] = {}
     for ranks in RANKS:
@@ -107,7 +107,8 @@ def test_a_global_batch_is_the_same_set_of_pixels_on_any_ranks_and_workers(
 @pytest.mark.parametrize("ranks", RANKS)
 def test_workers_do_not_change_a_rank_at_all(order: Order, ranks: int) -> None:
     for found in order.found[ranks]:
-        assert found["2"] == found["0"]
+        for workers in ALONE_WORKERS if ranks == 1 else WORKERS:
+            assert found[str(workers)] == found["0"]
 
 
 def test_epochs_have_another_order_and_other_crops(order: Order) -> None:

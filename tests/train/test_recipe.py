@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from imagenet_mds.config import AlgorithmsConfig, OptimizerConfig
+from imagenet_mds.errors import UserError
 from imagenet_mds_train.schedule import lr_multiplier
 
 with warnings.catch_warnings():
@@ -18,10 +19,13 @@ with warnings.catch_warnings():
     from composer.core import DataSpec
     from torch.utils.data import DataLoader, TensorDataset
 
-    from imagenet_mds_train.data import PADDING_LABEL, finish_batch
+    from imagenet_mds_train.feed import PADDING_LABEL, finish_batch
     from imagenet_mds_train.metrics import TopK, ValidationLoss
     from imagenet_mds_train.model import MEAN, STD, Classifier, parameter_groups, resnet, without_weightless
     from imagenet_mds_train.recipe import MixUpOrCutMix, build_algorithms, build_optimizer
+
+
+HERE = torch.device("cpu")
 
 
 def test_resnet50_has_torchvisions_parameters() -> None:
@@ -167,7 +171,7 @@ def test_a_metric_of_nothing_is_zero() -> None:
 def test_a_sample_without_weight_adds_nothing_to_the_loss(smoothing: float, lam: float) -> None:
     classes, logits = 7, torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
     images, labels = torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.tensor([3, PADDING_LABEL, 0, 6])
-    _, given = finish_batch((images, labels), classes)
+    _, given = finish_batch((images, labels), device=HERE, classes=classes, weightless=True)
     assert given[1].sum() == 0
     # As MixUp does it, with the order turned by one, and LabelSmoothing after it.
     mixed = lam * given + (1 - lam) * given.roll(1, 0)
@@ -186,7 +190,9 @@ def test_a_sample_without_weight_adds_nothing_to_the_loss(smoothing: float, lam:
 
 def test_labels_stay_numbers_where_every_sample_weighs() -> None:
     batch = torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.tensor([1, 0])
-    assert finish_batch(batch, 5)[1] is batch[1]
-    assert finish_batch(batch)[1] is batch[1]
+    assert finish_batch(batch, device=HERE, classes=5, weightless=True)[1] is batch[1]
+    assert finish_batch(batch, device=HERE, classes=5)[1] is batch[1]
+    with pytest.raises(UserError, match=r"a sample is of class 1 and the model knows 1: give model\.classes"):
+        finish_batch(batch, device=HERE, classes=1)
     targets = torch.tensor([[0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3]])
     assert torch.equal(without_weightless(targets, 0.1), targets)

@@ -11,6 +11,7 @@ import pytest
 from imagenet_mds.config import TrainConfig, load_config
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.manifest import read_manifest
+from imagenet_mds.opened import OpenDataset
 from imagenet_mds_train.records import RunFolder
 from imagenet_mds_train.start import Start
 from tests.command import run
@@ -21,10 +22,15 @@ def demo(*overrides: str) -> TrainConfig:
     return load_config("demo", overrides)
 
 
+def prepare(config: TrainConfig, dataset: Path, run_folder: RunFolder) -> Start:
+    """A start on a dataset on the disk."""
+    return Start.prepare(config, OpenDataset.at(str(dataset)), run_folder)
+
+
 def begun(dataset: Path, folder: Path, *overrides: str) -> RunFolder:
     """A run that was started with the demo's configuration."""
     run_folder = RunFolder(folder)
-    Start.prepare(demo(*overrides), dataset, run_folder).begin()
+    prepare(demo(*overrides), dataset, run_folder).begin()
     return run_folder
 
 
@@ -47,7 +53,7 @@ def copy(dataset: Path, tmp_path: Path) -> Path:
 def test_a_run_of_another_recipe_is_refused_with_both_values(dataset: Path, tmp_path: Path) -> None:
     folder = begun(dataset, tmp_path / "run")
     with pytest.raises(UserError, match=r"recipe\.optimizer\.lr: 0\.1 before, 0\.2 now"):
-        Start.prepare(demo("optimizer.lr=0.2"), dataset, folder)
+        prepare(demo("optimizer.lr=0.2"), dataset, folder)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +74,7 @@ def test_a_run_of_another_recipe_is_refused_with_both_values(dataset: Path, tmp_
 def test_all_that_decides_the_weights_is_in_the_identity(dataset: Path, tmp_path: Path, override: str) -> None:
     folder = begun(dataset, tmp_path / "run")
     with pytest.raises(UserError, match=override.split("=")[0].replace(".", r"\.")):
-        Start.prepare(demo(override), dataset, folder)
+        prepare(demo(override), dataset, folder)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +90,7 @@ def test_all_that_decides_the_weights_is_in_the_identity(dataset: Path, tmp_path
 )
 def test_where_and_how_fast_it_runs_may_change(dataset: Path, tmp_path: Path, override: str) -> None:
     folder = begun(dataset, tmp_path / "run")
-    assert Start.prepare(demo(override), dataset, folder).checkpoint is None
+    assert prepare(demo(override), dataset, folder).checkpoint is None
 
 
 def test_a_run_on_another_dataset_is_refused_with_both_fingerprints(
@@ -93,7 +99,7 @@ def test_a_run_on_another_dataset_is_refused_with_both_fingerprints(
     folder = begun(dataset, tmp_path / "run")
     before, now = (read_manifest(root / "train").fingerprint for root in (dataset, few_classes))
     with pytest.raises(UserError, match=rf"dataset\.train: '{before}' before, '{now}' now"):
-        Start.prepare(demo(), few_classes, folder)
+        prepare(demo(), few_classes, folder)
 
 
 def test_a_checkpoint_of_another_run_is_refused(dataset: Path, tmp_path: Path) -> None:
@@ -103,14 +109,14 @@ def test_a_checkpoint_of_another_run_is_refused(dataset: Path, tmp_path: Path) -
     raw["identity"]["recipe"]["seed"] = 5
     record.write_text(json.dumps(raw), encoding="utf-8")
     with pytest.raises(UserError, match=r"recipe\.seed: 5 before, 17 now"):
-        Start.prepare(demo(), dataset, folder)
+        prepare(demo(), dataset, folder)
 
 
 def test_the_newest_checkpoint_is_taken(dataset: Path, tmp_path: Path) -> None:
     folder = begun(dataset, tmp_path / "run")
     for batch in (5, 20, 10):
         save(folder, batch)
-    checkpoint = Start.prepare(demo(), dataset, folder).checkpoint
+    checkpoint = prepare(demo(), dataset, folder).checkpoint
     assert checkpoint is not None
     assert checkpoint.batch == 20
 
@@ -126,7 +132,7 @@ def test_a_broken_checkpoint_is_left_out_and_said(dataset: Path, tmp_path: Path,
         newest.write_bytes(b"weight")
     else:
         newest.unlink()
-    start = Start.prepare(demo(), dataset, folder)
+    start = prepare(demo(), dataset, folder)
     assert start.checkpoint is not None
     assert start.checkpoint.batch == 10
     assert len(start.notes) == 1
@@ -142,7 +148,7 @@ def test_a_run_that_reached_a_batch_never_starts_at_0(dataset: Path, tmp_path: P
     if records_too:
         path.with_suffix(".json").unlink()
     with pytest.raises(WorldError, match="saved checkpoints up to batch 20 and none can be used"):
-        Start.prepare(demo(), dataset, folder)
+        prepare(demo(), dataset, folder)
 
 
 def test_old_checkpoints_go_with_their_records(dataset: Path, tmp_path: Path) -> None:
@@ -179,20 +185,20 @@ def test_a_flipped_byte_is_found_and_named_with_its_repair(copy: Path, tmp_path:
 
 def test_shards_are_read_once_for_their_hash(dataset: Path, tmp_path: Path) -> None:
     folder = begun(dataset, tmp_path / "run")
-    start = Start.prepare(demo(), dataset, folder)
+    start = prepare(demo(), dataset, folder)
     first: list[str] = []
     again: list[str] = []
     start.verify_shards(lambda shard: first.append(shard.basename))
     start.verify_shards(lambda shard: again.append(shard.basename))
-    assert len(first) == len(start.train.shards) + len(start.val.shards)
+    assert len(first) == len(start.train.contents.shards) + len(start.val.contents.shards)
     assert again == []
 
 
 def test_only_the_subsets_shards_are_read(dataset: Path, tmp_path: Path) -> None:
-    start = Start.prepare(demo("data.subset=40"), dataset, RunFolder(tmp_path / "run"))
-    kept = start.train_shards()
+    start = prepare(demo("data.subset=40"), dataset, RunFolder(tmp_path / "run"))
+    (_, kept), _ = start.shards()
     assert sum(shard.samples for shard in kept) >= 40 > sum(shard.samples for shard in kept[:-1])
-    assert kept == start.train.shards[: len(kept)]
+    assert kept == list(start.train.contents.shards[: len(kept)])
 
 
 @pytest.mark.parametrize(
@@ -204,14 +210,14 @@ def test_only_the_subsets_shards_are_read(dataset: Path, tmp_path: Path) -> None
 )
 def test_too_few_images_are_said(dataset: Path, tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Start.prepare(demo(*overrides), dataset, RunFolder(tmp_path / "run"))
+        prepare(demo(*overrides), dataset, RunFolder(tmp_path / "run"))
 
 
 def test_splits_of_other_classes_are_refused(copy: Path, few_classes: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "val")
     shutil.copytree(few_classes / "val", copy / "val")
     with pytest.raises(UserError, match=r"train has 10 classes .* and val 3"):
-        Start.prepare(demo(), copy, RunFolder(tmp_path / "run"))
+        prepare(demo(), copy, RunFolder(tmp_path / "run"))
 
 
 def test_plan_prints_and_starts_nothing(dataset: Path, tmp_path: Path) -> None:
@@ -246,7 +252,7 @@ def test_broken_newer_checkpoints_take_no_place_from_whole_ones(dataset: Path, t
     folder = begun(dataset, tmp_path / "run")
     save(folder, 10)
     save(folder, 20).write_bytes(b"broken!")
-    start = Start.prepare(demo(), dataset, folder)
+    start = prepare(demo(), dataset, folder)
     start.begin()
     save(folder, 12, keep=1)
     assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["ep0-ba12.json", "ep0-ba12.pt"]
@@ -256,7 +262,7 @@ def test_a_record_that_cannot_be_read_is_left_out_and_said(dataset: Path, tmp_pa
     folder = begun(dataset, tmp_path / "run")
     save(folder, 10)
     save(folder, 20).with_suffix(".json").write_bytes(b"")
-    start = Start.prepare(demo(), dataset, folder)
+    start = prepare(demo(), dataset, folder)
     assert start.checkpoint is not None
     assert start.checkpoint.batch == 10
     assert "ep0-ba20.json is left out: it is no record" in start.notes[0]
@@ -266,12 +272,12 @@ def test_a_damaged_run_file_is_said(dataset: Path, tmp_path: Path) -> None:
     folder = begun(dataset, tmp_path / "run")
     (folder.path / "run.json").write_bytes(b"{")
     with pytest.raises(WorldError, match=r"run\.json is damaged"):
-        Start.prepare(demo(), dataset, folder)
+        prepare(demo(), dataset, folder)
 
 
 def test_a_copy_of_the_dataset_is_verified_anew(dataset: Path, copy: Path, tmp_path: Path) -> None:
     folder = begun(dataset, tmp_path / "run")
-    Start.prepare(demo(), dataset, folder).verify_shards()
+    prepare(demo(), dataset, folder).verify_shards()
     (folder.path / "verified.json").write_bytes((folder.path / "verified.json").read_bytes())
     shard = copy / "train" / "shard.00001.mds"
     status = shard.stat()
@@ -280,9 +286,9 @@ def test_a_copy_of_the_dataset_is_verified_anew(dataset: Path, copy: Path, tmp_p
     shard.write_bytes(data)
     os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(WorldError, match=r"shard\.00001\.mds is broken"):
-        Start.prepare(demo(), copy, folder).verify_shards()
+        prepare(demo(), copy, folder).verify_shards()
     (folder.path / "verified.json").write_bytes(b"nonsense")
-    Start.prepare(demo(), dataset, folder).verify_shards()
+    prepare(demo(), dataset, folder).verify_shards()
 
 
 def test_a_done_run_without_checkpoints_is_done(dataset: Path, tmp_path: Path) -> None:
@@ -311,7 +317,7 @@ def test_runs_are_not_saved_into_a_file(dataset: Path, tmp_path: Path) -> None:
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, dataset: Path, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(UserError, match="4 ranks want a GPU each and there are 2: give --ranks 2"):
-        Start.prepare(demo("ranks=4"), dataset, RunFolder(tmp_path / "run"))
+        prepare(demo("ranks=4"), dataset, RunFolder(tmp_path / "run"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    start = Start.prepare(demo("ranks=4"), dataset, RunFolder(tmp_path / "run"))
+    start = prepare(demo("ranks=4"), dataset, RunFolder(tmp_path / "run"))
     assert dict(start.describe())["device"] == "CPU: there is no GPU here"

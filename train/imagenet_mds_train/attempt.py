@@ -20,6 +20,9 @@ SHARED_MEMORY = Path("/dev/shm")
 BASE_VARIABLE = "IMAGENET_MDS_BLOCK_BASE"
 """The environment variable that tells a rank the first block number of its attempt."""
 
+_SOCKET_PATH_BYTES = 107  # sun_path of Linux, less its end
+_OURS_BYTES = len("/imagenet-mds-1234567-1234567-12345678/pymp-12345678/listener-12345678")
+
 _BLOCKS_PER_PROCESS = 100
 _PROCESSES = 10**8
 _BLOCK = re.compile(r"(\d{17,})_[a-z_]+\Z")
@@ -59,7 +62,8 @@ class Attempt:
 def attempt() -> Iterator[Attempt]:
     """Borrow, and give back at the end; before that, give back what dead processes of ours still hold."""
     clean_after_the_dead()
-    mine = Attempt(os.getpid(), Path(tempfile.mkdtemp(prefix=f"imagenet-mds-{_namespace()}-{os.getpid()}-")))
+    folder = tempfile.mkdtemp(prefix=f"imagenet-mds-{_namespace()}-{os.getpid()}-", dir=_temporary_root())
+    mine = Attempt(os.getpid(), Path(folder))
     try:
         yield mine
     finally:
@@ -69,7 +73,7 @@ def attempt() -> Iterator[Attempt]:
 def clean_after_the_dead() -> None:
     """Remove the blocks and temporary folders of our processes that are gone."""
     folders: dict[int, list[Path]] = {}
-    for path in Path(tempfile.gettempdir()).glob("imagenet-mds-*"):
+    for path in _temporary_root().glob("imagenet-mds-*"):
         if (match := _FOLDER.match(path.name)) and int(match[1]) == _namespace():
             folders.setdefault(int(match[2]), []).append(path)
     mine = range(_first_block(0), _first_block(_PROCESSES))
@@ -77,6 +81,13 @@ def clean_after_the_dead() -> None:
     for pid in owners | folders.keys():
         if not Path(f"/proc/{pid}").exists():
             _remove(pid, folders.get(pid, []))
+
+
+def _temporary_root() -> Path:
+    """Where temporary folders are made: the system's place, unless its path is so long that the socket through which
+    loader workers hand over memory would not fit behind it; they would wait for each other for ever."""
+    place = tempfile.gettempdir()
+    return Path(place if len(os.fsencode(place)) <= _SOCKET_PATH_BYTES - _OURS_BYTES else "/tmp")
 
 
 def _first_block(pid: int) -> int:

@@ -25,6 +25,7 @@ from imagenet_mds_train.crop import Crop, draw_crop, on_grid
 from imagenet_mds_train.pixels import (
     OVERSAMPLING,
     Pixels,
+    centre,
     decode_fast,
     decode_slowly,
     jpeg_size,
@@ -32,9 +33,6 @@ from imagenet_mds_train.pixels import (
     resize,
     tiles_of,
 )
-
-Transform = Callable[[Image.Image], Tensor]
-"""An RGB picture to a uint8 tensor of (3, height, width)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +117,18 @@ def decode(data: bytes) -> Image.Image:
     return open_stored(data).convert("RGB")
 
 
-def validation_transform(config: EvaluationConfig) -> Transform:
-    """The shorter side to `resize_px` with antialiased bilinear interpolation, then the centre `crop_px`: Pillow's
-    result exactly, which published accuracies are measured with."""
-    composed: Transform = v2.Compose(
+def validation_view(config: EvaluationConfig) -> Callable[[bytes], Tensor]:
+    """What validation sees of a stored file, a uint8 tensor of (3, crop_px, crop_px): the shorter side to `resize_px`,
+    then the centre. `reference` is Pillow's antialiased bilinear result exactly, which published accuracies are
+    measured with."""
+    how = config.resize
+    if how != "reference":
+        return lambda data: torch.from_numpy(centre(data, config.resize_px, config.crop_px, how)).permute(2, 0, 1)
+    composed: Callable[[Image.Image], Tensor] = v2.Compose(
         [
             v2.Resize(config.resize_px, interpolation=InterpolationMode.BILINEAR, antialias=True),
             v2.CenterCrop(config.crop_px),
             v2.PILToTensor(),
         ]
     )
-    return composed
+    return lambda data: composed(decode(data))

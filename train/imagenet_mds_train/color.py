@@ -45,7 +45,8 @@ def jitter(images: Tensor, parameters: Tensor) -> Tensor:
 
     Args:
         images: (samples, 3, height, width), uint8.
-        parameters: (samples, 8), as `jitter_rows`, on the same device.
+        parameters: (samples, 8), as `jitter_rows`, in the processor's memory, so that which images an operation is for
+            is known without waiting for the device.
 
     Returns:
         (samples, 3, height, width), uint8, in the same memory format.
@@ -56,12 +57,13 @@ def jitter(images: Tensor, parameters: Tensor) -> Tensor:
             factors = parameters[:, _OPERATIONS + operation]
             rows = ((parameters[:, step] == operation) & (factors != IDENTITY[_OPERATIONS + operation])).nonzero()[:, 0]
             if len(rows):
-                done[rows] = apply(done[rows], factors[rows])
+                factors, rows = factors[rows], rows.to(images.device, non_blocking=True)
+                done[rows] = apply(done[rows], factors)
     return done
 
 
 def _brightness(images: Tensor, factors: Tensor) -> Tensor:
-    return _bytes(images * _share(factors))
+    return _bytes(images * _share(factors, images))
 
 
 def _contrast(images: Tensor, factors: Tensor) -> Tensor:
@@ -87,11 +89,11 @@ def _gray(images: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, other: Tensor, factors: Tensor) -> Tensor:
-    return _bytes(images * _share(factors) + other * _share(1 - factors))
+    return _bytes(images * _share(factors, images) + other * _share(1 - factors, images))
 
 
-def _share(factors: Tensor) -> Tensor:
-    return factors.float().view(-1, 1, 1, 1)
+def _share(factors: Tensor, images: Tensor) -> Tensor:
+    return factors.float().view(-1, 1, 1, 1).to(images.device, non_blocking=True)
 
 
 def _bytes(images: Tensor) -> Tensor:

@@ -15,27 +15,22 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
-from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
+from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import EvaluationConfig, OrderConfig, TrainConfig
 from imagenet_mds.seeds import sample_seed
-from imagenet_mds_train.augment import Augmentation, View, validation_transform
-from imagenet_mds_train.color import jitter, jitter_rows
+from imagenet_mds_train.augment import Augmentation, View, validation_view
+from imagenet_mds_train.color import jitter_rows
+from imagenet_mds_train.feed import PADDING_LABEL, Batch, DeviceLoader, Finish, JitteredBatch
 from imagenet_mds_train.orphans import die_with
 from imagenet_mds_train.stream import ImageStream, Undecodable
 
 Pair: TypeAlias = tuple[Tensor, int]
-Batch: TypeAlias = tuple[Tensor, Tensor]
-JitteredBatch: TypeAlias = tuple[Tensor, Tensor, Tensor]
-
-PADDING_LABEL = -1
-"""The label of the black images that make the ranks' validation batches equal in number; they are never counted."""
 
 _IN_ORDER = OrderConfig(shuffle=False, num_canonical_nodes=1)
 
@@ -43,9 +38,9 @@ _IN_ORDER = OrderConfig(shuffle=False, num_canonical_nodes=1)
 class TrainingImages(ImageStream):
     """The training split in its shuffled order, each image augmented from its own seed."""
 
-    def __init__(self, config: TrainConfig, local: Path, samples: int) -> None:
+    def __init__(self, config: TrainConfig, files: SplitFiles, samples: int) -> None:
         super().__init__(
-            local=local,
+            files=files,
             samples=samples,
             device_batch_size=config.device_batch_size,
             order=config.data.order,
@@ -70,11 +65,9 @@ class TrainingImages(ImageStream):
         Raises:
             Undecodable: the stored bytes do not decode; the sample is named.
         """
-        data, label = self.read(sample)
-        try:
-            return self.augmentation.view(data, sample_seed(self.seed, epoch, sample), epoch), label
-        except Exception as error:  # Pillow's plugins raise what they like on broken files
-            raise self.undecodable(sample, error) from error
+        return self.seen(
+            sample, lambda data: self.augmentation.view(data, sample_seed(self.seed, epoch, sample), epoch)
+        )
 
     def __getitem__(self, sample: int) -> tuple[View, int]:  # type: ignore[override] # the library's is a dictionary
         """Sample number `sample` as the current epoch sees it, and its class.
@@ -92,35 +85,18 @@ class TrainingImages(ImageStream):
         return view, label
 
 
-def collate_views(samples: list[tuple[View, int]]) -> "Batch | JitteredBatch":
+def collate_views(samples: list[tuple[View, int]]) -> Batch | JitteredBatch:
     """A batch; torch's own collation puts the images straight into shared memory when a worker does it.
 
     Returns:
         Images (samples, 3, size, size), uint8, channels last, and labels (samples), int64; with ColorJitter its
-        parameters too (samples, 8), for `finish_batch`.
+        parameters too (samples, 8), for `feed.finish_batch`.
     """
     # (samples, size, size, 3) to (samples, 3, size, size): a change of strides, no copy
     images = default_collate([torch.from_numpy(view.pixels) for view, _ in samples]).permute(0, 3, 1, 2)
     labels = torch.tensor([label for _, label in samples])
     rows = [view.jitter for view, _ in samples if view.jitter is not None]
     return (images, labels, jitter_rows(rows)) if rows else (images, labels)
-
-
-def finish_batch(batch: "Batch | JitteredBatch", weightless_of_classes: int | None = None) -> "Batch":
-    """What is left to do where the batch is trained on: ColorJitter's pixels, and labels that weigh nothing.
-
-    Args:
-        batch: as `collate_views` gave it.
-        weightless_of_classes: the classes, where labels may be `PADDING_LABEL`: if one is, the batch gets class
-            probabilities (samples, classes), and that sample's are all zero.
-    """
-    images, labels = batch[0], batch[1]
-    if len(batch) == 3:
-        images = jitter(images, batch[2])
-    if weightless_of_classes is not None and bool((labels < 0).any()):
-        real = (labels >= 0).float()[:, None]
-        labels = one_hot(labels.clamp(min=0), weightless_of_classes).float() * real
-    return images, labels
 
 
 class ValidationImages(IterableDataset[Pair]):
@@ -130,14 +106,14 @@ class ValidationImages(IterableDataset[Pair]):
     `PADDING_LABEL`. Whole batches are dealt to the workers, so what is in a batch does not depend on their number.
     """
 
-    def __init__(self, config: EvaluationConfig, local: Path, samples: int, *, rank: int, ranks: int) -> None:
+    def __init__(self, config: EvaluationConfig, files: SplitFiles, samples: int, *, rank: int, ranks: int) -> None:
         self.stream = ImageStream(
-            local=local, samples=samples, device_batch_size=config.device_batch_size, order=_IN_ORDER, predownload=1
+            files=files, samples=samples, device_batch_size=config.device_batch_size, order=_IN_ORDER, predownload=1
         )
         self.samples, self.rank, self.ranks = samples, rank, ranks
         self.device_batch_size = config.device_batch_size
         self.size_px = config.crop_px
-        self.transform = validation_transform(config)
+        self.view = validation_view(config)
 
     @property
     def rank_samples(self) -> int:
@@ -159,34 +135,63 @@ class ValidationImages(IterableDataset[Pair]):
     def _sample(self, sample: int) -> Pair:
         if sample >= self.samples:
             return torch.zeros(3, self.size_px, self.size_px, dtype=torch.uint8), PADDING_LABEL
-        picture, label = self.stream.picture(sample)
-        return self.transform(picture), label
+        return self.stream.seen(sample, self.view)
 
 
-def training_loader(config: TrainConfig, local: Path, samples: int) -> "DataLoader[Batch]":
-    """The training batches of this rank, for `finish_batch`; a last batch that is not full is left out."""
+_HERE = torch.device("cpu")
+
+
+def training_loader(
+    config: TrainConfig, files: SplitFiles, samples: int, *, finish: Finish | None = None, device: torch.device = _HERE
+) -> DeviceLoader:
+    """The training batches of this rank; a last batch that is not full is left out.
+
+    Args:
+        config: the run's.
+        files: of the training split.
+        samples: how many of them, subset applied.
+        finish: what is done to each batch ahead of its use; None leaves them as `collate_views` gives them.
+        device: where they are used.
+    """
     return _loader(
-        TrainingImages(config, local, samples),
+        TrainingImages(config, files, samples),
         config.device_batch_size,
         config.data.workers_per_rank,
         prefetch_batches=config.data.prefetch_batches,
         drop_last=True,
         collate=collate_views,
+        finish=finish,
+        device=device,
     )
 
 
-def images_of(loader: "DataLoader[Batch]") -> TrainingImages:
+def images_of(loader: DeviceLoader) -> TrainingImages:
     """The training images behind a loader of them."""
     assert isinstance(loader.dataset, TrainingImages)
     return loader.dataset
 
 
 def validation_loader(
-    config: EvaluationConfig, local: Path, samples: int, *, rank: int, ranks: int
-) -> "DataLoader[Batch]":
-    """The validation batches of one rank of `ranks`."""
-    dataset = ValidationImages(config, local, samples, rank=rank, ranks=ranks)
-    return _loader(dataset, config.device_batch_size, config.workers_per_rank, prefetch_batches=2, drop_last=False)
+    config: EvaluationConfig,
+    files: SplitFiles,
+    samples: int,
+    *,
+    rank: int,
+    ranks: int,
+    finish: Finish | None = None,
+    device: torch.device = _HERE,
+) -> DeviceLoader:
+    """The validation batches of one rank of `ranks`; `finish` and `device` as for training."""
+    return _loader(
+        ValidationImages(config, files, samples, rank=rank, ranks=ranks),
+        config.device_batch_size,
+        config.workers_per_rank,
+        prefetch_batches=2,
+        drop_last=False,
+        collate=default_collate,
+        finish=finish,
+        device=device,
+    )
 
 
 @dataclass(frozen=True)
@@ -207,10 +212,14 @@ def _loader(
     *,
     prefetch_batches: int,
     drop_last: bool,
-    collate: Callable[[list[Any]], Any] = default_collate,
-) -> "DataLoader[Batch]":
-    return DataLoader[Any](
-        dataset,
+    collate: Callable[[list[Any]], Any],
+    finish: Finish | None,
+    device: torch.device,
+) -> DeviceLoader:
+    return DeviceLoader(
+        finish=finish,
+        device=device,
+        dataset=dataset,
         batch_size=device_batch_size,
         drop_last=drop_last,
         collate_fn=collate,

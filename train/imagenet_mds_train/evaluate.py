@@ -3,11 +3,12 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
-from imagenet_mds.manifest import Manifest
+from imagenet_mds.opened import OpenSplit
 from imagenet_mds_train.records import RunFolder
 
 
@@ -42,14 +43,13 @@ def find_checkpoint(location: str) -> Path:
 
 
 def evaluate(
-    checkpoint: Path, dataset: Path, manifest: Manifest, on_samples: Callable[[int], None] = lambda samples: None
+    checkpoint: Path, split: OpenSplit, on_samples: Callable[[int], None] = lambda samples: None
 ) -> Evaluation:
     """Run a checkpoint's model over every sample of a split.
 
     Args:
         checkpoint: a file that `imagenet-mds train` wrote.
-        dataset: the dataset's folder.
-        manifest: of the split to run on.
+        split: what to run on, ready to be read.
         on_samples: called after each batch with the number of its samples.
 
     Raises:
@@ -61,6 +61,7 @@ def evaluate(
     from imagenet_mds.config import parse_config
     from imagenet_mds_train.checkpoints import load_payload
     from imagenet_mds_train.data import validation_loader
+    from imagenet_mds_train.feed import finish_batch
     from imagenet_mds_train.model import Classifier, resnet, validation_metrics
     from imagenet_mds_train.stream import own_resources
 
@@ -68,16 +69,22 @@ def evaluate(
         payload, weights = load_payload(checkpoint)
     except Exception as error:  # torch and pickle raise what they like on a file that is no checkpoint
         raise UserError(f"{checkpoint} is not a checkpoint of imagenet-mds ({type(error).__name__})") from None
-    known = fingerprint(payload["classes"])
-    if known != manifest.classes_fingerprint:
+    names, contents = payload["classes"], split.contents
+    numbered = names == [str(number) for number in range(len(names))]  # as a dataset without a manifest leaves them
+    if contents.classes is not None and not numbered and (known := fingerprint(names)) != contents.classes_fingerprint:
         raise UserError(
-            f"{checkpoint} knows {len(payload['classes'])} classes ({known}) and {dataset} has "
-            f"{len(manifest.classes)} ({manifest.classes_fingerprint}): give the dataset it was trained on, "
+            f"{checkpoint} knows {len(names)} classes ({known}) and {split.storage.parent.location} has "
+            f"{len(contents.classes)} ({contents.classes_fingerprint}): give the dataset it was trained on, "
             f"or one with its classes"
+        )
+    if contents.classes is not None and len(names) != len(contents.classes):
+        raise UserError(
+            f"{checkpoint} knows {len(names)} classes and {split.storage.parent.location} has "
+            f"{len(contents.classes)}: give the dataset it was trained on"
         )
     config = parse_config(payload["config"], str(checkpoint))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classes = len(payload["classes"])
+    classes = len(names)
     model = Classifier(resnet(config.model.depth, classes), classes)
     if config.algorithms.blurpool:
         from composer.algorithms.blurpool import apply_blurpool
@@ -87,20 +94,23 @@ def evaluate(
     model.to(device).eval()
     metrics = {name: metric.to(device) for name, metric in validation_metrics(classes).items()}
     with own_resources():
-        loader = validation_loader(config.evaluation, dataset / manifest.split, manifest.samples, rank=0, ranks=1)
+        finish = partial(finish_batch, device=device, classes=classes)
+        loader = validation_loader(
+            config.evaluation, split.files, contents.samples, rank=0, ranks=1, finish=finish, device=device
+        )
         dtype = torch.bfloat16 if config.system.precision == "amp_bf16" else torch.float16
         mixed = device.type == "cuda" and config.system.precision != "fp32"  # as it was validated in training
         with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=mixed):
             for images, labels in loader:
-                logits = model((images.to(device), labels.to(device)))
+                logits = model((images, labels))
                 for metric in metrics.values():
-                    metric.update(logits, labels.to(device))
+                    metric.update(logits, labels)
                 on_samples(len(labels))
         del loader
     return Evaluation(
         checkpoint=str(checkpoint),
-        split=manifest.split,
-        samples=manifest.samples,
+        split=contents.split,
+        samples=contents.samples,
         top1=float(metrics["top1"].compute()),
         top5=float(metrics["top5"].compute()),
         loss=float(metrics["loss"].compute()),

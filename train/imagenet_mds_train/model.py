@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from imagenet_mds_train.data import Batch
+from imagenet_mds_train.feed import Batch
 from imagenet_mds_train.metrics import TopK, ValidationLoss
 
 # The mean and standard deviation of ImageNet's training images, in grey levels (0 to 255), as every published ResNet

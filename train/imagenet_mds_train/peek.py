@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ import xxhash
 
 from imagenet_mds.config import TrainConfig
 from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import Manifest, read_keys
+from imagenet_mds.manifest import read_keys
+from imagenet_mds.opened import OpenSplit
 from imagenet_mds_train.color import jitter, jitter_rows
 from imagenet_mds_train.crop import Crop
 from imagenet_mds_train.data import TrainingImages
@@ -49,15 +49,12 @@ class Seen:
         }
 
 
-def training_batch(
-    config: TrainConfig, dataset: Path, manifest: Manifest, *, epoch: int, batch: int, workers: int
-) -> Iterator[Seen]:
+def training_batch(config: TrainConfig, train: OpenSplit, *, epoch: int, batch: int, workers: int) -> Iterator[Seen]:
     """The samples of a training batch, rank by rank, each in its order.
 
     Args:
         config: the run's; its ranks share the batch out.
-        dataset: the folder of the dataset.
-        manifest: of its training split.
+        train: the training split.
         epoch: from 0.
         batch: from 0, within the epoch.
         workers: of each rank; they change nothing but who makes it.
@@ -65,14 +62,15 @@ def training_batch(
     Raises:
         UserError: the epoch has no such batch.
     """
-    samples = config.data.subset_samples() or manifest.samples
+    samples = config.data.subset_samples() or train.contents.samples
     batches = samples // config.global_batch_size
     if batch >= batches:
         raise UserError(f"--batch {batch:,}: an epoch has {batches:,} batches, counted from 0")
+    train.begin(train.contents.prefix(samples))
     with own_resources():
         # This one process is all the ranks, so a global batch is its own.
-        images = TrainingImages(config.model_copy(update={"ranks": 1}), dataset / manifest.split, samples)
-        keys = read_keys(images.local)
+        images = TrainingImages(config.model_copy(update={"ranks": 1}), train.files, samples)
+        keys = read_keys(train.storage) if train.contents.classes else None
         # (ranks, device batch)
         for rank, numbers in enumerate(images.arrangement(epoch, config.ranks, workers)[:, batch]):
             for sample in map(int, numbers):
@@ -84,7 +82,7 @@ def training_batch(
                     rank=rank,
                     worker=batch % max(1, workers),
                     sample=sample,
-                    key=keys[sample],
+                    key=keys[sample] if keys else "",
                     label=label,
                     crop=view.crop,
                     flip=view.flip,

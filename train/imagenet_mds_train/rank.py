@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import TrainConfig, parse_config
 from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds.files import write_json
+from imagenet_mds.storage import open_storage
 from imagenet_mds_train.records import RunFolder
 
 
@@ -19,12 +21,14 @@ from imagenet_mds_train.records import RunFolder
 class Order:
     """What the ranks are to do; the launcher writes it as JSON and each rank reads it.
 
-    `checkpoint` is where to go on, None at a run's start. Sizes are samples, subset applied.
+    `train` and `val` are the splits' files, see `files_as_json`; `checkpoint` is where to go on, None at a run's start.
+    Sizes are samples, subset applied.
     """
 
     config: dict[str, Any]
     run_folder: str
-    dataset: str
+    train: dict[str, Any]
+    val: dict[str, Any]
     train_samples: int
     val_samples: int
     classes: list[str]
@@ -42,6 +46,18 @@ class Order:
         return cls(**json.loads(path.read_bytes()))
 
 
+def files_as_json(files: SplitFiles) -> dict[str, Any]:
+    """A split's files in an order."""
+    remote = files.remote.location if files.remote else None
+    return {"folder": str(files.folder), "remote": remote, "limit_bytes": files.limit_bytes}
+
+
+def files_from_json(value: dict[str, Any]) -> SplitFiles:
+    """What `files_as_json` wrote."""
+    remote = open_storage(value["remote"]) if value["remote"] else None
+    return SplitFiles(Path(value["folder"]), remote, value["limit_bytes"])
+
+
 def main() -> None:
     """Run one rank: `python -c ... ORDER.json`, with torch's distributed environment variables set."""
     sys.exit(run(Order.read(Path(sys.argv[1]))))
@@ -53,12 +69,14 @@ def run(order: Order) -> int:
     Returns:
         The exit status.
     """
+    import torch
     from composer import Trainer
-    from composer.core import DataSpec, Evaluator
+    from composer.core import Evaluator
     from composer.utils import dist, get_device, reproducibility
 
     from imagenet_mds_train.checkpoints import Checkpoints, RandomStateOnResume, StopRequested
-    from imagenet_mds_train.data import finish_batch, images_of, training_loader, validation_loader
+    from imagenet_mds_train.data import images_of, training_loader, validation_loader
+    from imagenet_mds_train.feed import finish_batch
     from imagenet_mds_train.model import Classifier, OneModel, resnet
     from imagenet_mds_train.recipe import build_algorithms, build_optimizer, build_scheduler
     from imagenet_mds_train.runlog import NotFinite, RunLog
@@ -88,23 +106,32 @@ def run(order: Order) -> int:
     dist.initialize_dist(device, timeout=config.system.dist_timeout_seconds)
     reproducibility.seed_all(config.seed)
 
-    train = training_loader(config, Path(order.dataset) / "train", order.train_samples)
+    classes = len(order.classes)
+    place = torch.device("cuda", torch.cuda.current_device()) if device.name == "gpu" else torch.device("cpu")
+    finish = partial(finish_batch, device=place, classes=classes)
+    train = training_loader(
+        config,
+        files_from_json(order.train),
+        order.train_samples,
+        finish=partial(finish, weightless=config.data.damaged == "black"),
+        device=place,
+    )
     val = validation_loader(
         config.evaluation,
-        Path(order.dataset) / "val",
+        files_from_json(order.val),
         order.val_samples,
         rank=dist.get_global_rank(),
         ranks=dist.get_world_size(),
+        finish=finish,
+        device=place,
     )
-    classes = len(order.classes)
     smoothing = config.algorithms.label_smoothing.smoothing if config.algorithms.label_smoothing else 0.0
     model = Classifier(resnet(config.model.depth, classes), classes, smoothing)
-    finish = partial(finish_batch, weightless_of_classes=classes if config.data.damaged == "black" else None)
     log.counts = images_of(train).counts
     random_state = RandomStateOnResume()
     trainer = Trainer(
         model=model,
-        train_dataloader=DataSpec(train, batch_transforms=finish),
+        train_dataloader=train,
         eval_dataloader=Evaluator(label="val", dataloader=val),
         eval_interval=f"{config.evaluation.every_epochs}ep",
         max_duration=f"{config.schedule.epochs}ep",

@@ -6,19 +6,20 @@ Rates are of wall time, images a second. Parts are measured in one process, the 
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import simplejpeg
 import torch
 
 from imagenet_mds.config import TrainConfig
-from imagenet_mds.manifest import Manifest
+from imagenet_mds.opened import OpenSplit
 from imagenet_mds.seeds import sample_seed
 from imagenet_mds_train.augment import Augmentation
-from imagenet_mds_train.data import Batch, TrainingImages, training_loader
+from imagenet_mds_train.data import TrainingImages, training_loader
+from imagenet_mds_train.feed import Batch
 from imagenet_mds_train.pixels import decode_slowly, jpeg_size
-from imagenet_mds_train.stream import own_resources
+from imagenet_mds_train.stream import FETCHES_ON_A_HOST, own_resources
 
 _SECONDS = 1.0
 """What each part is measured for; the loader longer by the time its workers start."""
@@ -48,11 +49,18 @@ def rate(work: Callable[[int], object], seconds: float = _SECONDS) -> float:
     return number / spent
 
 
-def storage_bytes_per_second(folder: Path, manifest: Manifest) -> float:
-    """How fast shards come from the disk, the page cache put aside as far as the system lets."""
+def storage_bytes_per_second(train: OpenSplit) -> float:
+    """How fast shards come from where they lie: fetched, as many at once as in training, those that are not on this
+    machine yet; where all are, from its disk, the page cache put aside as far as the system lets."""
+    absent = [shard for shard in train.contents.shards if not train.files.path(shard.basename).exists()]
+    if absent:
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(FETCHES_ON_A_HOST) as pool:
+            list(pool.map(train.files.fetch, absent))
+        return sum(shard.size_bytes for shard in absent) / (time.perf_counter() - begun)
     read_bytes, seconds = 0, 0.0
-    for shard in manifest.shards:
-        descriptor = os.open(folder / shard.basename, os.O_RDONLY)
+    for shard in train.contents.shards:
+        descriptor = os.open(train.files.path(shard.basename), os.O_RDONLY)
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             begun = time.perf_counter()
@@ -82,14 +90,14 @@ def view_rate(config: TrainConfig, files: Sequence[bytes]) -> float:
     return rate(view)
 
 
-def stored_files(config: TrainConfig, dataset: Path, manifest: Manifest, most: int) -> list[bytes]:
+def stored_files(config: TrainConfig, train: OpenSplit, most: int) -> list[bytes]:
     """The stored bytes of up to `most` samples, evenly from the whole training split."""
     with own_resources():
-        images = TrainingImages(config, dataset / manifest.split, manifest.samples)
-        return [images.read(sample)[0] for sample in spread(manifest.samples, most)]
+        images = TrainingImages(config, train.files, train.contents.samples)
+        return [images.read(sample)[0] for sample in spread(train.contents.samples, most)]
 
 
-def measure_parts(config: TrainConfig, dataset: Path, manifest: Manifest, files: Sequence[bytes]) -> Parts:
+def measure_parts(config: TrainConfig, train: OpenSplit, files: Sequence[bytes]) -> Parts:
     """The parts of a sample's way, in this process."""
 
     def decode(number: int) -> None:
@@ -101,18 +109,18 @@ def measure_parts(config: TrainConfig, dataset: Path, manifest: Manifest, files:
 
     torch.set_num_threads(1)  # as in a worker
     with own_resources():
-        images = TrainingImages(config, dataset / manifest.split, manifest.samples)
-        read = rate(lambda number: images.read(number * 7919 % manifest.samples))
+        images = TrainingImages(config, train.files, train.contents.samples)
+        read = rate(lambda number: images.read(number * 7919 % train.contents.samples))
     plain = config.model_copy(update={"augment": config.augment.model_copy(update={"randaugment": None})})
     return Parts(read, rate(decode), view_rate(plain, files), view_rate(config, files))
 
 
-def measure_loader(config: TrainConfig, dataset: Path, manifest: Manifest, workers: int) -> float:
+def measure_loader(config: TrainConfig, train: OpenSplit, workers: int) -> float:
     """The whole loader of one rank with so many workers, once what they make ahead of use is used up."""
     tried = config.model_copy(update={"data": config.data.model_copy(update={"workers_per_rank": workers})})
-    samples = config.data.subset_samples() or manifest.samples
+    samples = config.data.subset_samples() or train.contents.samples
     with own_resources():
-        batches = _for_ever(training_loader(tried, dataset / manifest.split, samples))
+        batches = _for_ever(training_loader(tried, train.files, samples))
         for _ in range(1 + config.data.prefetch_batches * workers):
             next(batches)
         return rate(lambda _: next(batches), _LOADER_SECONDS) * config.device_batch_size

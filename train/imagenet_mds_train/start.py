@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_mds.config import TrainConfig
-from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import write_json
-from imagenet_mds.manifest import Manifest, ShardEntry, read_manifest
-from imagenet_mds.shards import faulty_shards
+from imagenet_mds.contents import STOCK_CLASSES
+from imagenet_mds.errors import UserError
+from imagenet_mds.files import file_state, write_json
+from imagenet_mds.mds import ShardInfo
+from imagenet_mds.opened import OpenDataset, OpenSplit
 from imagenet_mds_train.launch import launch
-from imagenet_mds_train.rank import Order
+from imagenet_mds_train.rank import Order, files_as_json
 from imagenet_mds_train.records import CheckpointRecord, RunFolder, refuse_other
 
 
@@ -27,34 +28,42 @@ class Start:
     """A run that is ready to start or to go on."""
 
     config: TrainConfig
-    dataset: Path
-    train: Manifest
-    val: Manifest
+    dataset: OpenDataset
+    train: OpenSplit
+    val: OpenSplit
     run: RunFolder
     checkpoint: CheckpointRecord | None
     notes: tuple[str, ...]
 
     @classmethod
-    def prepare(cls, config: TrainConfig, dataset: Path, run: RunFolder) -> "Start":
+    def prepare(cls, config: TrainConfig, dataset: OpenDataset, run: RunFolder) -> "Start":
         """Look at dataset and run folder, and refuse what cannot work.
 
         Raises:
             UserError: no dataset, splits that do not fit together, too few images, a run of another dataset or recipe.
             WorldError: the run's checkpoints are broken.
         """
-        train, val = read_manifest(dataset / "train"), read_manifest(dataset / "val")
-        if train.classes_fingerprint != val.classes_fingerprint:
-            raise UserError(
-                f"{dataset}: train has {len(train.classes)} classes ({train.classes_fingerprint}) and val "
-                f"{len(val.classes)} ({val.classes_fingerprint}): convert both splits from one source"
+        train, val = dataset.split("train"), dataset.split("val")
+        if train.contents.classes_fingerprint != val.contents.classes_fingerprint:
+            one, other = (
+                f"{'unknown' if split.contents.classes is None else len(split.contents.classes)} classes "
+                f"({split.contents.classes_fingerprint})"
+                for split in (train, val)
             )
+            raise UserError(f"{dataset.location}: train has {one} and val {other}: convert both splits from one source")
+        _refuse_classes(config, train)
         subset = config.data.subset_samples()
-        if subset is not None and subset > train.samples:
+        if subset is not None and train.contents.classes is None:
             raise UserError(
-                f"data.subset asks for {subset:,} training images and {dataset} has {train.samples:,}: "
-                f"give data.subset=null to train on all of them"
+                f"{dataset.location} has no manifest that says that its beginning has all classes in equal share: "
+                f"give data.subset=null to train on all of it"
             )
-        samples = subset or train.samples
+        if subset is not None and subset > train.contents.samples:
+            raise UserError(
+                f"data.subset asks for {subset:,} training images and {dataset.location} has "
+                f"{train.contents.samples:,}: give data.subset=null to train on all of them"
+            )
+        samples = subset or train.contents.samples
         if samples < config.global_batch_size:
             raise UserError(
                 f"{samples:,} training images do not fill one batch of global_batch_size={config.global_batch_size}: "
@@ -67,7 +76,8 @@ class Start:
         checkpoint, notes = run.newest_checkpoint() if run.read_result() is None else (None, [])
         if checkpoint is not None:
             refuse_other(run.checkpoints / checkpoint.basename, checkpoint.identity, identity)
-        return cls(config, dataset, train, val, run, checkpoint, tuple(notes))
+        known = [train.note] if train.note else []
+        return cls(config, dataset, train, val, run, checkpoint, (*known, *notes))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -77,7 +87,13 @@ class Start:
     @property
     def train_samples(self) -> int:
         """Training images, subset applied."""
-        return self.config.data.subset_samples() or self.train.samples
+        return self.config.data.subset_samples() or self.train.contents.samples
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes in the order of their numbers, wnids where they are known."""
+        known = self.train.contents.classes
+        return list(known) if known else [str(number) for number in range(_outputs(self.config, self.train))]
 
     @property
     def batches_per_epoch(self) -> int:
@@ -98,12 +114,13 @@ class Start:
         every = config.checkpoint.every_batches
         return [
             ("run", str(self.run.path)),
-            ("dataset", f"{self.dataset} ({self.train.fingerprint})"),
+            ("dataset", f"{self.dataset.location} ({self.train.contents.fingerprint})"),
+            *([("fetched to", str(self.dataset.cache))] if self.dataset.cache else []),
             (
                 "training images",
-                f"{self.train_samples:,} of {self.train.samples:,} in {len(self.train.classes)} classes",
+                f"{self.train_samples:,} of {self.train.contents.samples:,} in {len(self.classes)} classes",
             ),
-            ("validation images", f"{self.val.samples:,}"),
+            ("validation images", f"{self.val.contents.samples:,}"),
             ("model", f"ResNet-{config.model.depth} at {config.augment.size_px} px"),
             ("device", _device_words(self.config.ranks)),
             ("batch", f"{config.global_batch_size} = {config.ranks} ranks x {config.device_batch_size}"),
@@ -123,37 +140,31 @@ class Start:
             self.run.remove_after(self.checkpoint.batch)
         self.run.begin(self.config.model_dump(mode="json"), self.identity)
 
-    def verify_shards(self, on_shard: Callable[[ShardEntry], None] = lambda shard: None) -> None:
-        """Compare the shards to be read with the manifest; those unchanged since this run last did are not read again.
+    def shards(self) -> list[tuple[OpenSplit, list[ShardInfo]]]:
+        """The shards that the run reads, of both splits."""
+        return [
+            (self.train, self.train.contents.prefix(self.train_samples)),
+            (self.val, list(self.val.contents.shards)),
+        ]
+
+    def verify_shards(self, on_shard: Callable[[ShardInfo], None] = lambda shard: None) -> list[str]:
+        """Compare the shards to be read that are on this machine with the manifest; those unchanged since this was last
+        done are not read again.
+
+        Returns:
+            A line for each fetched shard that was broken, and will be fetched again.
 
         Raises:
             WorldError: a shard is broken; it is named, with the command that repairs it.
         """
         seen_path = self.run.path / "verified.json"
-        seen = _read_seen(seen_path)
-        for split, shards in (("train", self.train_shards()), ("val", self.val.shards)):
-            folder = self.dataset / split
-            new = [shard for shard in shards if seen.get(_seen_name(folder, shard)) != _state(folder / shard.basename)]
-            faults = faulty_shards(folder, new, threads=len(os.sched_getaffinity(0)), on_shard=on_shard)
-            if faults:
-                shard, reason = faults[0]
-                more = f" ({len(faults) - 1} more are broken)" if len(faults) > 1 else ""
-                raise WorldError(
-                    f"{folder / shard.basename} is broken: {reason}{more}. Mend it with "
-                    f"`imagenet-mds verify {self.dataset} --repair SOURCE`, SOURCE being what it was converted from"
-                )
-            seen |= {_seen_name(folder, shard): _state(folder / shard.basename) or [] for shard in new}
+        seen, notes = _read_seen(seen_path), []
+        for split, shards in self.shards():
+            new = [shard for shard in shards if seen.get(_seen_name(split, shard)) != _seen_state(split, shard)]
+            notes += split.verify(new, len(os.sched_getaffinity(0)), on_shard)
+            seen |= {_seen_name(split, shard): _seen_state(split, shard) or [] for shard in new}
         write_json(seen_path, seen)
-
-    def train_shards(self) -> list[ShardEntry]:
-        """The training shards that hold the subset."""
-        kept, left = [], self.train_samples
-        for shard in self.train.shards:
-            if left <= 0:
-                break
-            kept.append(shard)
-            left -= shard.samples
-        return kept
+        return notes
 
     def go(self, lock: int | None = None) -> int:
         """Start the ranks and wait for them.
@@ -169,10 +180,11 @@ class Start:
         order = Order(
             config=config,
             run_folder=str(self.run.path),
-            dataset=str(self.dataset),
+            train=files_as_json(self.train.files),
+            val=files_as_json(self.val.files),
             train_samples=self.train_samples,
-            val_samples=self.val.samples,
-            classes=[entry.wnid for entry in self.train.classes],
+            val_samples=self.val.contents.samples,
+            classes=self.classes,
             identity=self.identity,
             checkpoint=str(self.run.checkpoints / self.checkpoint.basename) if self.checkpoint else None,
             attempt=len(starts) + 1,
@@ -182,11 +194,29 @@ class Start:
         return launch(self.config.ranks, path, self.run.path, lock)
 
 
-def _identity(config: TrainConfig, train: Manifest, val: Manifest) -> dict[str, Any]:
+def _identity(config: TrainConfig, train: OpenSplit, val: OpenSplit) -> dict[str, Any]:
     return {
-        "dataset": {"train": train.fingerprint, "val": val.fingerprint, "classes": train.classes_fingerprint},
+        "dataset": {
+            "train": train.contents.fingerprint,
+            "val": val.contents.fingerprint,
+            "classes": train.contents.classes_fingerprint,
+        },
         "recipe": config.recipe(),
     }
+
+
+def _outputs(config: TrainConfig, train: OpenSplit) -> int:
+    known = train.contents.classes
+    return config.model.classes or (STOCK_CLASSES if known is None else len(known))
+
+
+def _refuse_classes(config: TrainConfig, train: OpenSplit) -> None:
+    known = train.contents.classes
+    if known is not None and _outputs(config, train) != len(known):
+        raise UserError(
+            f"model.classes={config.model.classes} and {train.storage.location} has {len(known)} classes: "
+            f"give model.classes=null"
+        )
 
 
 def gpus() -> int:
@@ -206,9 +236,13 @@ def _device_words(ranks: int) -> str:
     return f"{ranks} of {found} GPUs" if found else "CPU: there is no GPU here"
 
 
-def _seen_name(folder: Path, shard: ShardEntry) -> str:
+def _seen_name(split: OpenSplit, shard: ShardInfo) -> str:
     """Where the shard is, on this machine: a copy elsewhere was not verified."""
-    return str((folder / shard.basename).resolve())
+    return str(split.files.path(shard.basename).resolve())
+
+
+def _seen_state(split: OpenSplit, shard: ShardInfo) -> list[int] | None:
+    return file_state(split.files.path(shard.basename))
 
 
 def _read_seen(path: Path) -> dict[str, list[int]]:
@@ -218,12 +252,3 @@ def _read_seen(path: Path) -> dict[str, list[int]]:
     except (FileNotFoundError, ValueError):
         return {}
     return seen if isinstance(seen, dict) else {}
-
-
-def _state(path: Path) -> list[int] | None:
-    """What changes when a file is written or replaced: its number, size and times. None where there is none."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]

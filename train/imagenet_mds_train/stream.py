@@ -1,32 +1,40 @@
 """All that touches the inside of mosaicml-streaming 0.13.0, each with the defect it mends.
 
-Private names used here and nowhere else: `shared.prefix._each_prefix_int`, `StreamingDataset._get_work` and
-`._iterator`. Tests fail when their behaviour changes.
+The library decides which sample stands where, and keeps the place to resume at. Samples are read and shards fetched
+here: its own threads wait for each other in steps of 7 ms, end an epoch early and in silence where one meets an error,
+hang all processes where a shard cannot be had, and keep the numbers of every epoch's samples.
+
+Private names used here and nowhere else: `shared.prefix._each_prefix_int`; of `StreamingDataset`, `_get_work`,
+`_resume_incr_epoch`, `_unique_rank_world`, `_parallel_rank_world` and what an iteration makes of these two. Tests fail
+when their behaviour changes.
 """
 
 import contextlib
+import errno
 import multiprocessing.util
 import os
+import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import streaming.base.shared.prefix as streaming_prefix
 from numpy.typing import NDArray
-from PIL import Image
 from streaming import Stream, StreamingDataset
 from streaming.base.batching import generate_work
 from streaming.base.format import Reader
+from streaming.base.format.mds.encodings import mds_decode
 from streaming.base.format.mds.reader import MDSReader
 from streaming.base.world import World
 
+from imagenet_mds.cache import Ahead, Need, SplitFiles
 from imagenet_mds.config import OrderConfig
-from imagenet_mds.errors import UserError
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.manifest import read_keys
+from imagenet_mds.mds import ShardInfo
 from imagenet_mds_train.attempt import BASE_VARIABLE, attempt
-from imagenet_mds_train.augment import decode
 
 
 def use_own_blocks() -> None:
@@ -62,27 +70,46 @@ def own_resources() -> Iterator[None]:
                 os.environ.pop(name)
 
 
+_View = TypeVar("_View")
+
+
 class Undecodable(RuntimeError):  # noqa: N818 # what the sample is
     """A stored sample does not decode. The message is all: it crosses from a worker to its rank as text."""
 
 
-class PrefixStream(Stream):
-    """The first `samples` samples of a dataset: the shards that hold them, the last one in part, images as bytes."""
+FETCHES_ON_A_HOST = 16
+"""How many shards the processes of a rank's machine fetch at once, all together: one connection to S3 brings some 80 MB
+a second, and an instance's network ten times that and more."""
 
-    def __init__(self, *, local: Path, samples: int) -> None:
-        super().__init__(local=str(local))
+_IMAGES, _LABELS = "x", "y"
+_LOST_TRIES = 50
+"""How often a shard is fetched that others make room with before it is read."""
+
+
+class PrefixStream(Stream):
+    """The first `samples` samples of a dataset: the shards that hold them, the last one in part."""
+
+    def __init__(self, *, files: SplitFiles, samples: int) -> None:
+        super().__init__(local=str(files.folder))
         self.samples = samples
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Reader]:
-        """The shard readers of the prefix."""
+        """The shard readers of the prefix.
+
+        Raises:
+            UserError: the shards hold something else than images and classes.
+        """
         kept: list[Reader] = []
         left = self.samples
         for reader in super().get_shards(world, allow_unsafe_types):
             if left <= 0:
                 break
-            assert isinstance(reader, MDSReader)
-            # Files are decoded here, not by the library, whose pictures stay grayscale or CMYK.
-            reader.column_encodings = ["bytes" if name in ("jpeg", "pil") else name for name in reader.column_encodings]
+            if not isinstance(reader, MDSReader) or not {_IMAGES, _LABELS} <= {*reader.column_names}:
+                columns = ", ".join(reader.column_names) if isinstance(reader, MDSReader) else "no MDS columns"
+                raise UserError(
+                    f"{self.local} has {columns}: give a dataset with images in {_IMAGES} and classes in {_LABELS}, as "
+                    f"the library's StreamingImageNet has them"
+                )
             reader.samples = min(reader.samples, left)
             left -= reader.samples
             kept.append(reader)
@@ -93,73 +120,120 @@ class ImageStream(StreamingDataset):
     """A StreamingDataset of images that resumes exactly and knows its epoch.
 
     Args:
-        local: the folder of a split.
+        files: of a split.
         samples: how many of its samples, from the first on.
         device_batch_size: images of one rank's batch; the order depends on it only through the global batch.
         order: every ordering knob; none is left to the library.
-        predownload: samples to fetch ahead.
+        predownload: samples of the whole stream, over all ranks and workers, whose shards are fetched ahead.
     """
 
     def __init__(
-        self, *, local: Path, samples: int, device_batch_size: int, order: OrderConfig, predownload: int
+        self, *, files: SplitFiles, samples: int, device_batch_size: int, order: OrderConfig, predownload: int
     ) -> None:
         super().__init__(
-            streams=[PrefixStream(local=local, samples=samples)],
+            streams=[PrefixStream(files=files, samples=samples)],
             batch_size=device_batch_size,
-            predownload=max(predownload, device_batch_size),
             **order.model_dump(),
         )
-        self.local = local
+        self.files = files
         self.epoch = 0
+        self.ahead_samples = predownload
         self.device_batch_size = device_batch_size
         self.batches_per_epoch = samples // (device_batch_size * World.detect().num_ranks)
         # The library pads to even out the ranks, which may add a batch; the epoch's length must not depend on them.
         self.length = self.batches_per_epoch * device_batch_size
+        self._ahead: Ahead | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        """An epoch's samples, from where it is to go on.
+        """This worker's samples of an epoch, from where it is to go on."""
+        self._unique_worker_world = self._unique_rank_world.detect_workers()
+        self._parallel_worker_world = self._parallel_rank_world.detect_workers()
+        epoch, sample_in_epoch = self._resume_incr_epoch()
+        samples = self._get_work(epoch, sample_in_epoch)
+        if self.files.remote is None:
+            yield from (self[sample] for sample in samples)
+            return
+        with self._fetching(samples) as self._ahead:
+            for place, sample in enumerate(samples):
+                self._ahead.reach(place)
+                yield self[sample]
 
-        The library registers each epoch's iterator to be ended at exit, and so keeps it, with the numbers of all its
-        samples, as long as the process lives: 5 MB an epoch of ImageNet. They are let go here.
-        """
-        before = getattr(self, "_iterator", None)
-        if before is not None:  # an epoch that was not gone through to its end
-            before.exit()
-            before.sample_ids = before.sample_ids[:0].copy()
-        yield from super().__iter__()
-        if (ended := getattr(self, "_iterator", None)) is not None:
-            ended.sample_ids = ended.sample_ids[:0].copy()
+    def _fetching(self, samples: NDArray[np.int64]) -> Ahead:
+        """Fetches what this worker's samples need, ahead of their use."""
+        world = self._unique_worker_world
+        processes = world.ranks_per_node * world.workers_per_rank
+        # (samples): which shard each is in; (shards): where each of those comes first, and last
+        of_samples = np.searchsorted(self.sample_offset_per_shard, samples, side="right") - 1
+        shards, first = np.unique(of_samples, return_index=True)
+        last = len(samples) - 1 - np.unique(of_samples[::-1], return_index=True)[1]
+        needs = [Need(self._info(shard), int(first[at]), int(last[at])) for at, shard in enumerate(shards.tolist())]
+        return Ahead(
+            self.files,
+            sorted(needs, key=lambda need: need.first),
+            distance=self.ahead_samples // (world.num_ranks * world.workers_per_rank),
+            threads=max(1, FETCHES_ON_A_HOST // processes),
+        )
+
+    def _info(self, shard: int) -> ShardInfo:
+        reader = self.shards[shard]
+        assert isinstance(reader, MDSReader)
+        file = reader.raw_data
+        return ShardInfo(file.basename, file.bytes, file.hashes.get("xxh64", ""), reader.samples)
 
     def read(self, sample: int) -> tuple[bytes, int]:
-        """The stored bytes and the class of sample number `sample`."""
-        record: dict[str, Any] = self.get_item(sample)
-        return record["x"], int(record["y"])
+        """The stored bytes and the class of sample number `sample`; its shard is fetched if it is not here.
 
-    def picture(self, sample: int) -> tuple[Image.Image, int]:
-        """The RGB picture and the class of sample number `sample`.
+        Raises:
+            WorldError: the shard cannot be had.
+            OSError: the disk fails.
+        """
+        shard, place = self.spanner[sample]
+        reader = self.shards[shard]
+        assert isinstance(reader, MDSReader)
+        path = self.files.path(reader.raw_data.basename)
+        for _ in range(_LOST_TRIES):
+            try:
+                data = _read_sample(path, place)
+            except FileNotFoundError:
+                self.files.fetch(self._info(shard), keep=self._ahead.in_use if self._ahead else frozenset)
+                continue
+            break
+        else:
+            raise WorldError(f"{path} goes as soon as it is fetched: give a larger --cache-limit")
+        return _image_and_class(data, reader)
+
+    def seen(self, sample: int, view: Callable[[bytes], _View]) -> tuple[_View, int]:
+        """What `view` makes of a sample's stored bytes, and its class.
 
         Raises:
             Undecodable: the stored bytes do not decode; the sample is named.
+            WorldError, OSError: as `read`.
         """
         data, label = self.read(sample)
         try:
-            return decode(data), label
+            return view(data), label
         except Exception as error:  # Pillow's plugins raise what they like on broken files
-            raise self.undecodable(sample, error) from error
+            raise self._undecodable(sample, error) from error
 
-    def undecodable(self, sample: int, error: Exception) -> "Undecodable":
+    def _undecodable(self, sample: int, error: Exception) -> "Undecodable":
         """What to raise of a sample whose stored bytes do not decode."""
         shard, place = self.spanner[sample]
         reader = self.shards[shard]
         name = reader.raw_data.basename if isinstance(reader, MDSReader) else f"shard {shard}"
+        where = f"{self._key(sample)}{name}, place {place}"
         return Undecodable(
-            f"sample {sample} of {self.local} ({self._key(sample)}{name}, place {place}) does not decode: {error}; "
-            f"see `imagenet-mds verify {self.local.parent} --deep`"
+            f"sample {sample} of {self.files.folder} ({where}) does not decode: {error}; "
+            f"see `imagenet-mds verify {self._dataset} --deep`"
         )
+
+    @property
+    def _dataset(self) -> str:
+        """Where the dataset is that the shards are of."""
+        return self.files.remote.parent.location if self.files.remote else str(self.files.folder.parent)
 
     def _key(self, sample: int) -> str:
         try:
-            return f"{read_keys(self.local)[sample]}, "
+            return f"{read_keys(self.files.remote or self.files.folder)[sample]}, "
         except (OSError, UserError):  # a dataset of stock tools has none
             return ""
 
@@ -208,3 +282,34 @@ class ImageStream(StreamingDataset):
         batches = len(range(world.worker_of_rank, self.batches_per_epoch - batches_done, world.workers_per_rank))
         sample_ids: NDArray[np.int64] = super()._get_work(epoch, sample_in_epoch)
         return sample_ids[: batches * self.device_batch_size]
+
+
+def _read_sample(path: Path, place: int) -> bytes:
+    """The bytes of one sample of a shard: its two offsets, then itself."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        start, end = struct.unpack("<II", os.pread(descriptor, 8, 4 + 4 * place))
+        data = os.pread(descriptor, end - start, start) if start < end else b""
+    except struct.error:
+        data, start, end = b"", 0, 1
+    finally:
+        os.close(descriptor)
+    if len(data) != end - start:
+        raise OSError(errno.EIO, f"The shard ends within sample {place}", str(path))
+    return data
+
+
+def _image_and_class(data: bytes, reader: MDSReader) -> tuple[bytes, int]:
+    """The two columns that are wanted of a sample, whatever else stands beside them: the lengths of the columns of
+    variable size come first, then all columns. The image stays a file: the library's pictures stay gray or CMYK."""
+    variable = reader.column_sizes.count(None)
+    lengths, at = iter(struct.unpack_from(f"<{variable}I", data)), 4 * variable
+    image, label = b"", 0
+    for name, encoding, size in zip(reader.column_names, reader.column_encodings, reader.column_sizes, strict=True):
+        end = at + (next(lengths) if size is None else size)
+        if name == _IMAGES:
+            image = data[at:end]
+        elif name == _LABELS:
+            label = int(mds_decode(encoding, data[at:end]))
+        at = end
+    return image, label

@@ -1,0 +1,326 @@
+"""A dataset's files on a disk of this machine: where they are, or where they are fetched to when they are needed.
+
+    ROOT/<fingerprint>/<split>/index.json              as the dataset has it
+    ROOT/<fingerprint>/<split>/shard.00000.mds         there means whole: verified under another name, then renamed
+    ROOT/<fingerprint>/<split>/.held/shard.00000.mds   locked while its shard is fetched; holds what was verified
+
+The path carries the fingerprint, so a second run finds what a first one fetched, and another dataset never does. There
+is no server and no state in memory: the processes of a run, and other runs on the machine, meet at the locks, which the
+kernel lets go when a process ends, however it ends. The alternative, the library's, is a table in shared memory: where
+the one that fetches is killed or meets an error, all others wait for ever.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from imagenet_mds.errors import CommandError, UserError, WorldError
+from imagenet_mds.files import file_state, write_atomic
+from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
+from imagenet_mds.shards import faulty_shards
+from imagenet_mds.storage import LocalStorage, Storage, writing_to
+
+_HELD_FOLDER = ".held"
+_PIECE_BYTES = 16 << 20
+_ATTEMPTS = 3
+"""How often a shard is fetched that is not what the index says, before it is given up. Lost connections are the
+storage's to mend."""
+
+_ROOM = "room"
+_ROOM_SECONDS = 0.05
+
+_FEWEST_SHARDS = 8
+"""A limit must have room for so many: fewer would be fetched again before they are used up."""
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """A split's folder on this machine; with `remote`, shards that are not in it are fetched from there, and where
+    `limit_bytes` is given others make room for them."""
+
+    folder: Path
+    remote: Storage | None = None
+    limit_bytes: int | None = None
+
+    def path(self, basename: str) -> Path:
+        """Where a file is, or will be."""
+        return self.folder / basename
+
+    def begin(self, shards: Sequence[ShardInfo]) -> None:
+        """Make the folder ready for readers, who want the index in it.
+
+        Raises:
+            UserError: the limit is too small.
+            WorldError: the disk refuses.
+        """
+        if self.remote is None:
+            return
+        largest = max(shard.size_bytes for shard in shards)
+        if self.limit_bytes is not None and self.limit_bytes < _FEWEST_SHARDS * largest:
+            raise UserError(
+                f"--cache-limit of {self.limit_bytes / 1e6:,.0f} MB: give room for {_FEWEST_SHARDS} shards at least, "
+                f"{_FEWEST_SHARDS * largest / 1e6:,.0f} MB"
+            )
+        index = self.remote.read(INDEX_BASENAME)
+        with writing_to(LocalStorage(self.folder)):
+            (self.folder / _HELD_FOLDER).mkdir(parents=True, exist_ok=True)
+            for path in self.folder.glob(".*.mds.tmp"):
+                with self._held(path.name[1:].removesuffix(".tmp"), wait=False) as held:
+                    if held is not None:  # whoever fetched it was killed
+                        path.unlink(missing_ok=True)
+            write_atomic(self.path(INDEX_BASENAME), index)
+
+    def fetch(self, shard: ShardInfo, *, wait: bool = True, keep: Callable[[], Set[str]] = frozenset) -> bool:
+        """Make sure that a shard is here.
+
+        Args:
+            shard: what the index says of it.
+            wait: for another process that is fetching it.
+            keep: the names of shards that are in use, to be removed last where room is made.
+
+        Returns:
+            Whether it is; False only where another process is fetching it and is not waited for.
+
+        Raises:
+            WorldError: it cannot be had.
+        """
+        path = self.path(shard.basename)
+        if path.exists():
+            return True
+        if self.remote is None:
+            raise WorldError(f"{path} is missing: `imagenet-mds verify {self.folder.parent} --repair SOURCE` makes it")
+        with self._held(shard.basename, wait=wait) as held:
+            if held is None:
+                return False
+            if path.exists():
+                return True
+            with writing_to(LocalStorage(self.folder)):
+                while not self._take_room(shard, keep()):
+                    if not wait:
+                        return False
+                    time.sleep(_ROOM_SECONDS)
+                self._download(self.remote, shard)
+                _note(held, path)
+        return True
+
+    @contextlib.contextmanager
+    def _held(self, basename: str, *, wait: bool) -> Iterator[int | None]:
+        """The descriptor that holds a shard against every other process and thread; None where another holds it."""
+        descriptor = os.open(self.folder / _HELD_FOLDER / basename, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield None
+            else:
+                yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _download(self, remote: Storage, shard: ShardInfo) -> None:
+        temporary = self._temporary(shard)
+        for _ in range(_ATTEMPTS):
+            digest, at = xxhash.xxh64(), 0
+            with open(temporary, "rb+", buffering=0) as file:
+                while at <= shard.size_bytes:
+                    # A byte more than there should be tells a longer file, and a short piece the end.
+                    wanted = min(_PIECE_BYTES, shard.size_bytes - at + 1)
+                    piece = _piece(remote, shard.basename, at, wanted)
+                    digest.update(piece)
+                    file.write(piece)
+                    at += len(piece)
+                    if len(piece) < wanted:
+                        break
+                file.truncate(at)
+                # Before it has its name: after a power cut that would stand for a file that ends in zeros.
+                os.fsync(file.fileno())
+            if at == shard.size_bytes and shard.xxh64 in ("", digest.hexdigest()):
+                temporary.replace(self.path(shard.basename))
+                return
+        temporary.unlink()
+        raise WorldError(
+            f"{remote.location}/{shard.basename} is broken: it has {at:,} bytes with xxh64 {digest.hexdigest()}, and "
+            f"the dataset says {shard.size_bytes:,} and {shard.xxh64 or 'nothing'}. Mend it with `imagenet-mds verify "
+            f"{remote.parent.location} --repair SOURCE`, SOURCE being what it was converted from"
+        )
+
+    def _take_room(self, shard: ShardInfo, keep: Set[str]) -> bool:
+        """Remove shards until another fits, and begin its file in its whole length, so that no one else takes the room.
+
+        Any of them, by lot: an epoch uses each shard once in an order of its own, so that the one unused for longest is
+        the one needed soonest, and by lot some of the next epoch's are still there. Each is a copy, and is fetched
+        again when it is needed.
+
+        Returns:
+            Whether it fits now; if not, the room is taken by what others are fetching.
+        """
+        with self._held(_ROOM, wait=True):
+            if self.limit_bytes is not None:
+                here = {path: path.stat().st_size for path in self._shards_here()}
+                coming = sum(path.stat().st_size for path in self.folder.glob(".*.mds.tmp"))
+                excess = sum(here.values()) + coming + shard.size_bytes - self.limit_bytes
+                if excess > sum(here.values()):
+                    return False
+                lots = random.SystemRandom()  # the training's generator must not notice
+                for path in sorted(here, key=lambda path: (path.name in keep, lots.random())):
+                    if excess <= 0:
+                        break
+                    path.unlink(missing_ok=True)
+                    excess -= here[path]
+            with open(self._temporary(shard), "wb") as file:
+                file.truncate(shard.size_bytes)
+        return True
+
+    def _temporary(self, shard: ShardInfo) -> Path:
+        """Where a shard is written; one at a time does: who holds it."""
+        return self.path(f".{shard.basename}.tmp")
+
+    def _shards_here(self) -> list[Path]:
+        return list(self.folder.glob("[!.]*.mds"))
+
+    def missing(self, shards: Sequence[ShardInfo]) -> list[str]:
+        """Which shards the dataset does not have where it lies, or has in another size; a line each, by one listing.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+        if self.remote is None:
+            return []
+        sizes = {entry.name: entry.size_bytes for entry in self.remote.listing().files}
+        return [
+            f"{shard.basename} ({'missing' if shard.basename not in sizes else f'{sizes[shard.basename]:,} bytes'})"
+            for shard in shards
+            if sizes.get(shard.basename) != shard.size_bytes
+        ]
+
+    def drop_broken(
+        self, shards: Sequence[ShardInfo], threads: int, on_shard: Callable[[ShardInfo], None] = lambda shard: None
+    ) -> list[tuple[ShardInfo, str]]:
+        """Remove fetched shards that are not what they were, so that they are fetched again. Those that nobody touched
+        since they were verified are not read.
+
+        Returns:
+            The shards that were removed, each with what was wrong.
+        """
+        assert self.remote is not None, "only what can be fetched again is removed"
+        held = self.folder / _HELD_FOLDER
+        here = {path.name for path in self._shards_here()}
+        touched = [
+            shard
+            for shard in shards
+            if shard.basename in here and _noted(held / shard.basename) != file_state(self.path(shard.basename))
+        ]
+        faults = faulty_shards(self.folder, touched, threads, on_shard)
+        broken = {shard.basename for shard, _ in faults}
+        for shard in touched:
+            with self._held(shard.basename, wait=True) as descriptor:
+                assert descriptor is not None
+                if shard.basename in broken:
+                    self.path(shard.basename).unlink(missing_ok=True)
+                else:
+                    _note(descriptor, self.path(shard.basename))
+        return faults
+
+
+def _piece(remote: Storage, basename: str, start: int, length: int) -> bytes:
+    try:
+        return remote.read_range(basename, start, length)
+    except OSError as error:
+        raise WorldError(
+            f"{remote.location}/{basename} cannot be fetched: {error.strerror or error}. Run the same command again"
+        ) from error
+
+
+def _note(descriptor: int, path: Path) -> None:
+    """Write down that a shard as it is now is verified."""
+    data = json.dumps(file_state(path)).encode("ascii")
+    os.pwrite(descriptor, data, 0)
+    os.truncate(descriptor, len(data))
+
+
+def _noted(path: Path) -> list[int] | None:
+    """What `_note` wrote; None where that cannot be read, for then the shard is verified again."""
+    try:
+        state: list[int] = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return state
+
+
+@dataclass(frozen=True)
+class Need:
+    """A shard and where in a sequence of samples it is needed first and last."""
+
+    shard: ShardInfo
+    first: int
+    last: int
+
+
+class Ahead:
+    """Fetches the shards of a sequence of samples ahead of their use, several at a time, the first needed first.
+
+    A shard that another process is fetching is left to it. Errors are left to who needs the shard, and meets them.
+    As a context manager it stops at the end; a fetch under way ends by itself.
+
+    Args:
+        files: where to.
+        needs: in the order of `first`.
+        distance: how many samples ahead.
+        threads: how many at a time.
+    """
+
+    def __init__(self, files: SplitFiles, needs: Sequence[Need], *, distance: int, threads: int) -> None:
+        self._files, self._needs, self._distance = files, needs, distance
+        self._place = self._next = 0
+        self._stopped = False
+        self._moved = threading.Condition()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(threads, len(needs)))]
+
+    def __enter__(self) -> "Ahead":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._moved:
+            self._stopped = True
+            self._moved.notify_all()
+
+    def reach(self, place: int) -> None:
+        """Say which sample of the sequence is used now."""
+        with self._moved:
+            self._place = place
+            if self._is_near():
+                self._moved.notify_all()
+
+    def in_use(self) -> Set[str]:
+        """The names of the shards that are used now or fetched ahead."""
+        with self._moved:
+            place = self._place
+        return {
+            need.shard.basename for need in self._needs if need.first <= place + self._distance and need.last >= place
+        }
+
+    def _is_near(self) -> bool:
+        return self._next < len(self._needs) and self._needs[self._next].first <= self._place + self._distance
+
+    def _work(self) -> None:
+        while True:
+            with self._moved:
+                while not (self._stopped or self._next == len(self._needs) or self._is_near()):
+                    self._moved.wait()
+                if self._stopped or self._next == len(self._needs):
+                    return
+                need = self._needs[self._next]
+                self._next += 1
+            with contextlib.suppress(CommandError):
+                self._files.fetch(need.shard, wait=False, keep=self.in_use)

@@ -1,0 +1,263 @@
+"""Shards fetched to a disk of this machine: each once, verified, and never under its name before it is whole."""
+
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from imagenet_mds.cache import Ahead, Need, SplitFiles
+from imagenet_mds.contents import Contents, read_contents
+from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.mds import ShardInfo
+from imagenet_mds.opened import OpenDataset
+from imagenet_mds.storage import LocalStorage
+
+
+@dataclass(frozen=True)
+class Elsewhere(LocalStorage):
+    """A dataset on a disk that counts what is read of it, slowly if told, and lies if told."""
+
+    log: Path = Path("log")
+    seconds: float = 0.0
+    lie: Callable[[str, bytes], bytes] = field(default=lambda name, data: data)
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """As it is, or as `lie` makes it."""
+        with open(self.log, "a", encoding="ascii") as log:
+            log.write(f"{name}\n")
+        time.sleep(self.seconds)
+        return self.lie(name, super().read_range(name, start, length))
+
+    def reads(self) -> list[str]:
+        """The names that were read from, in order."""
+        return self.log.read_text(encoding="ascii").splitlines() if self.log.exists() else []
+
+
+@dataclass(frozen=True)
+class Case:
+    """A split elsewhere and its empty folder here."""
+
+    remote: Elsewhere
+    files: SplitFiles
+    contents: Contents
+
+
+def case(dataset: Path, tmp_path: Path, limit_bytes: int | None = None, **options: object) -> Case:
+    """The training split, ready to be fetched."""
+    remote = Elsewhere(dataset / "train", log=tmp_path / "log", **options)  # type: ignore[arg-type] # of the test's
+    files = SplitFiles(tmp_path / "cache", remote, limit_bytes)
+    contents = read_contents(dataset / "train")
+    files.begin(contents.shards)
+    return Case(remote, files, contents)
+
+
+def names(files: SplitFiles) -> set[str]:
+    """What lies in the folder, but for what serves to hold and to tell."""
+    return {path.name for path in files.folder.iterdir()} - {".held", "index.json"}
+
+
+def test_a_shard_is_fetched_once_and_is_what_it_was(dataset: Path, tmp_path: Path) -> None:
+    here = case(dataset, tmp_path)
+    for _ in range(2):
+        for shard in here.contents.shards:
+            assert here.files.fetch(shard)
+    assert here.remote.reads() == [shard.basename for shard in here.contents.shards]
+    assert names(here.files) == {shard.basename for shard in here.contents.shards}
+    for shard in here.contents.shards:
+        assert here.files.path(shard.basename).read_bytes() == (dataset / "train" / shard.basename).read_bytes()
+    assert (here.files.folder / "index.json").read_bytes() == (dataset / "train" / "index.json").read_bytes()
+    assert here.files.drop_broken(here.contents.shards, threads=2) == []
+
+
+def test_processes_that_want_the_same_shards_fetch_each_once(dataset: Path, tmp_path: Path) -> None:
+    here = case(dataset, tmp_path, seconds=0.02)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_fetch_all, args=(here.files, here.contents, number)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert sorted(here.remote.reads()) == sorted(shard.basename for shard in here.contents.shards)
+
+
+def _fetch_all(files: SplitFiles, contents: Contents, number: int) -> None:
+    shards = contents.shards[number:] + contents.shards[:number]
+    needs = [Need(shard, place, place) for place, shard in enumerate(shards)]
+    with Ahead(files, needs, distance=5, threads=3) as ahead:
+        for place, shard in enumerate(shards):
+            ahead.reach(place)
+            assert files.fetch(shard)
+            assert files.path(shard.basename).stat().st_size == shard.size_bytes
+
+
+def test_one_that_is_being_fetched_is_not_waited_for_unless_asked(dataset: Path, tmp_path: Path) -> None:
+    here = case(dataset, tmp_path)
+    shard = here.contents.shards[0]
+    with here.files._held(shard.basename, wait=True) as held:
+        assert held is not None
+        assert not here.files.fetch(shard, wait=False)
+    assert here.files.fetch(shard, wait=False)
+
+
+def test_ahead_fetches_what_is_near_and_no_more(dataset: Path, tmp_path: Path) -> None:
+    here = case(dataset, tmp_path)
+    needs = [Need(shard, 10 * place, 10 * place + 9) for place, shard in enumerate(here.contents.shards)]
+    with Ahead(here.files, needs, distance=25, threads=2) as ahead:
+        _until(lambda: len(here.remote.reads()) == 3)
+        time.sleep(0.1)
+        assert sorted(here.remote.reads()) == [need.shard.basename for need in needs[:3]]
+        assert ahead.in_use() == {need.shard.basename for need in needs[:3]}
+        ahead.reach(31)
+        _until(lambda: len(here.remote.reads()) == 6)
+        assert ahead.in_use() == {need.shard.basename for need in needs[3:6]}
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_error_ahead_is_met_by_who_needs_the_shard(dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "mds"))
+    here = case(copy, tmp_path)
+    first, second = here.contents.shards[:2]
+    (copy / "train" / first.basename).unlink()
+    with Ahead(here.files, [Need(first, 0, 0), Need(second, 1, 1)], distance=9, threads=1):
+        _until(here.files.path(second.basename).exists)
+    with pytest.raises(WorldError, match=rf"{first.basename} cannot be fetched: No such file"):
+        here.files.fetch(first)
+
+
+@pytest.mark.parametrize(
+    "lie", [lambda _, data: data[:-1], lambda _, data: data + b"!", lambda _, data: bytes(len(data)), lambda *_: b""]
+)
+def test_what_is_not_what_the_index_says_never_gets_its_name(
+    dataset: Path, tmp_path: Path, lie: Callable[[str, bytes], bytes]
+) -> None:
+    here = case(dataset, tmp_path, lie=lie)
+    with pytest.raises(WorldError, match=r"shard\.00000\.mds is broken: it has .* Mend it with `imagenet-mds verify"):
+        here.files.fetch(here.contents.shards[0])
+    assert names(here.files) == set()
+    assert len(here.remote.reads()) >= 3, "what came wrong once may come right"
+
+
+def test_what_came_wrong_once_is_fetched_again(dataset: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def lie(name: str, data: bytes) -> bytes:
+        seen.append(name)
+        return bytes(len(data)) if len(seen) == 1 else data
+
+    here = case(dataset, tmp_path, lie=lie)
+    assert here.files.fetch(here.contents.shards[0])
+    assert here.files.drop_broken(here.contents.shards, threads=1) == []
+
+
+@pytest.mark.parametrize("damage", ["a flipped byte", "a zeroed tail", "cut short"])
+def test_a_shard_that_changed_on_the_disk_is_removed_and_fetched_again(
+    dataset: Path, tmp_path: Path, damage: str
+) -> None:
+    here = case(dataset, tmp_path)
+    for shard in here.contents.shards:
+        here.files.fetch(shard)
+    broken = here.contents.shards[3]
+    path = here.files.path(broken.basename)
+    data = bytearray(path.read_bytes())
+    if damage == "a flipped byte":
+        data[len(data) // 2] ^= 1
+    elif damage == "a zeroed tail":
+        data[-100:] = bytes(100)
+    else:
+        del data[-100:]
+    path.write_bytes(data)
+    os.utime(here.files.path(here.contents.shards[4].basename))  # touched, and whole
+    checked: list[str] = []
+    faults = here.files.drop_broken(here.contents.shards, 2, lambda shard: checked.append(shard.basename))
+    assert [shard for shard, _ in faults] == [broken]
+    assert checked == [shard.basename for shard in here.contents.shards[3:5]], "the others are as they were verified"
+    assert not path.exists()
+    assert here.files.fetch(broken)
+    assert path.read_bytes() == (dataset / "train" / broken.basename).read_bytes()
+    assert here.files.drop_broken(here.contents.shards, 2, lambda shard: checked.append("again")) == []
+    assert "again" not in checked
+
+
+def test_a_limit_is_kept_and_what_is_in_use_goes_last(dataset: Path, tmp_path: Path) -> None:
+    contents = read_contents(dataset / "train")
+    limit_bytes = 8 * max(shard.size_bytes for shard in contents.shards)
+    here = case(dataset, tmp_path, limit_bytes)
+    kept = {shard.basename for shard in contents.shards[:3]}
+    for _ in range(2):
+        for shard in contents.shards:
+            assert here.files.fetch(shard, keep=lambda: kept)
+            assert sum(path.stat().st_size for path in here.files.folder.glob("*.mds")) <= limit_bytes
+            assert here.files.path(shard.basename).exists()
+    assert kept <= names(here.files)
+    assert {shard.basename for shard in contents.shards} <= {path.name for path in (dataset / "train").iterdir()}
+
+
+def test_a_limit_with_no_room_for_a_few_shards_is_refused(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--cache-limit of 0 MB: give room for 8 shards at least"):
+        case(dataset, tmp_path, 100_000)
+
+
+def test_the_only_copy_is_never_in_a_cache(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is read in its place, and the only copy is never removed"):
+        OpenDataset.at(str(dataset), None, 10**9)
+    with pytest.raises(UserError, match="lies inside the dataset"):
+        OpenDataset.at(str(dataset), dataset / "train", 10**9)
+    in_place = OpenDataset.at(str(dataset)).split("train").files
+    with pytest.raises(WorldError, match="is missing"):
+        in_place.fetch(ShardInfo("gone.mds", 1, "", 1))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file: give a folder"):
+        OpenDataset.at("s3://bucket/mds", tmp_path / "file")
+
+
+def test_another_dataset_has_another_folder(dataset: Path, few_classes: Path, tmp_path: Path) -> None:
+    folders = {OpenDataset.at(str(root), tmp_path).split("train").files.folder for root in (dataset, few_classes)}
+    assert len(folders) == 2
+    assert all(folder.parent.parent == tmp_path for folder in folders)
+
+
+def test_all_that_is_missing_where_it_lies_is_named(dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "mds"))
+    split = OpenDataset.at(str(copy), tmp_path / "cache").split("train")
+    shards = split.contents.shards
+    (copy / "train" / shards[1].basename).unlink()
+    (copy / "train" / shards[4].basename).write_bytes(b"short")
+    split.begin(split.contents.prefix(shards[0].samples))
+    with pytest.raises(WorldError, match=r"2 of \d+ shards .*00001\.mds \(missing\), shard\.00004\.mds \(5 bytes\)\."):
+        split.begin(shards)
+
+
+def test_what_a_killed_fetch_left_is_written_over(dataset: Path, tmp_path: Path) -> None:
+    here = case(dataset, tmp_path)
+    shard = here.contents.shards[0]
+    (here.files.folder / f".{shard.basename}.tmp").write_bytes(bytes(10 * shard.size_bytes))
+    assert here.files.fetch(shard)
+    assert here.files.path(shard.basename).stat().st_size == shard.size_bytes
+    assert names(here.files) == {shard.basename}
+    (here.files.folder / f".{here.contents.shards[1].basename}.tmp").touch()
+    here.files.begin(here.contents.shards)
+    assert names(here.files) == {shard.basename}
+
+
+def test_what_others_are_fetching_takes_room_too(dataset: Path, tmp_path: Path) -> None:
+    largest = max(shard.size_bytes for shard in read_contents(dataset / "train").shards)
+    here = case(dataset, tmp_path, 8 * largest)
+    first, second = here.contents.shards[:2]
+    coming = here.files.folder / f".{second.basename}.tmp"
+    coming.write_bytes(bytes(8 * largest))
+    assert not here.files.fetch(first, wait=False)
+    threading.Timer(0.3, coming.unlink).start()
+    assert here.files.fetch(first)

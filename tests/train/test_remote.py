@@ -1,0 +1,240 @@
+"""Training on a dataset in S3: the same batches as from a disk, over a bad line too; what is missing is said first."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xxhash
+
+from imagenet_mds.cache import SplitFiles
+from imagenet_mds.config import TrainConfig, parse_config
+from imagenet_mds.manifest import read_manifest
+from imagenet_mds.opened import OpenDataset
+from imagenet_mds_train.data import TrainingImages, training_loader
+from tests.command import run
+from tests.s3_server import BUCKET, Proxy, Request, direct
+from tests.train.probe import WORKERS
+
+LOCATION = f"s3://{BUCKET}/mds"
+SMALL = (
+    "global_batch_size=16",
+    "augment.size_px=16",
+    "evaluation={resize_px: 18, crop_px: 16, device_batch_size: 64, workers_per_rank: 0}",
+    "schedule={epochs: 1}",
+    "logging={every_batches: 1, print_every_batches: 100}",
+)
+
+
+def put(dataset: Path, server: int) -> None:
+    """Lay a dataset into the bucket, past the proxy."""
+    for path in sorted(dataset.rglob("*")):
+        if path.is_file():
+            direct(server).upload_file(str(path), BUCKET, f"mds/{path.relative_to(dataset)}")
+
+
+def config(workers: int) -> TrainConfig:
+    """A small one."""
+    sections = {"augment": {"size_px": 16}, "optimizer": {"lr": 0.1}, "schedule": {"epochs": 1}}
+    return parse_config({"global_batch_size": 8, "data": {"workers_per_rank": workers}} | sections, "the test")
+
+
+def digests(files: SplitFiles, samples: int, workers: int) -> list[str]:
+    """A name for each batch of an epoch."""
+    loader = training_loader(config(workers), files, samples)
+    return [xxhash.xxh64_hexdigest(images.numpy().tobytes() + labels.numpy().tobytes()) for images, labels in loader]
+
+
+def shards_read(proxy: Proxy) -> list[str]:
+    """The shards that were asked for, in order."""
+    return [
+        request.path.split("?")[0].rpartition("/")[2]
+        for request, fault in proxy.seen
+        if request.method == "GET" and ".mds" in request.path and not fault
+    ]
+
+
+@pytest.mark.usefixtures("blocks")
+def test_batches_are_those_of_the_disk_cold_and_warm(proxy: Proxy, server: int, dataset: Path, tmp_path: Path) -> None:
+    put(dataset, server)
+    expected = digests(SplitFiles(dataset / "train"), 158, 0)
+    assert len(expected) == 19
+    every = sorted(shard.basename for shard in read_manifest(dataset / "train").shards)
+    for workers in WORKERS:
+        train = OpenDataset.at(LOCATION, tmp_path / f"cache{workers}").split("train")
+        train.begin(train.contents.shards)
+        proxy.seen.clear()
+        assert digests(train.files, 158, workers) == expected
+        assert sorted(shards_read(proxy)) == every, "each shard once, whoever needs it"
+        assert digests(train.files, 158, workers) == expected
+        assert sorted(shards_read(proxy)) == every
+
+
+@pytest.mark.usefixtures("blocks")
+def test_a_bad_line_changes_no_batch(proxy: Proxy, server: int, dataset: Path, tmp_path: Path) -> None:
+    put(dataset, server)
+    train = OpenDataset.at(LOCATION, tmp_path / "cache").split("train")
+    train.begin(train.contents.shards)
+    dice = random.Random(3)
+
+    def choose(request: Request) -> str | None:
+        if ".mds" not in request.path or dice.random() > 0.4:
+            return None
+        return dice.choice(["slow down", "reset"] + ["stall"] * ("stall" not in proxy.faults()))
+
+    proxy.choose = choose
+    assert digests(train.files, 158, 2) == digests(SplitFiles(dataset / "train"), 158, 0)
+    assert {"slow down", "reset", "stall"} <= set(proxy.faults())
+
+
+@pytest.mark.usefixtures("blocks")
+def test_a_subset_fetches_its_own_shards(proxy: Proxy, server: int, dataset: Path, tmp_path: Path) -> None:
+    put(dataset, server)
+    train = OpenDataset.at(LOCATION, tmp_path / "cache").split("train")
+    train.begin(train.contents.prefix(40))
+    proxy.seen.clear()
+    assert digests(train.files, 40, 0) == digests(SplitFiles(dataset / "train"), 40, 0)
+    assert sorted(shards_read(proxy)) == [shard.basename for shard in train.contents.prefix(40)]
+
+
+@pytest.mark.usefixtures("blocks")
+def test_a_cache_smaller_than_the_dataset_serves_all_of_it(
+    proxy: Proxy, server: int, dataset: Path, tmp_path: Path
+) -> None:
+    put(dataset, server)
+    largest = max(shard.size_bytes for shard in read_manifest(dataset / "train").shards)
+    train = OpenDataset.at(LOCATION, tmp_path / "cache", 8 * largest).split("train")
+    train.begin(train.contents.shards)
+    expected = digests(SplitFiles(dataset / "train"), 158, 0)
+    for workers in (0, 2):
+        assert digests(train.files, 158, workers) == expected
+    assert sum(path.stat().st_size for path in train.files.folder.glob("*.mds")) <= 8 * largest
+
+
+@pytest.mark.usefixtures("blocks")
+def test_a_shard_that_cannot_be_had_ends_the_loader_with_its_name(
+    proxy: Proxy, server: int, dataset: Path, tmp_path: Path
+) -> None:
+    """The library's own loader waits for it for ever."""
+    put(dataset, server)
+    train = OpenDataset.at(LOCATION, tmp_path / "cache").split("train")
+    train.begin(train.contents.shards)
+    direct(server).delete_object(Bucket=BUCKET, Key="mds/train/shard.00007.mds")
+    with pytest.raises(Exception, match=r"shard\.00007\.mds cannot be fetched: No such object"):
+        digests(train.files, 158, 2)
+
+
+def test_a_run_on_s3_is_the_run_on_a_disk(proxy: Proxy, server: int, dataset: Path, tmp_path: Path) -> None:
+    put(dataset, server)
+    cache = tmp_path / "cache"
+    command = ("train", "--config", "demo", "--save", tmp_path, *SMALL)
+    local = run(*command, "--data", dataset, "--run-name", "local")
+    assert local.status == 0, local.err
+    remote = run(*command, "--data", LOCATION, "--cache", cache, "--run-name", "remote")
+    assert remote.status == 0, remote.err
+    assert f"fetched to:        {cache}" in remote.out
+    assert _losses(tmp_path / "local") == _losses(tmp_path / "remote")
+    # What lies in the cache is used, but for what is not as it was.
+    broken = next(cache.glob("*/train/shard.00002.mds"))
+    data = bytearray(broken.read_bytes())
+    data[-50:] = bytes(50)
+    broken.write_bytes(data)
+    proxy.seen.clear()
+    again = run(*command, "--data", LOCATION, "--cache", cache, "--run-name", "again", "--ranks", 2)
+    assert again.status == 0, again.err
+    assert f"note: {broken} is fetched again: its content's xxh64 is" in again.err
+    assert shards_read(proxy) == ["shard.00002.mds"]
+    evaluated = run("eval", tmp_path / "local", "--data", LOCATION, "--cache", cache, "--json")
+    assert json.loads(evaluated.out)["samples"] == 50
+    for part in ("train", "val"):
+        direct(server).delete_object(Bucket=BUCKET, Key=f"mds/{part}/shard.00001.mds")
+    for name in ("shard.00003.mds", "shard.00011.mds"):
+        direct(server).delete_object(Bucket=BUCKET, Key=f"mds/train/{name}")
+    refused = run(*command, "--data", LOCATION, "--cache", cache, "--run-name", "refused")
+    assert refused.status == 1
+    assert "has 3 of 19 shards not, or not whole: shard.00001.mds (missing), shard.00003.mds (missing), " in refused.err
+    assert "shard.00011.mds (missing). Make them with `imagenet-mds verify s3://imagenet/mds --repair" in refused.err
+    assert not (tmp_path / "refused" / "order.json").exists(), "before a rank starts"
+
+
+def _losses(folder: Path) -> list[float]:
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    losses = [event["loss"] for event in map(json.loads, lines) if event["event"] == "batch"]
+    assert len(losses) == 9
+    return losses
+
+
+def stock(dataset: Path, out: Path) -> Path:
+    """The dataset as the library's own writer makes it: an index, and no manifest."""
+    from streaming import MDSWriter, StreamingDataset
+
+    for split in ("train", "val"):
+        columns = {"i": "int", "x": "jpeg", "y": "int"}
+        with MDSWriter(columns=columns, out=str(out / split), size_limit=1 << 16, hashes=["xxh64"]) as writer:
+            for path in sorted((dataset / split).glob("*.mds")):
+                for record in _records(path):
+                    writer.write(record)
+    assert StreamingDataset.__module__
+    return out
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    from imagenet_mds.mds import read_shard
+
+    return [{"i": record.index, "x": record.image, "y": record.label} for record in read_shard(path)]
+
+
+@pytest.mark.usefixtures("blocks")
+def test_a_dataset_of_stock_tools_is_trained_on_without_its_fingerprint_and_subsets(
+    dataset: Path, tmp_path: Path
+) -> None:
+    theirs = stock(dataset, tmp_path / "stock")
+    ours = TrainingImages(config(0), SplitFiles(dataset / "train"), 158)
+    images = TrainingImages(config(0), SplitFiles(theirs / "train"), 158)
+    assert [images.read(sample) for sample in range(158)] == [ours.read(sample) for sample in range(158)]
+    command = ("train", "--config", "demo", "--data", theirs, "--save", tmp_path, *SMALL)
+    done = run(*command, "--run-name", "stock", "model.classes=10")
+    assert done.status == 0, done.err
+    assert done.err.count("has no manifest: it is known by its index alone") == 1
+    assert "158 of 158 in 10 classes" in done.out
+    evaluated = run("eval", tmp_path / "stock", "--data", theirs, "--json")
+    assert json.loads(evaluated.out)["samples"] == 50, evaluated.err
+    seen = run("inspect", theirs, "--config", "demo", "--batch", 1, "--json")
+    assert len(json.loads(seen.out)) == 32
+    refused = run(*command, "--run-name", "subset", "data.subset=40")
+    assert (refused.status, len(refused.err.splitlines())) == (2, 1)
+    assert "give data.subset=null to train on all of it" in refused.err
+    few = run(*command, "--run-name", "few", "model.classes=3")
+    assert few.status == 1
+    assert "a sample is of class 9 and the model knows 3: give model.classes" in few.err or "of class" in few.err
+    # Another dataset of stock tools is another run's.
+    shutil.rmtree(theirs / "val")
+    shutil.copytree(theirs / "train", theirs / "val")
+    other = run(*command, "--run-name", "stock", "model.classes=10")
+    assert other.status == 2
+    assert "dataset.val: 'index-" in other.err
+
+
+def test_what_is_no_index_of_images_is_said(dataset: Path, tmp_path: Path) -> None:
+    from streaming import MDSWriter
+
+    for number, (columns, compression, words) in enumerate(
+        (
+            ({"text": "str"}, None, "has text: give a dataset with images in x and classes in y"),
+            ({"x": "bytes", "y": "int"}, "zstd", "has compressed shards: write it without"),
+        )
+    ):
+        out = tmp_path / str(number)
+        for split in ("train", "val"):
+            with MDSWriter(columns=columns, out=str(out / split), compression=compression) as writer:
+                for value in range(64):
+                    writer.write({"text": "a"} if number == 0 else {"x": b"a", "y": value % 3})
+        outcome = run("train", "--config", "demo", "--data", out, "--save", tmp_path, *SMALL)
+        assert outcome.status != 0
+        assert words in outcome.err
+    (tmp_path / "0" / "train" / "index.json").write_text("{}", encoding="utf-8")
+    outcome = run("train", "--config", "demo", "--data", tmp_path / "0", "--save", tmp_path)
+    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1)
+    assert "is no index of MDS shards" in outcome.err
