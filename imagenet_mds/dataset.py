@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagenet_mds.manifest import Manifest
+from imagenet_mds.contents import Contents
 from imagenet_mds.mds import Record, decode_shard
 from imagenet_mds.storage import Storage, as_storage
 
@@ -19,11 +19,11 @@ class Stored:
     record: Record
 
 
-def stored_samples(where: Path | Storage, manifest: Manifest, start: int = 0) -> Iterator[Stored]:
+def stored_samples(where: Path | Storage, contents: Contents, start: int = 0) -> Iterator[Stored]:
     """The samples of a split in stored order, from number `start` on; shards before it are not read."""
     split = as_storage(where)
     first = 0
-    for shard in manifest.shards:
+    for shard in contents.shards:
         if first + shard.samples > start:
             data = split.read(shard.basename)
             for place, record in enumerate(decode_shard(data, f"{split.location}/{shard.basename}")):

@@ -260,10 +260,14 @@ def read_dataset(location: str) -> list[tuple[Storage, Manifest]]:
     Raises:
         UserError: there is none, or one that is there is not complete.
     """
+    return [(split, read_manifest(split)) for split in splits_of(location)]
+
+
+def splits_of(location: str) -> list[Storage]:
+    """Where the splits of a dataset are; the first one's place where there is none, for what is said of it."""
     root = open_storage(location)
-    present = [split for split in SPLITS if split in root.names()]
-    splits = [root.child(split) for split in present or SPLITS[:1]]
-    return [(split, read_manifest(split)) for split in splits]
+    names = root.names()
+    return [root.child(split) for split in SPLITS if split in names] or [root.child(SPLITS[0])]
 
 
 def _refuse_foreign(destination: Storage) -> None:

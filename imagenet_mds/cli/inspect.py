@@ -5,6 +5,7 @@ import itertools
 import json
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from imagenet_mds.cli.convert import read_dataset, report_exceptions
+from imagenet_mds.cli.convert import report_exceptions, splits_of
 from imagenet_mds.config import TrainConfig, load_config
 from imagenet_mds.contact_sheet import contact_sheet
+from imagenet_mds.contents import Contents, read_contents
 from imagenet_mds.dataset import stored_samples
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import write_atomic
@@ -30,12 +32,24 @@ if TYPE_CHECKING:
 
 def run_inspect(dataset: str, *, as_json: bool) -> None:
     """Print what each split holds."""
-    manifests = [manifest for _, manifest in read_dataset(dataset)]
+    found = [_manifest_or_contents(split) for split in splits_of(dataset)]
     if as_json:
-        print(json.dumps({manifest.split: manifest.model_dump(mode="json") for manifest in manifests}, indent=2))
+        values = {one.split: one.model_dump(mode="json") if isinstance(one, Manifest) else asdict(one) for one in found}
+        print(json.dumps(values, indent=2))
         return
-    for manifest in manifests:
-        _print_split(manifest)
+    for one in found:
+        if isinstance(one, Manifest):
+            _print_split(one)
+        else:
+            print(f"{one.split}: {one.fingerprint}, without a manifest: its classes are numbers")
+            print(f"  {one.samples:,} images")
+            print(f"  {len(one.shards):,} shards, {one.size_bytes:,} bytes")
+
+
+def _manifest_or_contents(split: Storage) -> Manifest | Contents:
+    """All that is known of a split: its manifest, or what the index of stock tools says."""
+    contents = read_contents(split)
+    return contents if contents.classes is None else read_manifest(split)
 
 
 def _print_split(manifest: Manifest) -> None:
@@ -56,16 +70,16 @@ def inspect_sample(dataset: str, split_name: str, sample: int, *, as_json: bool)
     Raises:
         UserError: the split has no such sample.
     """
-    split, manifest = _split_with(dataset, split_name, sample)
-    stored = next(stored_samples(split, manifest, sample))
-    record, entry = stored.record, manifest.classes[stored.record.label]
+    split, contents, names = _split_with(dataset, split_name, sample)
+    stored = next(stored_samples(split, contents, sample))
+    record = stored.record
     with open_stored(record.image) as image:
         facts: dict[str, object] = {
             "sample": sample,
-            "key": read_keys(split)[sample],
+            "key": read_keys(split)[sample] if contents.classes else None,
             "class": record.label,
-            "wnid": entry.wnid,
-            "name": entry.name,
+            "wnid": contents.classes[record.label] if contents.classes else None,
+            "name": names[record.label] if names else None,
             "shard": stored.shard,
             "place": stored.place,
             "source_index": record.index,
@@ -79,7 +93,8 @@ def inspect_sample(dataset: str, split_name: str, sample: int, *, as_json: bool)
         print(json.dumps(facts, indent=2))
         return
     for name, value in facts.items():
-        print(f"{name + ':':14} {value}")
+        if value is not None:
+            print(f"{name + ':':14} {value}")
 
 
 def run_preview(dataset: str, file: Path, *, split: str, start: int, count: int, columns: int) -> None:
@@ -90,10 +105,10 @@ def run_preview(dataset: str, file: Path, *, split: str, start: int, count: int,
         WorldError: the file cannot be written.
     """
     _refuse_no_png(file)
-    storage, manifest = _split_with(dataset, split, start)
+    storage, contents, names = _split_with(dataset, split, start)
     pictures = [
-        (manifest.classes[stored.record.label].name, open_stored(stored.record.image))
-        for stored in itertools.islice(stored_samples(storage, manifest, start), count)
+        (_name(names, stored.record.label), open_stored(stored.record.image))
+        for stored in itertools.islice(stored_samples(storage, contents, start), count)
     ]
     _write_sheet(file, pictures, columns)
     print(f"{file}: {len(pictures)} samples of {storage.location} from number {start:,} on")
@@ -132,12 +147,9 @@ def preview_batch(
     """
     _refuse_no_png(file)
     train = dataset.split("train")
-    names = [entry.name for entry in read_manifest(train.storage).classes] if train.contents.classes else None
+    names = _names(train.storage, train.contents)
     seen = _training_batch(train, load_config(config), epoch, batch, None)
-    pictures = [
-        (names[one.label] if names else f"class {one.label}", Image.fromarray(one.pixels))
-        for one in itertools.islice(seen, count)
-    ]
+    pictures = [(_name(names, one.label), Image.fromarray(one.pixels)) for one in itertools.islice(seen, count)]
     _write_sheet(file, pictures, columns)
     print(f"{file}: {len(pictures)} samples of batch {batch:,} of epoch {epoch:,}, as {config} trains on them")
 
@@ -169,9 +181,18 @@ def _write_sheet(file: Path, pictures: Sequence[tuple[str, Image.Image]], column
         raise WorldError(f"{file} cannot be written: {error.strerror}") from None
 
 
-def _split_with(dataset: str, split: str, sample: int) -> tuple[Storage, Manifest]:
+def _split_with(dataset: str, split: str, sample: int) -> tuple[Storage, Contents, list[str] | None]:
+    """A split that has this sample, what it holds, and its classes' names for people."""
     storage = open_storage(dataset).child(split)
-    manifest = read_manifest(storage)
-    if sample >= manifest.samples:
-        raise UserError(f"{storage.location} has no sample {sample:,}: it has {manifest.samples:,}, counted from 0")
-    return storage, manifest
+    contents = read_contents(storage)
+    if sample >= contents.samples:
+        raise UserError(f"{storage.location} has no sample {sample:,}: it has {contents.samples:,}, counted from 0")
+    return storage, contents, _names(storage, contents)
+
+
+def _names(split: Storage, contents: Contents) -> list[str] | None:
+    return [entry.name for entry in read_manifest(split).classes] if contents.classes else None
+
+
+def _name(names: list[str] | None, label: int) -> str:
+    return names[label] if names else f"class {label}"

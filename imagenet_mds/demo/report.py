@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from imagenet_mds.contact_sheet import contact_sheet
+from imagenet_mds.contents import read_contents
 from imagenet_mds.dataset import stored_samples
 from imagenet_mds.manifest import Manifest, read_manifest
 from imagenet_mds.raw import open_stored
@@ -138,7 +139,7 @@ def _sheet(story: Story, split_folder: Path) -> Image.Image:
     classes = len(story.train.classes)
     by_class: dict[int, list[Image.Image]] = {}
     most = _SHEET_ROWS * classes + len(story.train.left_out)
-    for stored in itertools.islice(stored_samples(split_folder, story.train), most):
+    for stored in itertools.islice(stored_samples(split_folder, read_contents(split_folder)), most):
         by_class.setdefault(stored.record.label, []).append(open_stored(stored.record.image))
     pictures = [
         (story.train.classes[label].name, by_class[label][row])

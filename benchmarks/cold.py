@@ -1,0 +1,126 @@
+"""How long a run on a dataset in S3 waits for its first batch where nothing is on its disk yet.
+
+A dataset of ImageNet's samples a shard (609) in a real S3 server on this machine (moto's, one process of Python: its
+bandwidth is the limit here, where Amazon's is not). A round opens the dataset, starts a rank's loader with 2 workers
+and takes one batch of 512, cold, then once more with what lies in the cache; and fetches one shard alone, the unit that
+the first batch is measured by. Importing is not counted.
+
+Usage: python benchmarks/cold.py [--shards N] [--rounds N] [--json FILE]
+"""
+
+import argparse
+import io
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.s3_server import BUCKET, CREDENTIALS, direct, s3_server
+
+SAMPLES_PER_SHARD = 609
+CONFIG: dict[str, Any] = {
+    "global_batch_size": 512,
+    "data": {"workers_per_rank": 2},
+    "augment": {"size_px": 64},
+    "optimizer": {"lr": 0.1},
+    "schedule": {"epochs": 1},
+}
+
+
+def make_shards(folder: Path, shards: int) -> list[Any]:
+    """The training split of small pictures; an index and no manifest."""
+    from imagenet_mds.files import write_json
+    from imagenet_mds.mds import Record, describe_shard, encode_shard, index_json, shard_basename
+
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    made = []
+    for number in range(shards):
+        first = number * SAMPLES_PER_SHARD
+        records = [Record(first + n, buffer.getvalue(), (first + n) % 1000) for n in range(SAMPLES_PER_SHARD)]
+        data = encode_shard(records, 1 << 26)
+        (folder / shard_basename(number)).write_bytes(data)
+        made.append(describe_shard(shard_basename(number), data, SAMPLES_PER_SHARD))
+    write_json(folder / "index.json", index_json(made, 1 << 26))
+    return made
+
+
+def first_batch(location: str, cache: Path) -> float:
+    """Seconds from opening the dataset to the first batch."""
+    from imagenet_mds.config import parse_config
+    from imagenet_mds.opened import OpenDataset
+    from imagenet_mds_train.data import training_loader
+    from imagenet_mds_train.stream import own_resources
+
+    config = parse_config(CONFIG, "the benchmark")
+    with own_resources():
+        begun = time.perf_counter()
+        train = OpenDataset.at(location, cache).split("train")
+        train.begin(train.contents.shards)
+        batches = iter(training_loader(config, train.files, train.contents.samples))
+        next(batches)
+        seconds = time.perf_counter() - begun
+        del batches
+    return seconds
+
+
+def one_shard(location: str, cache: Path, number: int) -> float:
+    """Seconds of one shard's fetch."""
+    from imagenet_mds.opened import OpenDataset
+
+    train = OpenDataset.at(location, cache).split("train")
+    train.begin(train.contents.shards)
+    begun = time.perf_counter()
+    train.files.fetch(train.contents.shards[number])
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    """Measure and print a line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--shards", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    os.environ.update(CREDENTIALS)
+    found: dict[str, list[float]] = {"cold": [], "warm": [], "one shard": []}
+    with tempfile.TemporaryDirectory() as name, s3_server() as port:
+        root = Path(name)
+        os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
+        shards = make_shards(root / "mds" / "train", options.shards)
+        client = direct(port)
+        client.create_bucket(Bucket=BUCKET)
+        for path in sorted((root / "mds").rglob("*.*")):
+            client.upload_file(str(path), BUCKET, f"mds/{path.relative_to(root / 'mds')}")
+        location = f"s3://{BUCKET}/mds"
+        first_batch(location, root / "warm-up")  # imports, and the server's first answers
+        for number in range(options.rounds):
+            cache = root / f"cache{number}"
+            found["cold"].append(first_batch(location, cache))
+            found["warm"].append(first_batch(location, cache))
+            found["one shard"].append(one_shard(location, root / f"single{number}", number))
+    size_mb = statistics.mean(shard.size_bytes for shard in shards) / 1e6
+    print(f"{options.shards} shards of {size_mb:.1f} MB, batch 512, 2 workers, {options.rounds} rounds, medians")
+    for what, seconds in found.items():
+        print(f"{what}: {statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
+    excess = [cold - shard for cold, shard in zip(found["cold"], found["one shard"], strict=True)]
+    print(f"cold less one shard: {statistics.median(excess):.2f} s")
+    if options.json:
+        rows = {what: list(itertools.chain(seconds)) for what, seconds in found.items()}
+        options.json.write_text(json.dumps(rows | {"shard_mb": size_mb}, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
