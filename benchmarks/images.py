@@ -17,7 +17,7 @@ _SIZES = ((500, 375),) * 12 + ((375, 500),) * 3 + ((500, 333),) * 3 + ((333, 500
 """Widths and heights, each as likely as the next."""
 
 _FALLOFF = 1.1
-_CONTRAST, _CONTRAST_SPREAD = 30, 0.3
+_CONTRAST, _CONTRAST_SPREAD = 29, 0.3
 _GRAIN = 2
 """The power of the frequency with which amplitude falls; the median contrast in levels, and how far its logarithm
 strays; the sensor's noise in levels. Together they make the 107 kB."""
