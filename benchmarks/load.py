@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -39,6 +40,7 @@ SETTLE_SECONDS = 0.2
 START_SECONDS = 240
 STALL_SECONDS = 60
 END_SECONDS = 5
+START_IMAGES = 4 * BATCH_SIZE
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -163,7 +165,7 @@ class Running:
 
 
 def start_all(names: Sequence[str], start: Any, notes: dict[str, str]) -> dict[str, Running]:
-    """Start the sides, each stopped as soon as it has made two batches; those that fail go to the notes."""
+    """Start the sides, each stopped as soon as it has made `START_IMAGES`; those that fail go to the notes."""
     waiting = {name: start(name) for name in names}
     ready: dict[str, Running] = {}
     begun = time.perf_counter()
@@ -175,7 +177,7 @@ def start_all(names: Sequence[str], start: Any, notes: dict[str, str]) -> dict[s
                 notes[name] = f"does not start here: {side.why_ended()}"
                 if late:
                     side.end()
-            elif side.images >= 2 * BATCH_SIZE:
+            elif side.images >= START_IMAGES:
                 side.signal(signal.SIGSTOP)
                 ready[name] = side
             else:
@@ -250,23 +252,32 @@ def measure_case(
 
 
 def prepare(folder: Path, images: int, names: Sequence[str], notes: dict[str, str]) -> dict[str, int]:
-    """Draw the images and write them in the formats of these sides; return the bytes of each."""
-    size_bytes = {"tree": make_tree(folder / "tree", images)}
-    say(f"{images:,} images of {size_bytes['tree'] / images / 1000:.0f} kB are drawn")
-    for form in dict.fromkeys(SIDES[name].form for name in names):
-        if form in size_bytes:
+    """Draw the images and write the formats of these sides, where they are not there; return the bytes of each."""
+    for form in dict.fromkeys(("tree", *(SIDES[name].form for name in names))):
+        ready = folder / f"{form}.ready"
+        if ready.exists() and ready.read_text(encoding="utf-8") == str(images):
             continue
-        peer = WRITERS[form][1]
-        command = [python_of(peer) if peer else sys.executable, HERE / "formats.py", form, folder]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        shutil.rmtree(folder / form, ignore_errors=True)
+        if form == "tree":
+            make_tree(folder / form, images)
+        elif reason := _write(folder, form):
             failed = [name for name in names if SIDES[name].form == form]
             notes.update(dict.fromkeys(failed, f"cannot write its format here: {reason}"))
             continue
-        size_bytes[form] = sum(path.stat().st_size for path in (folder / form).rglob("*") if path.is_file())
-        say(f"{form} is written, {size_bytes[form] / size_bytes['tree']:.2f} times the bytes")
-    return size_bytes
+        ready.write_text(str(images), encoding="utf-8")
+        say(f"{form} is written")
+    return {
+        ready.stem: sum(path.stat().st_size for path in (folder / ready.stem).rglob("*") if path.is_file())
+        for ready in folder.glob("*.ready")
+    }
+
+
+def _write(folder: Path, form: str) -> str | None:
+    """Write a format; what went wrong, if something did."""
+    peer = WRITERS[form][1]
+    command = [python_of(peer) if peer else sys.executable, HERE / "formats.py", form, folder]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    return (done.stderr.strip().splitlines() or ["no reason given"])[-1] if done.returncode else None
 
 
 def print_table(cases: list[dict[str, Any]]) -> None:
@@ -302,7 +313,7 @@ def main() -> None:
         "--shares", action=argparse.BooleanOptionalAction, default=True, help="where our time goes, at the first size"
     )
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if not given")
+    parser.add_argument("--folder", type=Path, help="where the images stay for the next run; not kept if not given")
     options = parser.parse_args()
     wanted = [
         name for name in SIDES if name == BASELINE or not options.sides or any(text in name for text in options.sides)
@@ -310,8 +321,9 @@ def main() -> None:
     notes = {name: reason for name in wanted if (peer := SIDES[name].peer) and (reason := why_missing(peer))}
     cases: list[dict[str, Any]] = []
     shares: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as name:
+        folder = options.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         size_bytes = prepare(folder, options.images, [name for name in wanted if name not in notes], notes)
         for size_px in options.sizes:
             for cores in options.cores:

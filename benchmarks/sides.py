@@ -18,6 +18,9 @@ import numpy as np
 from formats import REPEATS, files_of
 
 BATCH_SIZE = 128
+PREDOWNLOAD = 2 * BATCH_SIZE
+"""Samples that a streaming dataset looks ahead. It is busier until it is so far ahead, which must be over when
+measuring begins."""
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 COUNTER_SLOTS = 16
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -81,7 +84,8 @@ def plain(job: Job) -> Iterator[Any]:
 
     with own_resources():
         local = str(job.folder / "ordinary" / "train")
-        yield from torch_batches(job, Images(local=local, shuffle=True, batch_size=BATCH_SIZE))
+        images = Images(local=local, shuffle=True, batch_size=BATCH_SIZE, predownload=PREDOWNLOAD)
+        yield from torch_batches(job, images)
 
 
 def samples_of(folder: Path) -> int:
@@ -97,7 +101,7 @@ def our_config(size_px: int, workers: int, resize: str) -> Any:
 
     values = {
         "global_batch_size": BATCH_SIZE,
-        "data": {"workers_per_rank": workers},
+        "data": {"workers_per_rank": workers, "predownload": PREDOWNLOAD},
         "augment": {"size_px": size_px, "resize": resize, "scale": SCALE, "ratio": RATIO},
         "optimizer": {"lr": 0.1},
         "schedule": {"epochs": 90},
@@ -145,7 +149,7 @@ def bytes_only(job: Job) -> Iterator[Any]:
             samples=samples_of(local),
             device_batch_size=BATCH_SIZE,
             order=OrderConfig(),
-            predownload=4096,
+            predownload=PREDOWNLOAD,
         )
         loader = DataLoader(
             files,
