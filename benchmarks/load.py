@@ -89,7 +89,7 @@ class Running:
 
     def __init__(self, name: str, folder: Path, size_px: int, cores: int, scratch: Path) -> None:
         self.name = name
-        counter = scratch / f"{abs(hash(name))}.counter"
+        counter = scratch / f"{list(SIDES).index(name)}.counter"
         self._slots = np.memmap(counter, np.int64, "w+", shape=(COUNTER_SLOTS,))
         self._log = counter.with_suffix(".log")
         peer = SIDES[name].peer
