@@ -214,7 +214,8 @@ def measure(sides: dict[str, Running], rounds: int, seconds: float, notes: dict[
                 own = sides[name].window(seconds)
             except Stalled as error:
                 notes[name] = str(error)
-                sides[name].signal(signal.SIGSTOP)
+                with contextlib.suppress(ProcessLookupError):
+                    sides[name].signal(signal.SIGSTOP)
                 continue
             after = baseline.window(seconds)
             mean = Rates((before.cpu + after.cpu) / 2, (before.wall + after.wall) / 2)
@@ -282,7 +283,7 @@ def _write(folder: Path, form: str) -> str | None:
 
 def print_table(cases: list[dict[str, Any]]) -> None:
     """A row a side, a column a case: the ratio to the baseline by CPU, and by wall time."""
-    heads = [f"{one['size_px']} px, {one['cores']} core{'s'[: one['cores'] - 1]}" for one in cases]
+    heads = [f"{one['size_px']} px, {one['cores']} {'core' if one['cores'] == 1 else 'cores'}" for one in cases]
     print(f"\n| ratio by CPU / by wall | {' | '.join(heads)} |")
     print("|---|" + "---|" * len(cases))
     for name in SIDES:
@@ -307,7 +308,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 176, 128])
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--sides", nargs="+", help="only those whose names contain one of these; the baseline always")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--window-seconds", type=float, default=1.0)
     parser.add_argument(
         "--shares", action=argparse.BooleanOptionalAction, default=True, help="where our time goes, at the first size"
@@ -321,36 +322,35 @@ def main() -> None:
     notes = {name: reason for name in wanted if (peer := SIDES[name].peer) and (reason := why_missing(peer))}
     cases: list[dict[str, Any]] = []
     shares: list[dict[str, Any]] = []
+    found = {"images": options.images, "rounds": options.rounds, "cases": cases, "shares": shares, "missing": notes}
+
+    def keep() -> None:
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+
     with tempfile.TemporaryDirectory() as name:
         folder = options.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         size_bytes = prepare(folder, options.images, [name for name in wanted if name not in notes], notes)
+        found["bytes"] = size_bytes
         for size_px in options.sizes:
             for cores in options.cores:
                 say(f"{size_px} px on {cores} cores")
                 names = [name for name in wanted if name not in notes]
                 sides = measure_case(folder, names, size_px, cores, options.rounds, options.window_seconds, notes)
                 cases.append({"size_px": size_px, "cores": cores, "sides": sides})
+                keep()  # a long run that is stopped leaves what it has
         for side, (form, resize) in OURS.items():
             if side in wanted and form in size_bytes and options.shares:
                 say(f"shares of {side}")
                 parts = shares_of(folder, form, options.sizes[0], resize)
                 shares.append({"side": side, "size_px": options.sizes[0]} | parts)
+                keep()
     print(f"{options.images:,} images of {size_bytes['tree'] / options.images / 1000:.0f} kB, {options.rounds} rounds")
     print_table(cases)
     print_shares(shares)
     for name, reason in notes.items():
         print(f"{name}: {reason}")
-    if options.json:
-        found = {
-            "images": options.images,
-            "rounds": options.rounds,
-            "bytes": size_bytes,
-            "cases": cases,
-            "shares": shares,
-            "missing": notes,
-        }
-        options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":
