@@ -46,6 +46,7 @@ bench-setup: setup
 
 bench:
 	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/load.py
 
 clean:
 	rm -rf .venv dist demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -10,7 +10,6 @@ Usage: python benchmarks/convert.py [--images N] [--rounds N] [--json FILE] [--f
 
 import argparse
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -24,40 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from images import CLASSES, make_tree
 from peers import PEERS, python_of, why_missing
-from PIL import Image
 
-CLASSES = 10
 BASELINE = "streaming.vision.convert.imagenet"
-
-
-def make_image(seed: int, path: Path) -> None:
-    """A 500 x 375 picture with the spectrum of natural ones (1/f), at the quality that gives ImageNet's bytes."""
-    random = np.random.Generator(np.random.PCG64(seed))
-    height, width = 375, 500
-    y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
-    falloff = 1 / np.maximum(np.hypot(y, x), 1 / width) ** 1.1
-    planes = []
-    for _ in range(3):
-        noise = random.normal(size=(height, width // 2 + 1)) + 1j * random.normal(size=(height, width // 2 + 1))
-        plane = np.fft.irfft2(noise * falloff, (height, width))
-        planes.append(plane / plane.std())
-    grey = planes[0][..., None]
-    picture = 128 + 45 * (0.85 * grey + 0.5 * np.stack(planes, -1)) + random.normal(0, 5, (height, width, 3))
-    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, "JPEG", quality=90)
-
-
-def make_tree(root: Path, images: int) -> int:
-    """Draw the images as a tree; return their bytes."""
-    jobs = []
-    for number in range(images):
-        folder = root / "train" / f"n{number % CLASSES:08}"
-        folder.mkdir(parents=True, exist_ok=True)
-        jobs.append((number, folder / f"n{number % CLASSES:08}_{number}.JPEG"))
-    with multiprocessing.Pool() as pool:
-        pool.starmap(make_image, jobs)
-    return sum(path.stat().st_size for _, path in jobs)
 
 
 def ours(*options: object) -> Callable[[Path, Path], None]:

@@ -1,7 +1,8 @@
 """The other tools of the field, each in an environment of its own under `.bench/`, so that none decides our versions.
 
 `python benchmarks/peers.py` (`make bench-setup`) makes them; what does not install is said with the last line of the
-installer, here and in the tables. ffcv is compiled: it needs Debian's pkg-config, libturbojpeg0-dev and libopencv-dev.
+installer, here and in the tables. uv links the files that environments share, torch above all, so that all of them take
+little more disk than one. ffcv is compiled: it needs Debian's pkg-config, libturbojpeg0-dev and libopencv-dev.
 """
 
 import subprocess
@@ -9,13 +10,20 @@ import sys
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent / ".bench"
+
+# The baseline's own versions: what differs is the loader.
+_TORCH = ("torch==2.7.0", "torchvision==0.22.0", "pillow==11.3.0")
+
 PEERS = {
-    "webdataset": ("webdataset", "numpy"),
+    "webdataset": ("webdataset", "numpy", *_TORCH),
     "arrayrecord": ("array-record",),
-    "litdata": ("litdata", "torch", "pillow"),
-    "ffcv": ("ffcv", "numpy", "opencv-python-headless", "pillow"),
+    "litdata": ("litdata", *_TORCH),
+    # Compiled against NumPy 1, and its sources are from then.
+    "ffcv": ("ffcv", "numpy<2", "opencv-python-headless<4.12", "numba", *_TORCH),
+    "tensorflow": ("tensorflow-cpu",),
+    "dali": ("nvidia-dali-cuda120", "numpy"),
 }
-_MODULES = {"arrayrecord": "array_record"}
+_MODULES = {"arrayrecord": "array_record", "dali": "nvidia.dali"}
 
 
 def python_of(peer: str) -> Path:
@@ -28,31 +36,35 @@ def why_missing(peer: str) -> str | None:
     reason = HOME / f"{peer}.failed"
     if reason.exists():
         return reason.read_text(encoding="utf-8").strip()
-    return None if python_of(peer).exists() else "not installed: make bench-setup"
+    return None if (HOME / f"{peer}.ready").exists() else "not installed: make bench-setup"
 
 
 def main() -> None:
-    """Make the environments that are not there."""
+    """Make the environments that are not there, or not of these packages."""
     HOME.mkdir(exist_ok=True)
     for peer, packages in PEERS.items():
-        failed = HOME / f"{peer}.failed"
-        if not python_of(peer).exists() or failed.exists():
-            _install(peer, packages, failed)
+        _install(peer, packages)
         print(f"{peer}: {why_missing(peer) or 'ready'}")
 
 
-def _install(peer: str, packages: tuple[str, ...], failed: Path) -> None:
-    failed.unlink(missing_ok=True)
-    subprocess.run([sys.executable, "-m", "venv", HOME / peer], check=True)
+def _install(peer: str, packages: tuple[str, ...]) -> None:
+    failed, ready = HOME / f"{peer}.failed", HOME / f"{peer}.ready"
+    if ready.exists() and ready.read_text(encoding="utf-8") == "\n".join(packages):
+        return
+    for stamp in (failed, ready):
+        stamp.unlink(missing_ok=True)
+    python = python_of(peer)
     for command in (
-        [python_of(peer), "-m", "pip", "install", "--quiet", *packages],
-        [python_of(peer), "-c", f"import {_MODULES.get(peer, peer)}"],
+        [sys.executable, "-m", "uv", "venv", "--quiet", "--clear", "--python", sys.executable, HOME / peer],
+        [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, *packages],
+        [python, "-c", f"import {_MODULES.get(peer, peer)}"],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or ["no reason given"]
             failed.write_text(f"does not install here: {lines[-1].strip()}\n", encoding="utf-8")
             return
+    ready.write_text("\n".join(packages), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,171 @@
+"""Where the time of our loader goes: the parts of a sample's way, each taken alone over the same crops, in one process.
+
+Parts that cannot be run alone are differences: entropy decoding is a decode to grey at an eighth, which does little
+else; inverse transform and colour are what training's decode takes beyond it; handing over is what a loader with one
+worker takes beyond all of them. They are CPU seconds, so that waiting does not count.
+
+`python benchmarks/shares.py FOLDER FORM SIZE RESIZE` prints them as JSON, microseconds an image.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PARTS = (
+    "reading",
+    "slicing",
+    "entropy decoding",
+    "IDCT and colour",
+    "resizing",
+    "augmentation",
+    "looking ahead",
+    "handing over",
+)
+IMAGES, ROUNDS = 128, 5
+_LOADER_BATCHES = 4
+
+
+def shares_of(folder: Path, form: str, size_px: int, resize: str) -> dict[str, float]:
+    """Microseconds an image of each part, in a process of its own."""
+    command = [sys.executable, __file__, str(folder), form, str(size_px), resize]
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def print_shares(rows: list[dict[str, Any]]) -> None:
+    """A row a form, a column a part: its share of the whole in percent."""
+    if not rows:
+        return
+    print("\n| share of time, % | size | us an image | " + " | ".join(PARTS) + " |")
+    print("|---|---|---|" + "---|" * len(PARTS))
+    for row in rows:
+        whole = sum(row[part] for part in PARTS)
+        cells = [f"{100 * row[part] / whole:.0f}" for part in PARTS]
+        print(f"| {row['side']} | {row['size_px']} | {whole:.0f} | {' | '.join(cells)} |")
+
+
+def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, float]:
+    """Microseconds an image of each part."""
+    import simplejpeg
+    import torch
+    from sides import our_config, samples_of
+
+    from imagenet_mds.raw import decode_raw, is_raw
+    from imagenet_mds.seeds import SampleRandom, sample_seed
+    from imagenet_mds.tiles import cut
+    from imagenet_mds_train.augment import Augmentation
+    from imagenet_mds_train.crop import draw_crop, on_grid
+    from imagenet_mds_train.data import TrainingImages
+    from imagenet_mds_train.pixels import OVERSAMPLING, decode_fast, jpeg_size, part_of, tiles_of
+    from imagenet_mds_train.pixels import resize as resized
+    from imagenet_mds_train.stream import own_resources
+
+    torch.set_num_threads(1)  # as in a worker
+    config = our_config(size_px, 1, resize)
+    augment, local = config.augment, folder / form / "train"
+    with own_resources():
+        images = TrainingImages(config, local, samples_of(local))
+        samples = range(0, images.num_samples, images.num_samples // IMAGES)[:IMAGES]
+        files = [images.read(sample)[0] for sample in samples]
+        seeds = [sample_seed(config.seed, 0, sample) for sample in samples]
+        raw = is_raw(files[0])
+        sizes = [decode_raw(data).shape[1::-1] if raw else jpeg_size(data) for data in files]
+
+        def draw(at: int) -> Any:
+            random = SampleRandom(seeds[at])
+            crop = draw_crop(random, *sizes[at], augment.scale, augment.ratio)
+            flip = random.uniform() < augment.flip_probability
+            return crop if raw else on_grid(crop, *sizes[at], size_px, OVERSAMPLING[resize]), flip
+
+        drawn = [draw(at) for at in range(IMAGES)]
+        boxes = [(c.left, c.top, c.left + c.width, c.top + c.height) for c, _ in drawn]
+
+        def slice_out(at: int) -> bytes:
+            """All that is done with bytes before they are decoded."""
+            data = files[at]
+            jpeg_size(data)
+            if (tiles := tiles_of(data)) is None:
+                return data
+            small, _ = cut(data, tiles, boxes[at])
+            jpeg_size(small)
+            return small
+
+        def part(at: int) -> Any:
+            if raw:
+                return part_of(decode_raw(files[at]), drawn[at][0])
+            return decode_fast(files[at], drawn[at][0], sizes[at], tiles_of(files[at]))
+
+        parts = [part(at) for at in range(IMAGES)]
+        smalls = [b"" if raw else slice_out(at) for at in range(IMAGES)]
+
+        def entropy(at: int) -> Any:
+            return simplejpeg.decode_jpeg(smalls[at], "GRAY", min_height=1, min_width=1, min_factor=8, strict=False)
+
+        augmentation = Augmentation(augment)
+        # Slicing and decoding are taken together and the slicing off again: as one function they are the product's own.
+        steps: dict[str, Callable[[int], Any]] = {
+            "read": lambda at: images.read(samples[at]),
+            "part": part,
+            "resize": lambda at: resized(parts[at], size_px, resize),
+            "flipped": lambda at: resized(parts[at], size_px, resize, flip=drawn[at][1]),
+            "draw": draw,
+            # What the library's thread does for each sample, whatever there is to fetch.
+            "ahead": lambda at: images.prepare_shard(images.spanner[samples[at]][0], False),
+            "view": lambda at: augmentation.view(files[at], seeds[at], 0),
+        }
+        if not raw:
+            steps |= {"slice": slice_out, "entropy": entropy}
+        taken: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(ROUNDS):
+            for name, step in steps.items():
+                begun = time.process_time()
+                for at in range(IMAGES):
+                    step(at)
+                taken[name].append((time.process_time() - begun) / IMAGES * 1e6)
+        found = {name: statistics.median(times) for name, times in taken.items()}
+    known = {
+        "reading": found["read"],
+        "slicing": found["part"] if raw else found["slice"],
+        "entropy decoding": 0 if raw else found["entropy"],
+        "IDCT and colour": 0 if raw else found["part"] - found["slice"] - found["entropy"],
+        "resizing": found["resize"],
+        "augmentation": found["flipped"] - found["resize"] + found["draw"],
+        "looking ahead": found["ahead"],
+    }
+    known_us = found["read"] + found["view"] + found["ahead"]
+    return {name: round(max(us, 0), 1) for name, us in known.items()} | {
+        "handing over": round(max(loader_us(config, local) - known_us, 0), 1),
+        "view": round(found["view"], 1),
+    }
+
+
+def loader_us(config: Any, local: Path) -> float:
+    """CPU microseconds an image of training's loader with one worker, both processes."""
+    import os
+
+    from load import group_cpu_seconds
+    from sides import BATCH_SIZE, samples_of
+
+    from imagenet_mds_train.data import training_loader
+    from imagenet_mds_train.stream import own_resources
+
+    os.setpgid(0, 0)
+    with own_resources():
+        batches = iter(training_loader(config, local, samples_of(local)))
+        for _ in range(4):
+            next(batches)
+        taken = []
+        for _ in range(ROUNDS):
+            begun = group_cpu_seconds(os.getpid())
+            for _ in range(_LOADER_BATCHES):
+                next(batches)
+            taken.append((group_cpu_seconds(os.getpid()) - begun) / _LOADER_BATCHES / BATCH_SIZE * 1e6)
+    return statistics.median(taken)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])))
