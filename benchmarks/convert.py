@@ -44,7 +44,7 @@ def make_image(seed: int, path: Path) -> None:
         plane = np.fft.irfft2(noise * falloff, (height, width))
         planes.append(plane / plane.std())
     grey = planes[0][..., None]
-    picture = 128 + 45 * (0.85 * grey + 0.5 * np.stack(planes, -1)) + random.normal(0, 5, (height, width, 3))
+    picture = 128 + 42 * (0.85 * grey + 0.5 * np.stack(planes, -1)) + random.normal(0, 5, (height, width, 3))
     Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, "JPEG", quality=90)
 
 
