@@ -5,7 +5,7 @@ disk. A round runs each side once, in an order that turns from round to round, a
 rounds; ratios are taken within a round, so that a machine that slows down slows both. Images a second of wall time mean
 nothing on a shared machine; the ratios do.
 
-Usage: python benchmarks/convert.py [--images N] [--rounds N] [--json FILE] [--folder FOLDER]
+Usage: python benchmarks/convert.py [--images N] [--rounds N] [--sides TEXT ...] [--json FILE] [--folder FOLDER]
 """
 
 import argparse
@@ -163,15 +163,19 @@ def bare_decode(tree: Path, out: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
 
 
-def bare_scaling(tree: Path, out: Path) -> None:
-    """Decode, resize, encode of the same library as `--max-side 400`, and nothing else."""
-    code = (
-        "import sys, pathlib, io; from PIL import Image\n"
-        "for path in sorted(pathlib.Path(sys.argv[1]).glob('train/*/*.JPEG')):\n"
-        "    image = Image.open(path).resize((400, 300), Image.Resampling.LANCZOS)\n"
-        "    image.save(io.BytesIO(), 'JPEG', quality=90)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
+def bare_scaling(decode: str) -> Callable[[Path, Path], None]:
+    """Decode, resize, encode by the libraries of `--max-side 400`, and nothing else."""
+
+    def run(tree: Path, out: Path) -> None:
+        code = (
+            "import sys, pathlib, io, simplejpeg; from PIL import Image\n"
+            "for path in sorted(pathlib.Path(sys.argv[1]).glob('train/*/*.JPEG')):\n"
+            f"    image = {decode}.resize((400, 300), Image.Resampling.LANCZOS)\n"
+            "    image.save(io.BytesIO(), 'JPEG', quality=90)\n"
+        )
+        subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
+
+    return run
 
 
 def copy(tree: Path, out: Path) -> None:
@@ -179,8 +183,17 @@ def copy(tree: Path, out: Path) -> None:
     subprocess.run(["cp", "-r", str(tree), str(out)], check=True)
 
 
+def durable_copy(tree: Path, out: Path) -> None:
+    """The limit of what is durable when it ends, as ours is; each file by name, a bare `sync` waits for others' too."""
+    copy(tree, out)
+    files = [str(path) for path in out.rglob("*") if path.is_file()]
+    for at in range(0, len(files), 1000):
+        subprocess.run(["sync", "--data", *files[at : at + 1000]], check=True)
+
+
 SIDES: dict[str, Callable[[Path, Path], None]] = {
     "cp -r": copy,
+    "cp -r, then sync": durable_copy,
     BASELINE: official,
     "MDSWriter, bytes handed over": writer,
     "ours, --check none, 1 process": ours("--check", "none", "--workers", 1),
@@ -190,7 +203,10 @@ SIDES: dict[str, Callable[[Path, Path], None]] = {
     "bare decode at 1/8": bare_decode,
     "ours, --check decode, 2 processes": ours("--check", "decode", "--workers", 2),
     "ours, --max-side 400, 1 process": ours("--max-side", 400, "--workers", 1),
-    "bare decode, resize, encode": bare_scaling,
+    "bare decode, resize, encode, Pillow": bare_scaling("Image.open(path)"),
+    "bare decode, resize, encode, simplejpeg": bare_scaling(
+        "Image.fromarray(simplejpeg.decode_jpeg(path.read_bytes()))"
+    ),
     "ours, --max-side 400, 2 processes": ours("--max-side", 400, "--workers", 2),
     "webdataset": peer("webdataset", _WEBDATASET),
     "arrayrecord": peer("arrayrecord", _ARRAYRECORD),
@@ -224,9 +240,14 @@ def timed(side: Callable[[Path, Path], None], source: Path, out: Path) -> tuple[
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def measure(tree: Path, few: Path, scratch: Path, rounds: int) -> dict[str, list[Taken]]:
+def chosen(texts: list[str]) -> list[str]:
+    """The sides that can take part and whose names hold one of the texts, and those that the ratios are to."""
+    there = [name for name in SIDES if name.split(",")[0] not in PEERS or not why_missing(name.split(",")[0])]
+    return [name for name in there if name in ("cp -r", BASELINE) or any(text in name for text in texts)]
+
+
+def measure(names: list[str], tree: Path, few: Path, scratch: Path, rounds: int) -> dict[str, list[Taken]]:
     """What each side took in each round."""
-    names = [name for name in SIDES if name.split(",")[0] not in PEERS or not why_missing(name.split(",")[0])]
     taken: dict[str, list[Taken]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
@@ -239,8 +260,9 @@ def measure(tree: Path, few: Path, scratch: Path, rounds: int) -> dict[str, list
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2500, help="2,500 are four whole shards, two for each process")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sides", nargs="+", default=[""], metavar="TEXT", help="only those with such a text in them")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if not given")
     options = parser.parse_args()
@@ -248,7 +270,7 @@ def main() -> None:
         root = Path(name)
         size_bytes = make_tree(root / "tree", options.images)
         make_tree(root / "few", START_IMAGES)
-        taken = measure(root / "tree", root / "few", root, options.rounds)
+        taken = measure(chosen(options.sides), root / "tree", root / "few", root, options.rounds)
     images = options.images - START_IMAGES
     rows: list[dict[str, Any]] = []
     for side, rounds in taken.items():
