@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -30,6 +31,9 @@ from PIL import Image
 
 CLASSES = 10
 BASELINE = "streaming.vision.convert.imagenet"
+
+Side = Callable[[Path, Path], str | None]
+"""Makes shards of a tree in a folder. It says what it took after its imports, where it can: see `scripted`."""
 
 
 def make_image(seed: int, path: Path) -> None:
@@ -60,7 +64,7 @@ def make_tree(root: Path, images: int) -> int:
     return sum(path.stat().st_size for _, path in jobs)
 
 
-def ours(*options: object) -> Callable[[Path, Path], None]:
+def ours(*options: object) -> Side:
     """`imagenet-mds convert`, as a user runs it: a process of its own, its start counted."""
 
     def run(tree: Path, out: Path) -> None:
@@ -70,28 +74,52 @@ def ours(*options: object) -> Callable[[Path, Path], None]:
     return run
 
 
-def official(tree: Path, out: Path) -> None:
-    """The library's own converter, in a process of its own; its imports are taken off by `START`."""
+def scripted(imports: str, work: str) -> Side:
+    """A side that is one process of Python, which says itself what it took after its imports: for some they take ten
+    times as long as the work, and the difference of two runs would be noise."""
     code = (
-        "import sys; from streaming.vision.convert.imagenet import main, parse_args; "
-        "sys.argv[1:] = ['--in_root', sys.argv[1], '--out_root', sys.argv[2], '--splits', 'train', "
-        "'--hashes', 'sha1,xxh64', '--progress_bar', '0']; main(parse_args())"
+        f"import sys, pathlib, io, os, time\n{imports}\ntree, out = map(pathlib.Path, sys.argv[1:])\n"
+        f"before = time.perf_counter(), sum(os.times()[:4])\n{work}\n"
+        "print('took', time.perf_counter() - before[0], sum(os.times()[:4]) - before[1])\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
+
+    def run(tree: Path, out: Path) -> str:
+        command = [sys.executable, "-c", code, str(tree), str(out)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    return run
 
 
-def writer(tree: Path, out: Path) -> None:
-    """The library's MDSWriter, fed the files' bytes."""
-    code = (
-        "import sys, pathlib; from streaming import MDSWriter\n"
-        "tree, out = map(pathlib.Path, sys.argv[1:])\n"
-        "files = sorted(tree.glob('train/*/*.JPEG'))\n"
-        "columns = {'i': 'int', 'x': 'jpeg', 'y': 'int'}\n"
-        "with MDSWriter(columns=columns, out=str(out), hashes=['xxh64']) as writer:\n"
-        "    for i, path in enumerate(files):\n"
-        "        writer.write({'i': i, 'x': path.read_bytes(), 'y': int(path.parent.name[1:])})\n"
+_FILES = "files = sorted(tree.glob('train/*/*.JPEG'))\n"
+
+official = scripted(
+    "from streaming.vision.convert.imagenet import main, parse_args",
+    "sys.argv[1:] = ['--in_root', str(tree), '--out_root', str(out), '--splits', 'train', "
+    "'--hashes', 'sha1,xxh64', '--progress_bar', '0']; main(parse_args())",
+)
+writer = scripted(
+    "from streaming import MDSWriter",
+    _FILES + "columns = {'i': 'int', 'x': 'jpeg', 'y': 'int'}\n"
+    "with MDSWriter(columns=columns, out=str(out), hashes=['xxh64']) as writer:\n"
+    "    for i, path in enumerate(files):\n"
+    "        writer.write({'i': i, 'x': path.read_bytes(), 'y': int(path.parent.name[1:])})",
+)
+# The cheapest decode that finds the same damage as `--check decode`, and nothing else.
+bare_decode = scripted(
+    "import simplejpeg",
+    _FILES + "for path in files:\n"
+    "    simplejpeg.decode_jpeg(path.read_bytes(), 'GRAY', min_height=1, min_width=1, min_factor=8)",
+)
+
+
+def bare_scaling(decode: str) -> Side:
+    """Decode, resize, encode by the libraries of `--max-side 400`, and nothing else."""
+    return scripted(
+        "import simplejpeg; from PIL import Image",
+        _FILES + "for path in files:\n"
+        f"    image = {decode}.resize((400, 300), Image.Resampling.LANCZOS)\n"
+        "    image.save(io.BytesIO(), 'JPEG', quality=90)",
     )
-    subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
 
 
 # Each writes what the peer's own examples write, in one process, from the files' bytes where it takes them.
@@ -142,38 +170,13 @@ if __name__ == "__main__":
 """
 
 
-def peer(name: str, code: str) -> Callable[[Path, Path], None]:
+def peer(name: str, code: str) -> Side:
     """A peer's writer, in its own environment; a file, for what starts processes imports it again."""
 
     def run(tree: Path, out: Path) -> None:
         script = out.with_name(f"{name}_side.py")
         script.write_text(code, encoding="utf-8")
         subprocess.run([python_of(name), str(script), str(tree), str(out)], check=True, capture_output=True)
-
-    return run
-
-
-def bare_decode(tree: Path, out: Path) -> None:
-    """The cheapest decode that finds the same damage as `--check decode`, and nothing else."""
-    code = (
-        "import sys, pathlib, simplejpeg\n"
-        "for path in sorted(pathlib.Path(sys.argv[1]).glob('train/*/*.JPEG')):\n"
-        "    simplejpeg.decode_jpeg(path.read_bytes(), 'GRAY', min_height=1, min_width=1, min_factor=8)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
-
-
-def bare_scaling(decode: str) -> Callable[[Path, Path], None]:
-    """Decode, resize, encode by the libraries of `--max-side 400`, and nothing else."""
-
-    def run(tree: Path, out: Path) -> None:
-        code = (
-            "import sys, pathlib, io, simplejpeg; from PIL import Image\n"
-            "for path in sorted(pathlib.Path(sys.argv[1]).glob('train/*/*.JPEG')):\n"
-            f"    image = {decode}.resize((400, 300), Image.Resampling.LANCZOS)\n"
-            "    image.save(io.BytesIO(), 'JPEG', quality=90)\n"
-        )
-        subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
 
     return run
 
@@ -191,7 +194,7 @@ def durable_copy(tree: Path, out: Path) -> None:
         subprocess.run(["sync", "--data", *files[at : at + 1000]], check=True)
 
 
-SIDES: dict[str, Callable[[Path, Path], None]] = {
+SIDES: dict[str, Side] = {
     "cp -r": copy,
     "cp -r, then sync": durable_copy,
     BASELINE: official,
@@ -220,24 +223,33 @@ START_IMAGES = 2 * CLASSES
 
 @dataclass(frozen=True)
 class Taken:
-    """What one side took in one round, its start (the same command on a few images) taken off: seconds of wall time and
-    of CPU of all its processes; and the seconds of that start."""
+    """What one side took in one round, its start taken off: seconds of wall time and of CPU of all its processes; and
+    the seconds of that start."""
 
     wall: float
     cpu: float
     start: float
 
 
-def timed(side: Callable[[Path, Path], None], source: Path, out: Path) -> tuple[float, float]:
-    """Seconds of wall time and of CPU."""
+def timed(side: Side, source: Path, out: Path) -> tuple[float, float, str]:
+    """Seconds of wall time and of CPU, and what the side says."""
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()
-    side(source, out)
+    said = side(source, out)
     wall = time.perf_counter() - begun
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, said or ""
+
+
+def take(side: Side, tree: Path, few: Path, out: Path) -> Taken:
+    """Run a side once; where it does not say what it took without its start, the same on a few images is taken off."""
+    wall, cpu, said = timed(side, tree, out)
+    if found := re.search(r"^took (\S+) (\S+)$", said, re.MULTILINE):
+        return Taken(float(found[1]), float(found[2]), wall - float(found[1]))
+    start, start_cpu, _ = timed(side, few, out)
+    return Taken(wall - start, cpu - start_cpu, start)
 
 
 def chosen(texts: list[str]) -> list[str]:
@@ -251,27 +263,13 @@ def measure(names: list[str], tree: Path, few: Path, scratch: Path, rounds: int)
     taken: dict[str, list[Taken]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            whole, start = (timed(SIDES[name], source, scratch / "out") for source in (tree, few))
-            taken[name].append(Taken(whole[0] - start[0], whole[1] - start[1], start[0]))
+            taken[name].append(take(SIDES[name], tree, few, scratch / "out"))
         print(f"round {number + 1} of {rounds} is done", file=sys.stderr)
     return taken
 
 
-def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=int, default=2500, help="2,500 are four whole shards, two for each process")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sides", nargs="+", default=[""], metavar="TEXT", help="only those with such a text in them")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if not given")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        root = Path(name)
-        size_bytes = make_tree(root / "tree", options.images)
-        make_tree(root / "few", START_IMAGES)
-        taken = measure(chosen(options.sides), root / "tree", root / "few", root, options.rounds)
-    images = options.images - START_IMAGES
+def compared(taken: dict[str, list[Taken]], images: int) -> list[dict[str, Any]]:
+    """A row for each side: medians over the rounds, and of the ratios within each round."""
     rows: list[dict[str, Any]] = []
     for side, rounds in taken.items():
 
@@ -290,6 +288,24 @@ def main() -> None:
                 "start_seconds": round(statistics.median(one.start for one in rounds), 2),
             }
         )
+    return rows
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--images", type=int, default=2500, help="2,500 are four whole shards, two for each process")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sides", nargs="+", default=[""], metavar="TEXT", help="only those with such a text in them")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if not given")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        root = Path(name)
+        size_bytes = make_tree(root / "tree", options.images)
+        make_tree(root / "few", START_IMAGES)
+        taken = measure(chosen(options.sides), root / "tree", root / "few", root, options.rounds)
+    rows = compared(taken, options.images)
     print(
         f"{options.images:,} images, {size_bytes / options.images / 1000:.0f} kB each, {options.rounds} rounds, medians"
     )

@@ -70,8 +70,8 @@ class ShardRecord:
 
 @dataclass
 class Spent:
-    """Seconds of one process: reading the source, checking (decoding, scaling), encoding and hashing the shard, writing
-    or uploading it."""
+    """Seconds of one process: reading the source, checking (decoding, scaling), encoding and hashing the shard, waiting
+    until it is written or uploaded."""
 
     read: float = 0.0
     check: float = 0.0
