@@ -5,12 +5,13 @@ disk. A round runs each side once, in an order that turns from round to round, a
 rounds; ratios are taken within a round, so that a machine that slows down slows both. Images a second of wall time mean
 nothing on a shared machine; the ratios do.
 
-Usage: python benchmarks/convert.py [--images N] [--rounds N] [--json FILE] [--folder FOLDER]
+Usage: python benchmarks/convert.py [--images N] [--rounds N] [--sides TEXT ...] [--json FILE] [--folder FOLDER]
 """
 
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -28,39 +29,72 @@ from peers import PEERS, python_of, why_missing
 
 BASELINE = "streaming.vision.convert.imagenet"
 
+# What starting a side costs before its first image: the same command on a tree of a few images.
+FEW = "few"
+START_IMAGES = 2 * CLASSES
 
-def ours(*options: object) -> Callable[[Path, Path], None]:
-    """`imagenet-mds convert`, as a user runs it: a process of its own, its start counted."""
+Side = Callable[[Path, Path], str | None]
+"""Makes shards of a tree in a folder. It says what it took after its imports, where it can: see `scripted`."""
+
+
+def ours(*options: object) -> Side:
+    """`imagenet-mds convert`, as a user runs it."""
 
     def run(tree: Path, out: Path) -> None:
-        command = [sys.executable, "-m", "imagenet_mds", "convert", str(tree), str(out), *map(str, options)]
+        # The few images of a start are several shards too, so that every process starts.
+        size = ("--shard-size", "1MiB") if tree.name == FEW else ()
+        command = [sys.executable, "-m", "imagenet_mds", "convert", str(tree), str(out), *map(str, options), *size]
         subprocess.run(command, check=True, capture_output=True)
 
     return run
 
 
-def official(tree: Path, out: Path) -> None:
-    """The library's own converter, in a process of its own; its imports are taken off by `START`."""
+def scripted(imports: str, work: str) -> Side:
+    """A side that is one process of Python, which says itself what it took after its imports: for some they take ten
+    times as long as the work, and the difference of two runs would be noise."""
     code = (
-        "import sys; from streaming.vision.convert.imagenet import main, parse_args; "
-        "sys.argv[1:] = ['--in_root', sys.argv[1], '--out_root', sys.argv[2], '--splits', 'train', "
-        "'--hashes', 'sha1,xxh64', '--progress_bar', '0']; main(parse_args())"
+        f"import sys, pathlib, io, os, time\n{imports}\ntree, out = map(pathlib.Path, sys.argv[1:])\n"
+        f"before = time.perf_counter(), sum(os.times()[:4])\n{work}\n"
+        "print('took', time.perf_counter() - before[0], sum(os.times()[:4]) - before[1])\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
+
+    def run(tree: Path, out: Path) -> str:
+        command = [sys.executable, "-c", code, str(tree), str(out)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    return run
 
 
-def writer(tree: Path, out: Path) -> None:
-    """The library's MDSWriter, fed the files' bytes."""
-    code = (
-        "import sys, pathlib; from streaming import MDSWriter\n"
-        "tree, out = map(pathlib.Path, sys.argv[1:])\n"
-        "files = sorted(tree.glob('train/*/*.JPEG'))\n"
-        "columns = {'i': 'int', 'x': 'jpeg', 'y': 'int'}\n"
-        "with MDSWriter(columns=columns, out=str(out), hashes=['xxh64']) as writer:\n"
-        "    for i, path in enumerate(files):\n"
-        "        writer.write({'i': i, 'x': path.read_bytes(), 'y': int(path.parent.name[1:])})\n"
+_FILES = "files = sorted(tree.glob('train/*/*.JPEG'))\n"
+
+official = scripted(
+    "from streaming.vision.convert.imagenet import main, parse_args",
+    "sys.argv[1:] = ['--in_root', str(tree), '--out_root', str(out), '--splits', 'train', "
+    "'--hashes', 'sha1,xxh64', '--progress_bar', '0']; main(parse_args())",
+)
+writer = scripted(
+    "from streaming import MDSWriter",
+    _FILES + "columns = {'i': 'int', 'x': 'jpeg', 'y': 'int'}\n"
+    "with MDSWriter(columns=columns, out=str(out), hashes=['xxh64']) as writer:\n"
+    "    for i, path in enumerate(files):\n"
+    "        writer.write({'i': i, 'x': path.read_bytes(), 'y': int(path.parent.name[1:])})",
+)
+# The cheapest decode that finds the same damage as `--check decode`, and nothing else.
+bare_decode = scripted(
+    "import simplejpeg",
+    _FILES + "for path in files:\n"
+    "    simplejpeg.decode_jpeg(path.read_bytes(), 'GRAY', min_height=1, min_width=1, min_factor=8)",
+)
+
+
+def bare_scaling(decode: str) -> Side:
+    """Decode, resize, encode by the libraries of `--max-side 400`, and nothing else."""
+    return scripted(
+        "import simplejpeg; from PIL import Image",
+        _FILES + "for path in files:\n"
+        f"    image = {decode}.resize((400, 300), Image.Resampling.LANCZOS)\n"
+        "    image.save(io.BytesIO(), 'JPEG', quality=90)",
     )
-    subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
 
 
 # Each writes what the peer's own examples write, in one process, from the files' bytes where it takes them.
@@ -111,7 +145,7 @@ if __name__ == "__main__":
 """
 
 
-def peer(name: str, code: str) -> Callable[[Path, Path], None]:
+def peer(name: str, code: str) -> Side:
     """A peer's writer, in its own environment; a file, for what starts processes imports it again."""
 
     def run(tree: Path, out: Path) -> None:
@@ -122,34 +156,22 @@ def peer(name: str, code: str) -> Callable[[Path, Path], None]:
     return run
 
 
-def bare_decode(tree: Path, out: Path) -> None:
-    """The cheapest decode that finds the same damage as `--check decode`, and nothing else."""
-    code = (
-        "import sys, pathlib, simplejpeg\n"
-        "for path in sorted(pathlib.Path(sys.argv[1]).glob('train/*/*.JPEG')):\n"
-        "    simplejpeg.decode_jpeg(path.read_bytes(), 'GRAY', min_height=1, min_width=1, min_factor=8)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
-
-
-def bare_scaling(tree: Path, out: Path) -> None:
-    """Decode, resize, encode of the same library as `--max-side 400`, and nothing else."""
-    code = (
-        "import sys, pathlib, io; from PIL import Image\n"
-        "for path in sorted(pathlib.Path(sys.argv[1]).glob('train/*/*.JPEG')):\n"
-        "    image = Image.open(path).resize((400, 300), Image.Resampling.LANCZOS)\n"
-        "    image.save(io.BytesIO(), 'JPEG', quality=90)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tree), str(out)], check=True, capture_output=True)
-
-
 def copy(tree: Path, out: Path) -> None:
     """The limit: read every byte, write every byte."""
     subprocess.run(["cp", "-r", str(tree), str(out)], check=True)
 
 
-SIDES: dict[str, Callable[[Path, Path], None]] = {
+def durable_copy(tree: Path, out: Path) -> None:
+    """The limit of what is durable when it ends, as ours is; each file by name, a bare `sync` waits for others' too."""
+    copy(tree, out)
+    files = [str(path) for path in out.rglob("*") if path.is_file()]
+    for at in range(0, len(files), 1000):
+        subprocess.run(["sync", "--data", *files[at : at + 1000]], check=True)
+
+
+SIDES: dict[str, Side] = {
     "cp -r": copy,
+    "cp -r, then sync": durable_copy,
     BASELINE: official,
     "MDSWriter, bytes handed over": writer,
     "ours, --check none, 1 process": ours("--check", "none", "--workers", 1),
@@ -159,7 +181,10 @@ SIDES: dict[str, Callable[[Path, Path], None]] = {
     "bare decode at 1/8": bare_decode,
     "ours, --check decode, 2 processes": ours("--check", "decode", "--workers", 2),
     "ours, --max-side 400, 1 process": ours("--max-side", 400, "--workers", 1),
-    "bare decode, resize, encode": bare_scaling,
+    "bare decode, resize, encode, Pillow": bare_scaling("Image.open(path)"),
+    "bare decode, resize, encode, simplejpeg": bare_scaling(
+        "Image.fromarray(simplejpeg.decode_jpeg(path.read_bytes()))"
+    ),
     "ours, --max-side 400, 2 processes": ours("--max-side", 400, "--workers", 2),
     "webdataset": peer("webdataset", _WEBDATASET),
     "arrayrecord": peer("arrayrecord", _ARRAYRECORD),
@@ -167,58 +192,56 @@ SIDES: dict[str, Callable[[Path, Path], None]] = {
     "ffcv, q90/500": peer("ffcv", _FFCV),
 }
 
-# What starting a side costs before its first image: the same command on a tree of a few images.
-START_IMAGES = 2 * CLASSES
-
 
 @dataclass(frozen=True)
 class Taken:
-    """What one side took in one round, its start (the same command on a few images) taken off: seconds of wall time and
-    of CPU of all its processes; and the seconds of that start."""
+    """What one side took in one round, its start taken off: seconds of wall time and of CPU of all its processes; and
+    the seconds of that start."""
 
     wall: float
     cpu: float
     start: float
 
 
-def timed(side: Callable[[Path, Path], None], source: Path, out: Path) -> tuple[float, float]:
-    """Seconds of wall time and of CPU."""
+def timed(side: Side, source: Path, out: Path) -> tuple[float, float, str]:
+    """Seconds of wall time and of CPU, and what the side says."""
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()
-    side(source, out)
+    said = side(source, out)
     wall = time.perf_counter() - begun
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, said or ""
 
 
-def measure(tree: Path, few: Path, scratch: Path, rounds: int) -> dict[str, list[Taken]]:
+def take(side: Side, tree: Path, few: Path, out: Path) -> Taken:
+    """Run a side once; where it does not say what it took without its start, the same on a few images is taken off."""
+    wall, cpu, said = timed(side, tree, out)
+    if found := re.search(r"^took (\S+) (\S+)$", said, re.MULTILINE):
+        return Taken(float(found[1]), float(found[2]), wall - float(found[1]))
+    start, start_cpu, _ = timed(side, few, out)
+    return Taken(wall - start, cpu - start_cpu, start)
+
+
+def chosen(texts: list[str]) -> list[str]:
+    """The sides that can take part and whose names hold one of the texts, and those that the ratios are to."""
+    there = [name for name in SIDES if name.split(",")[0] not in PEERS or not why_missing(name.split(",")[0])]
+    return [name for name in there if name in ("cp -r", BASELINE) or any(text in name for text in texts)]
+
+
+def measure(names: list[str], tree: Path, few: Path, scratch: Path, rounds: int) -> dict[str, list[Taken]]:
     """What each side took in each round."""
-    names = [name for name in SIDES if name.split(",")[0] not in PEERS or not why_missing(name.split(",")[0])]
     taken: dict[str, list[Taken]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            whole, start = (timed(SIDES[name], source, scratch / "out") for source in (tree, few))
-            taken[name].append(Taken(whole[0] - start[0], whole[1] - start[1], start[0]))
+            taken[name].append(take(SIDES[name], tree, few, scratch / "out"))
         print(f"round {number + 1} of {rounds} is done", file=sys.stderr)
     return taken
 
 
-def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if not given")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        root = Path(name)
-        size_bytes = make_tree(root / "tree", options.images)
-        make_tree(root / "few", START_IMAGES)
-        taken = measure(root / "tree", root / "few", root, options.rounds)
-    images = options.images - START_IMAGES
+def compared(taken: dict[str, list[Taken]], images: int) -> list[dict[str, Any]]:
+    """A row for each side: medians over the rounds, and of the ratios within each round."""
     rows: list[dict[str, Any]] = []
     for side, rounds in taken.items():
 
@@ -237,6 +260,24 @@ def main() -> None:
                 "start_seconds": round(statistics.median(one.start for one in rounds), 2),
             }
         )
+    return rows
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--images", type=int, default=2500, help="2,500 are four whole shards, two for each process")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sides", nargs="+", default=[""], metavar="TEXT", help="only those with such a text in them")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if not given")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        root = Path(name)
+        size_bytes = make_tree(root / "tree", options.images)
+        make_tree(root / FEW, START_IMAGES)
+        taken = measure(chosen(options.sides), root / "tree", root / FEW, root, options.rounds)
+    rows = compared(taken, options.images)
     print(
         f"{options.images:,} images, {size_bytes / options.images / 1000:.0f} kB each, {options.rounds} rounds, medians"
     )

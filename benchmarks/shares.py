@@ -23,7 +23,6 @@ PARTS = (
     "IDCT and colour",
     "resizing",
     "augmentation",
-    "looking ahead",
     "handing over",
 )
 IMAGES, ROUNDS = 128, 5
@@ -54,6 +53,7 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
     import torch
     from sides import our_config, samples_of
 
+    from imagenet_mds.cache import SplitFiles
     from imagenet_mds.raw import decode_raw, is_raw
     from imagenet_mds.seeds import SampleRandom, sample_seed
     from imagenet_mds.tiles import cut
@@ -68,7 +68,7 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
     config = our_config(size_px, 1, resize)
     augment, local = config.augment, folder / form / "train"
     with own_resources():
-        images = TrainingImages(config, local, samples_of(local))
+        images = TrainingImages(config, SplitFiles(local), samples_of(local))
         samples = range(0, images.num_samples, images.num_samples // IMAGES)[:IMAGES]
         files = [images.read(sample)[0] for sample in samples]
         seeds = [sample_seed(config.seed, 0, sample) for sample in samples]
@@ -113,8 +113,6 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
             "resize": lambda at: resized(parts[at], size_px, resize),
             "flipped": lambda at: resized(parts[at], size_px, resize, flip=drawn[at][1]),
             "draw": draw,
-            # What the library's thread does for each sample, whatever there is to fetch.
-            "ahead": lambda at: images.prepare_shard(images.spanner[samples[at]][0], False),
             "view": lambda at: augmentation.view(files[at], seeds[at], 0),
         }
         if not raw:
@@ -134,9 +132,8 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
         "IDCT and colour": 0 if raw else found["part"] - found["slice"] - found["entropy"],
         "resizing": found["resize"],
         "augmentation": found["flipped"] - found["resize"] + found["draw"],
-        "looking ahead": found["ahead"],
     }
-    known_us = found["read"] + found["view"] + found["ahead"]
+    known_us = found["read"] + found["view"]
     return {name: round(max(us, 0), 1) for name, us in known.items()} | {
         "handing over": round(max(loader_us(config, local) - known_us, 0), 1),
         "view": round(found["view"], 1),
@@ -150,12 +147,13 @@ def loader_us(config: Any, local: Path) -> float:
     from load import group_cpu_seconds
     from sides import BATCH_SIZE, samples_of
 
+    from imagenet_mds.cache import SplitFiles
     from imagenet_mds_train.data import training_loader
     from imagenet_mds_train.stream import own_resources
 
     os.setpgid(0, 0)
     with own_resources():
-        batches = iter(training_loader(config, local, samples_of(local)))
+        batches = iter(training_loader(config, SplitFiles(local), samples_of(local)))
         for _ in range(4):
             next(batches)
         taken = []

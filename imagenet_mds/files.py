@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +23,48 @@ class Draft:
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._descriptor: int | None = None
         self._ahead: tuple[int, int] | None = None
+        self._writer: ThreadPoolExecutor | None = None
+        self._under_way: list[Future[None]] = []
 
     def __enter__(self) -> "Draft":
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.shutdown(cancel_futures=True)
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._temporary.unlink(missing_ok=True)
 
     def ahead(self, data: bytes | memoryview, start: int) -> None:
-        """Write bytes that will most likely lie at `start`, each time where the last ones ended, and have the kernel
-        take them to the disk while the rest is made.
+        """Write bytes that will most likely lie at `start`, each time where the last ones ended, while their maker goes
+        on with the rest: a thread copies them to the kernel and has it take them to the disk.
+
+        Args:
+            data: must stay as it is until `publish`, but for what is moved then.
+            start: where in the file.
 
         Raises:
-            OSError: the system's own error.
+            OSError: the system's own error, of this part or of one before.
         """
         first, end = self._ahead or (start, start)
         assert start == end, "parts follow one another"
-        self._write(data, start)
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1)
+        self._settle(*(part for part in self._under_way if part.done()))
+        self._under_way.append(self._writer.submit(self._write_back, data, start))
         self._ahead = first, start + len(data)
+
+    def _write_back(self, data: bytes | memoryview, start: int) -> None:
+        self._write(data, start)
         # The one call of the standard library that starts writing back and does not wait for it.
         os.posix_fadvise(self._open(), start, len(data), os.POSIX_FADV_DONTNEED)
+
+    def _settle(self, *parts: Future[None]) -> None:
+        """Wait for parts to be written."""
+        for part in parts:
+            part.result()
+            self._under_way.remove(part)
 
     def publish(self, data: bytes | memoryview, *, moved: bool = False) -> None:
         """Write what is missing of `data`, make it durable, give it its name.
@@ -55,6 +76,7 @@ class Draft:
         Raises:
             OSError: the system's own error.
         """
+        self._settle(*self._under_way)
         start, end = self._ahead if self._ahead and not moved else (0, 0)
         view = memoryview(data)
         self._write(view[:start], 0)

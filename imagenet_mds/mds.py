@@ -76,17 +76,26 @@ class ShardEncoder:
     Args:
         most_samples: how many samples will come, or more.
         size_limit_bytes: what the header says the limit was; readers do not use it.
-        buffer: memory to work in, used from its beginning and made longer as needed; a process that keeps it for all
-            its shards spares the kernel the clearing of fresh pages, which costs as much as copying the images.
+        buffer: memory to work in, used from its beginning; more is taken where it does not suffice. A process that
+            keeps it for all its shards spares the kernel the clearing of fresh pages, which costs as much as copying
+            the images.
+        images_bytes: how much the images will most likely be together; so much memory is taken at once.
         raw: the images are raw samples, no JPEG files.
     """
 
     def __init__(
-        self, most_samples: int, size_limit_bytes: int, buffer: bytearray | None = None, *, raw: bool = False
+        self,
+        most_samples: int,
+        size_limit_bytes: int,
+        buffer: bytearray | None = None,
+        *,
+        images_bytes: int = 0,
+        raw: bool = False,
     ) -> None:
         self._header = json.dumps(_layout(size_limit_bytes, raw), sort_keys=True).encode("utf-8")
-        self._buffer = bytearray() if buffer is None else buffer
         self._start = self._end = self._head_bytes(most_samples)
+        likely = self._start + images_bytes + most_samples * _FIXED_BYTES_PER_SAMPLE
+        self._buffer = buffer if buffer is not None and len(buffer) >= likely else bytearray(likely)
         self._ends: list[int] = []
 
     def _head_bytes(self, samples: int) -> int:
@@ -113,7 +122,10 @@ class ShardEncoder:
         if end >= _OFFSETS_END:
             raise ValueError(f"a shard of {end:,} bytes cannot be addressed: MDS offsets end at {_OFFSETS_END:,}")
         if end > len(self._buffer):
-            self._buffer.extend(bytes(max(end, len(self._buffer) * 5 // 4) - len(self._buffer)))
+            # Never in place: what `view` has given out may be on its way to the disk.
+            longer = bytearray(max(end, len(self._buffer) * 5 // 4))
+            longer[:at] = memoryview(self._buffer)[:at]
+            self._buffer = longer
         struct.pack_into("<Iq", self._buffer, at, length, record.index)
         self._buffer[at + 12 : at + 12 + length] = record.image
         struct.pack_into("<q", self._buffer, at + 12 + length, record.label)
@@ -121,7 +133,7 @@ class ShardEncoder:
         self._ends.append(end)
 
     def view(self, start: int, end: int) -> memoryview:
-        """A part of the buffer; to be let go before the next `add`."""
+        """A part of the buffer. It stays as it is until `finish`, which moves it if fewer samples have come."""
         return memoryview(self._buffer)[start:end]
 
     def finish(self) -> memoryview:

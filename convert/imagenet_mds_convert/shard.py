@@ -70,8 +70,8 @@ class ShardRecord:
 
 @dataclass
 class Spent:
-    """Seconds of one process: reading the source, checking (decoding, scaling), encoding and hashing the shard, writing
-    or uploading it."""
+    """Seconds of one process: reading the source, checking (decoding, scaling), encoding and hashing the shard, waiting
+    until it is written or uploaded."""
 
     read: float = 0.0
     check: float = 0.0
@@ -84,7 +84,7 @@ class Spent:
             setattr(self, name, getattr(self, name) + seconds)
 
 
-_AHEAD_BYTES = 8 << 20
+_AHEAD_BYTES = 4 << 20
 """Written at once while a shard is made: large enough for a disk, small enough that little is left at the end."""
 
 
@@ -100,10 +100,13 @@ def build_shard(
         draft: takes the shard's bytes while it is made, and the whole at the end, if it has any sample.
 
     Returns:
-        What to record, and the shard's bytes, which lie in the buffer.
+        What to record, and the shard's bytes, which lie in the buffer or, where that was short, in a longer one.
     """
     spent = spent or Spent()
-    encoder = ShardEncoder(len(task.samples), task.size_limit_bytes, buffer, raw=task.form == "raw")
+    likely = sum(sample.size_bytes for _, sample in task.samples)
+    encoder = ShardEncoder(
+        len(task.samples), task.size_limit_bytes, buffer, images_bytes=likely, raw=task.form == "raw"
+    )
     record = ShardRecord(task.shard, None)
     written, _ = encoder.filled
     for index, sample, read in read_all(task.source, task.samples):
@@ -129,6 +132,10 @@ def build_shard(
             written = end
             spent.write += time.perf_counter() - encoded
     begun = time.perf_counter()
+    if draft and not record.left_out:
+        draft.ahead(
+            encoder.view(written, encoder.filled[1]), written
+        )  # so that it is written while the shard is hashed
     whole = encoder.finish()
     info = describe_shard(shard_basename(task.shard), whole, encoder.samples) if encoder.samples else None
     spent.encode += time.perf_counter() - begun
@@ -176,8 +183,9 @@ def run_shard_task(task: ShardTask) -> tuple[ShardRecord, Spent]:
     spent = Spent()
     buffer = _buffers.pop() if _buffers else bytearray()
     with task.destination.draft(shard_basename(task.shard)) as draft:
-        record = build_shard(task, spent, buffer=buffer, draft=draft)[0]
-    _buffers.append(buffer)
+        record, whole = build_shard(task, spent, buffer=buffer, draft=draft)
+    assert isinstance(whole.obj, bytearray)
+    _buffers.append(whole.obj)
     begun = time.perf_counter()
     # A record that a power cut takes costs making its shard again; one that outlives its shard is not believed.
     task.destination.note(record_name(task.shard), json_bytes(asdict(record)))

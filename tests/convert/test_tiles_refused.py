@@ -1,6 +1,7 @@
 """What cannot be tiled right stays as it is: other kinds, every sort of damage, files with bytes changed at random."""
 
 import contextlib
+import math
 import random
 import re
 import struct
@@ -13,7 +14,9 @@ import pytest
 import simplejpeg
 
 from imagenet_mds.tiles import TileMap, cut, header_segments
+from imagenet_mds_convert import images
 from imagenet_mds_convert.baseline import Damaged, NotTileable, OtherKind
+from imagenet_mds_convert.images import Stored, Unusable, prepare
 from imagenet_mds_convert.tiles import tile_jpeg, untile_jpeg, whole_jpeg
 from tests.convert.jpeg_kinds import ANY_SIZE, SOURCES
 from tests.jpegs import Pixels, jpeg, picture, sampled, seen_by_pillow
@@ -205,6 +208,36 @@ def _mutated(data: bytes, draw: random.Random) -> bytes:
         if len(mutated) < scan + 30:
             break
     return bytes(mutated)
+
+
+def test_what_decode_finds_does_not_depend_on_whether_the_walk_was_asked_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def found(data: bytes) -> Stored | str:
+        try:
+            return prepare(data, "decode")
+        except Unusable as reason:
+            return str(reason)
+
+    draw = random.Random(7)
+    files = [make() for make in SOURCES.values()] + [make() for make, _, _ in LEFT.values()]
+    files += [_mutated(draw.choice(files[: len(SOURCES)]), draw) for _ in range(1000)]
+    monkeypatch.setattr(images, "_WALK_PAYS_AFTER", math.inf)
+    decoded = [found(data) for data in files]
+    monkeypatch.setattr(images, "_WALK_PAYS_AFTER", 0)
+    assert [found(data) for data in files] == decoded
+    assert min(sum(isinstance(one, kind) for one in decoded) for kind in (str, Stored)) > 200
+
+
+def test_the_walk_is_asked_once_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+    monkeypatch.setattr(images, "_decode", decoded.append)
+    monkeypatch.setattr(images, "_checked", 0)
+    monkeypatch.setattr(images, "_WALK_PAYS_AFTER", 2)
+    whole, progressive = SOURCES["4:2:0"](), jpeg(picture(150, 70), progressive=True)
+    for data in (whole, whole, whole, progressive, whole):
+        prepare(data, "decode")
+    assert decoded == [whole, whole, progressive]
 
 
 def _seen_strictly(data: bytes) -> Pixels | None:

@@ -1,6 +1,7 @@
 """Files are there whole or not at all."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,31 @@ def test_a_file_given_up_leaves_the_old_one(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.bin": b"old"}
+
+
+@pytest.mark.parametrize("parts", [1, 2, 50])
+def test_a_part_that_cannot_be_written_is_told_before_the_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    pwrite = os.pwrite
+
+    def fail_ahead(descriptor: int, data: memoryview, start: int) -> int:
+        if threading.current_thread() is not threading.main_thread():
+            raise OSError(28, "No space left on device")
+        return pwrite(descriptor, data, start)
+
+    def written() -> None:
+        with Draft(tmp_path / "a.bin") as draft:
+            for part in range(parts):
+                draft.ahead(b"new", 3 * part)
+            draft.publish(parts * b"new")
+
+    (tmp_path / "a.bin").write_bytes(b"old")
+    monkeypatch.setattr(os, "pwrite", fail_ahead)
+    with pytest.raises(OSError, match="No space left"):
+        written()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.bin": b"old"}
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
 
 
 @pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.replace"])

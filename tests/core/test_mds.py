@@ -113,6 +113,17 @@ def test_a_shard_made_in_a_used_buffer_with_samples_left_out_is_the_one_made_at_
     assert bytes(encoder.finish()) == encode_shard(kept, 1 << 26)
 
 
+def test_what_was_given_out_to_be_written_stays_where_a_buffer_was_short() -> None:
+    encoder = ShardEncoder(100, 1 << 26, bytearray(600), images_bytes=50)
+    views = []
+    for index in range(100):
+        _, at = encoder.filled
+        encoder.add(Record(index, bytes([index]) * 20, 0))
+        views.append((at, encoder.view(at, encoder.filled[1])))
+    whole = encoder.finish()
+    assert all(whole[at : at + len(view)] == view for at, view in views)
+
+
 def _pixels(image: Image.Image) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     return np.asarray(image.convert("RGB"))
 
