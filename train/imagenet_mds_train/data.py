@@ -25,9 +25,9 @@ from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import EvaluationConfig, OrderConfig, TrainConfig
 from imagenet_mds.seeds import sample_seed
 from imagenet_mds_train.augment import Augmentation, View, validation_view
-from imagenet_mds_train.color import jitter_rows
-from imagenet_mds_train.feed import PADDING_LABEL, Batch, DeviceLoader, Finish, JitteredBatch
+from imagenet_mds_train.feed import PADDING_LABEL, DeviceLoader, Finish
 from imagenet_mds_train.orphans import die_with
+from imagenet_mds_train.slots import Slots
 from imagenet_mds_train.stream import ImageStream, Undecodable
 
 Pair: TypeAlias = tuple[Tensor, int]
@@ -85,20 +85,6 @@ class TrainingImages(ImageStream):
         return view, label
 
 
-def collate_views(samples: list[tuple[View, int]]) -> Batch | JitteredBatch:
-    """A batch; torch's own collation puts the images straight into shared memory when a worker does it.
-
-    Returns:
-        Images (samples, 3, size, size), uint8, channels last, and labels (samples), int64; with ColorJitter its
-        parameters too (samples, 8), for `feed.finish_batch`.
-    """
-    # (samples, size, size, 3) to (samples, 3, size, size): a change of strides, no copy
-    images = default_collate([torch.from_numpy(view.pixels) for view, _ in samples]).permute(0, 3, 1, 2)
-    labels = torch.tensor([label for _, label in samples])
-    rows = [view.jitter for view, _ in samples if view.jitter is not None]
-    return (images, labels, jitter_rows(rows)) if rows else (images, labels)
-
-
 class ValidationImages(IterableDataset[Pair]):
     """A split in its stored order, each sample exactly once over all ranks, in as many batches on each rank.
 
@@ -146,20 +132,26 @@ def training_loader(
 ) -> DeviceLoader:
     """The training batches of this rank; a last batch that is not full is left out.
 
+    A batch is its taker's until two more of each worker have been taken (see `slots.py`): who keeps one longer must
+    copy it.
+
     Args:
         config: the run's.
         files: of the training split.
         samples: how many of them, subset applied.
-        finish: what is done to each batch ahead of its use; None leaves them as `collate_views` gives them.
+        finish: what is done to each batch ahead of its use; None leaves them as `Slots.collate` gives them.
         device: where they are used.
     """
+    slots = Slots(
+        config.data.workers_per_rank, config.data.prefetch_batches, config.device_batch_size, config.augment.size_px
+    )
     return _loader(
         TrainingImages(config, files, samples),
         config.device_batch_size,
         config.data.workers_per_rank,
         prefetch_batches=config.data.prefetch_batches,
         drop_last=True,
-        collate=collate_views,
+        collate=slots.collate,
         finish=finish,
         device=device,
     )

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 
 from imagenet_mds.errors import UserError
 from imagenet_mds_train.color import jitter
+from imagenet_mds_train.slots import Collated, Note
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
-JitteredBatch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 PADDING_LABEL = -1
 """The label of black images that weigh nothing: damaged ones in training, and those that make the ranks' validation
@@ -44,12 +44,17 @@ class DeviceLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override] # torch's says that it is an object of its own
         """The batches of an epoch."""
-        batches = super().__iter__()
+        batches: Iterator[Any] = map(_taken, super().__iter__())
         if self.finish is None:
             return batches
         if self.device.type != "cuda":
             return map(self.finish, batches)
         return on_a_stream(batches, self.finish, self.device)
+
+
+def _taken(batch: Any) -> Any:
+    """The batch that a worker's note is of; what is no note, or was taken when it was pinned, as it is."""
+    return batch.batch() if isinstance(batch, Note) else batch
 
 
 def on_a_stream(batches: Iterable[Any], finish: Finish, device: torch.device) -> Iterator[Batch]:
@@ -76,14 +81,11 @@ def _in_use(batch: Batch, finished: torch.cuda.Event, device: torch.device) -> B
     return batch
 
 
-def finish_batch(
-    batch: Batch | JitteredBatch, *, device: torch.device, classes: int, weightless: bool = False
-) -> Batch:
+def finish_batch(batch: Collated, *, device: torch.device, classes: int, weightless: bool = False) -> Batch:
     """A collated batch on the device, with ColorJitter's pixels made and labels that weigh nothing.
 
     Args:
-        batch: images (samples, 3, height, width), uint8, labels (samples), int64, and, with ColorJitter, parameters
-            (samples, 8), all in the processor's memory.
+        batch: in the processor's memory.
         device: where it goes.
         classes: that the model knows.
         weightless: labels may be `PADDING_LABEL`: if one is, the batch gets class probabilities (samples, classes),

@@ -1,0 +1,73 @@
+"""Batches handed over in memory that is used again and again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from imagenet_mds.cache import SplitFiles
+from imagenet_mds.config import TrainConfig, parse_config
+from imagenet_mds_train.data import training_loader
+from imagenet_mds_train.slots import Note
+
+pytestmark = pytest.mark.usefixtures("blocks")
+
+
+def config(workers: int, **augment: Any) -> TrainConfig:
+    """A small one: 39 batches of 4 an epoch."""
+    values = {
+        "global_batch_size": 4,
+        "data": {"workers_per_rank": workers},
+        "augment": {"size_px": 24} | augment,
+        "optimizer": {"lr": 0.1},
+        "schedule": {"epochs": 3},
+    }
+    return parse_config(values, "the test")
+
+
+def batches(dataset: Path, workers: int, epochs: int = 1, **augment: Any) -> list[tuple[torch.Tensor, ...]]:
+    """Copies of every batch, each made while the next one is asked for already."""
+    loader = training_loader(config(workers, **augment), SplitFiles(dataset / "train"), 158)
+    copies, before = [], None
+    for _ in range(epochs):
+        for batch in loader:
+            if before is not None:
+                copies.append(tuple(tensor.clone() for tensor in before))
+            before = batch
+    assert before is not None
+    return [*copies, tuple(tensor.clone() for tensor in before)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_are_those_of_no_workers(dataset: Path, workers: int) -> None:
+    expected, handed_over = (batches(dataset, number, epochs=2) for number in (0, workers))
+    assert len(expected) == len(handed_over) == 78
+    for one, other in zip(expected, handed_over, strict=True):
+        assert all(map(torch.equal, one, other))
+        assert other[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_else_there_is_of_a_batch_comes_with_it(dataset: Path) -> None:
+    jitter: dict[str, Any] = {"color_jitter": {"brightness": 0.2}}
+    for one, other in zip(batches(dataset, 0, **jitter), batches(dataset, 2, **jitter), strict=True):
+        assert len(one) == 3
+        assert one[2].dtype == torch.float64
+        assert all(map(torch.equal, one, other))
+
+
+def test_smaller_pictures_of_early_epochs_fit_in(dataset: Path) -> None:
+    progressive: dict[str, Any] = {"progressive": {"start_px": 8, "until_epoch": 2, "step_px": 8}}
+    sizes = [images.shape[-1] for images, _ in batches(dataset, 2, epochs=3, **progressive)]
+    assert sizes == [8] * 39 + [16] * 39 + [24] * 39
+
+
+def test_a_batch_is_pinned_out_of_its_slot(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loader's pinning thread calls `pin_memory` of what it does not know; where there is no GPU it is a copy."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    loader = training_loader(config(1), SplitFiles(dataset / "train"), 158)
+    note = next(super(type(loader), loader).__iter__())
+    assert isinstance(note, Note)
+    pinned = torch.utils.data._utils.pin_memory.pin_memory(note)  # type: ignore[no-untyped-call] # torch's
+    assert all(map(torch.equal, pinned, note.batch()))
+    assert pinned[0].data_ptr() != note.batch()[0].data_ptr()
