@@ -35,11 +35,12 @@ from peers import python_of, why_missing
 from shares import print_shares, shares_of
 from sides import BASELINE, BATCH_SIZE, COUNTER_SLOTS, OURS, SIDES
 
+from imagenet_mds_train.attempt import clean_after_the_dead
+
 HERE = Path(__file__).resolve().parent
 SETTLE_SECONDS = 0.2
 START_SECONDS = 240
 STALL_SECONDS = 60
-END_SECONDS = 5
 START_IMAGES = 4 * BATCH_SIZE
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -95,13 +96,19 @@ class Running:
         peer = SIDES[name].peer
         python = python_of(peer) if peer else sys.executable
         command = [python, HERE / "sides.py", name, folder, size_px, cores, counter]
+        environment = {
+            "OMP_NUM_THREADS": "1",
+            "NUMBA_NUM_THREADS": str(cores),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "TMPDIR": str(scratch),
+        }
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [str(part) for part in command],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": str(cores), "TF_CPP_MIN_LOG_LEVEL": "3"},
+                env=os.environ | environment,
             )
 
     @property
@@ -149,16 +156,8 @@ class Running:
         images = end.images - start.images
         return Rates(images / max(end.cpu - start.cpu, 1 / _TICKS), images / (end.wall - start.wall))
 
-    def ask_to_end(self) -> None:
-        """Tell it to leave in order."""
-        with contextlib.suppress(ProcessLookupError):
-            self.signal(signal.SIGCONT)
-            self.process.terminate()
-
     def end(self) -> None:
-        """See that it is gone, with all its processes."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(END_SECONDS)
+        """End all its processes, stopped or not."""
         with contextlib.suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
         self.process.wait()
@@ -246,9 +245,8 @@ def measure_case(
         finally:
             os.sched_setaffinity(0, known)
             for side in sides.values():
-                side.ask_to_end()
-            for side in sides.values():
                 side.end()
+            clean_after_the_dead()  # their shared memory
     return {name: one.row() for name, one in taken.items()}
 
 

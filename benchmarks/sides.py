@@ -314,8 +314,6 @@ def main() -> None:
     """Load for ever."""
     name, folder, size_px, cores, counter = sys.argv[1:]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Leaving in order gives shared memory back.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     slots = np.memmap(counter, np.int64, "r+", shape=(COUNTER_SLOTS,))
     job = Job(Path(folder), int(size_px), int(cores), slots)
     for number, batch in enumerate(SIDES[name].batches(job)):
