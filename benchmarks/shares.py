@@ -97,7 +97,7 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
         def part(at: int) -> Any:
             if raw:
                 return part_of(decode_raw(files[at]), drawn[at][0])
-            return decode_fast(files[at], drawn[at][0], sizes[at], tiles_of(files[at]))
+            return decode_fast(files[at], drawn[at][0], sizes[at], tiles_of(files[at]), resize)
 
         parts = [part(at) for at in range(IMAGES)]
         smalls = [b"" if raw else slice_out(at) for at in range(IMAGES)]

@@ -88,7 +88,7 @@ def test_an_epoch_leaves_nothing_behind(dataset: Path) -> None:
     begun = iter(images)
     next(begun)  # an epoch that is given up
     assert len(list(images)) == 100
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
     assert not hasattr(images, "_iterator")
 
 
@@ -166,5 +166,7 @@ def test_validation_is_torchvisions_resize_and_crop() -> None:
     buffer.seek(0)
     png = io.BytesIO()
     Image.open(buffer).save(png, "PNG")
-    both = [validation_view(config.model_copy(update={"resize": "linear"}))(data.getvalue()) for data in (buffer, png)]
+    both = [
+        validation_view(config.model_copy(update={"resize": "antialias"}))(data.getvalue()) for data in (buffer, png)
+    ]
     assert int((both[0].int() - both[1].int()).abs().max()) <= 1

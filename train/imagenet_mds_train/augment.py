@@ -89,7 +89,7 @@ class Augmentation:
             crop = on_grid(crop, *size, size_px, OVERSAMPLING[config.resize])
         flip = random.uniform() < config.flip_probability
         jitter = draw_jitter(random, config.color_jitter) if config.color_jitter else None
-        part = decode_fast(data, crop, size, tiles_of(data)) if whole is None else None
+        part = decode_fast(data, crop, size, tiles_of(data), config.resize) if whole is None else None
         slowly = part is None and not is_raw(data)
         if part is None:
             part = part_of(decode_slowly(data) if whole is None else whole, crop)

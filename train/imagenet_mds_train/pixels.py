@@ -50,7 +50,9 @@ def tiles_of(data: bytes) -> TileMap | None:
         return None
 
 
-def decode_fast(data: bytes, crop: Crop, size: tuple[int, int], tiles: TileMap | None = None) -> Pixels | None:
+def decode_fast(
+    data: bytes, crop: Crop, size: tuple[int, int], tiles: TileMap | None = None, how: Resize = "antialias"
+) -> Pixels | None:
     """The crop's pixels, at 1/denominator of their size.
 
     Args:
@@ -58,6 +60,8 @@ def decode_fast(data: bytes, crop: Crop, size: tuple[int, int], tiles: TileMap |
         crop: of the whole picture.
         size: width and height of the whole picture.
         tiles: where its restart tiles lie; with them only those that the crop touches are decoded.
+        how: it will be resized. Where that is `linear`, colour that is stored at half the size is not smoothed when it
+            is made larger: a tenth less to decode, for 0.1 to 0.4 dB of the 37 to 40 that `linear` has.
 
     Returns:
         (crop.height / denominator, crop.width / denominator, 3); None where the decoder refuses.
@@ -71,7 +75,13 @@ def decode_fast(data: bytes, crop: Crop, size: tuple[int, int], tiles: TileMap |
     try:
         # Not strict: what training has seen so far of a damaged picture, it sees; conversion is where it is found.
         whole = simplejpeg.decode_jpeg(
-            data, "RGB", min_width=-(-size[0] // d), min_height=-(-size[1] // d), min_factor=1, strict=False
+            data,
+            "RGB",
+            fastupsample=how == "linear",
+            min_width=-(-size[0] // d),
+            min_height=-(-size[1] // d),
+            min_factor=1,
+            strict=False,
         )
     except ValueError:
         return None
@@ -106,7 +116,7 @@ def centre(data: bytes, resize_px: int, crop_px: int, how: Resize) -> Pixels:
     """
     size, whole = jpeg_size(data), None
     if size is not None:
-        whole = decode_fast(data, Crop(0, 0, *size), size)
+        whole = decode_fast(data, Crop(0, 0, *size), size, how=how)
     if whole is None:
         whole = decode_slowly(data)
     height, width = whole.shape[:2]
