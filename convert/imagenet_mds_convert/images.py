@@ -214,7 +214,7 @@ def _refuse_huge(width: int, height: int) -> None:
 
 
 _WALK_PAYS_AFTER = 5000
-"""Images checked by one process before it loads the compiled walk, which costs a second and saves a quarter of a
+"""Images checked by one process before it loads the compiled walk, which costs a second and saves a fifth of a
 millisecond on each: whoever has few images never pays, and whoever has many pays at most twice what was best."""
 
 _checked = 0
