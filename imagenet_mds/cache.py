@@ -59,7 +59,7 @@ class SplitFiles:
         """Make the folder ready for readers, who want the index in it.
 
         Raises:
-            UserError: the limit is too small.
+            UserError: the limit, or the disk, is too small.
             WorldError: the disk refuses.
         """
         if self.remote is None:
@@ -70,6 +70,7 @@ class SplitFiles:
                 f"--cache-limit of {self.limit_bytes / 1e6:,.0f} MB: give room for {_FEWEST_SHARDS} shards at least, "
                 f"{_FEWEST_SHARDS * largest / 1e6:,.0f} MB"
             )
+        self._refuse_small_disk(shards)
         index = self.remote.read(INDEX_BASENAME)
         with writing_to(LocalStorage(self.folder)):
             (self.folder / _HELD_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,18 @@ class SplitFiles:
                     if held is not None:  # whoever fetched it was killed
                         path.unlink(missing_ok=True)
             write_atomic(self.path(INDEX_BASENAME), index)
+
+    def _refuse_small_disk(self, shards: Sequence[ShardInfo]) -> None:
+        here = {path.name: path.stat().st_size for path in self._shards_here()}
+        needed = sum(shard.size_bytes for shard in shards if shard.basename not in here)
+        if self.limit_bytes is not None:
+            needed = min(needed, self.limit_bytes - sum(here.values()))
+        free = LocalStorage(self.folder).free_bytes()
+        if needed > free:
+            raise UserError(
+                f"{self.folder} would take {needed / 1e9:,.1f} GB more and its disk has {free / 1e9:,.1f} GB free: "
+                f"give --cache FOLDER on a larger disk, or a smaller --cache-limit"
+            )
 
     def fetch(self, shard: ShardInfo, *, wait: bool = True, keep: Callable[[], Set[str]] = frozenset) -> bool:
         """Make sure that a shard is here.

@@ -133,9 +133,8 @@ def build_shard(
             spent.write += time.perf_counter() - encoded
     begun = time.perf_counter()
     if draft and not record.left_out:
-        draft.ahead(
-            encoder.view(written, encoder.filled[1]), written
-        )  # so that it is written while the shard is hashed
+        # So that it is written while the shard is hashed.
+        draft.ahead(encoder.view(written, encoder.filled[1]), written)
     whole = encoder.finish()
     info = describe_shard(shard_basename(task.shard), whole, encoder.samples) if encoder.samples else None
     spent.encode += time.perf_counter() - begun

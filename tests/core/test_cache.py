@@ -210,6 +210,18 @@ def test_a_limit_with_no_room_for_a_few_shards_is_refused(dataset: Path, tmp_pat
         case(dataset, tmp_path, 100_000)
 
 
+def test_a_disk_with_no_room_is_refused_before_anything_is_fetched(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalStorage, "free_bytes", lambda storage: 1_000_000)
+    with pytest.raises(
+        UserError, match=r"would take 0\.0 GB more and its disk has 0\.0 GB free: give --cache FOLDER on"
+    ):
+        case(dataset, tmp_path)
+    here = case(dataset, tmp_path, limit_bytes=900_000)
+    assert here.files.fetch(here.contents.shards[0])
+
+
 def test_the_only_copy_is_never_in_a_cache(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is read in its place, and the only copy is never removed"):
         OpenDataset.at(str(dataset), None, 10**9)
