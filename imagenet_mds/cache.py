@@ -81,8 +81,8 @@ class SplitFiles:
             write_atomic(self.path(INDEX_BASENAME), index)
 
     def _refuse_small_disk(self, shards: Sequence[ShardInfo]) -> None:
-        here = {path.name: path.stat().st_size for path in self._shards_here()}
-        needed = sum(shard.size_bytes for shard in shards if shard.basename not in here)
+        here = self._sizes("[!.]*.mds")
+        needed = sum(shard.size_bytes for shard in shards if self.path(shard.basename) not in here)
         if self.limit_bytes is not None:
             needed = min(needed, self.limit_bytes - sum(here.values()))
         free = LocalStorage(self.folder).free_bytes()
@@ -121,7 +121,10 @@ class SplitFiles:
                     if not wait:
                         return False
                     time.sleep(_ROOM_SECONDS)
-                self._download(self.remote, shard)
+                try:
+                    self._download(self.remote, shard)
+                finally:
+                    self._temporary(shard).unlink(missing_ok=True)  # its room is free again where that went wrong
                 _note(held, path)
         return True
 
@@ -143,7 +146,7 @@ class SplitFiles:
         temporary = self._temporary(shard)
         for _ in range(_ATTEMPTS):
             digest, at = xxhash.xxh64(), 0
-            with open(temporary, "rb+", buffering=0) as file:
+            with open(temporary, "rb+") as file:
                 while at <= shard.size_bytes:
                     # A byte more than there should be tells a longer file, and a short piece the end.
                     wanted = min(_PIECE_BYTES, shard.size_bytes - at + 1)
@@ -154,12 +157,12 @@ class SplitFiles:
                     if len(piece) < wanted:
                         break
                 file.truncate(at)
+                file.flush()
                 # Before it has its name: after a power cut that would stand for a file that ends in zeros.
                 os.fsync(file.fileno())
             if at == shard.size_bytes and shard.xxh64 in ("", digest.hexdigest()):
                 temporary.replace(self.path(shard.basename))
                 return
-        temporary.unlink()
         raise WorldError(
             f"{remote.location}/{shard.basename} is broken: it has {at:,} bytes with xxh64 {digest.hexdigest()}, and "
             f"the dataset says {shard.size_bytes:,} and {shard.xxh64 or 'nothing'}. Mend it with `imagenet-mds verify "
@@ -178,9 +181,8 @@ class SplitFiles:
         """
         with self._held(_ROOM, wait=True):
             if self.limit_bytes is not None:
-                here = {path: path.stat().st_size for path in self._shards_here()}
-                coming = sum(path.stat().st_size for path in self.folder.glob(".*.mds.tmp"))
-                excess = sum(here.values()) + coming + shard.size_bytes - self.limit_bytes
+                here, coming = self._sizes("[!.]*.mds"), self._sizes(".*.mds.tmp")
+                excess = sum(here.values()) + sum(coming.values()) + shard.size_bytes - self.limit_bytes
                 if excess > sum(here.values()):
                     return False
                 lots = random.SystemRandom()  # the training's generator must not notice
@@ -197,8 +199,13 @@ class SplitFiles:
         """Where a shard is written; one at a time does: who holds it."""
         return self.path(f".{shard.basename}.tmp")
 
-    def _shards_here(self) -> list[Path]:
-        return list(self.folder.glob("[!.]*.mds"))
+    def _sizes(self, pattern: str) -> dict[Path, int]:
+        """The files of such names and their bytes; other processes may rename or remove some meanwhile."""
+        sizes = {}
+        for path in self.folder.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):
+                sizes[path] = path.stat().st_size
+        return sizes
 
     def missing(self, shards: Sequence[ShardInfo]) -> list[str]:
         """Which shards the dataset does not have where it lies, or has in another size; a line each, by one listing.
@@ -226,7 +233,7 @@ class SplitFiles:
         """
         assert self.remote is not None, "only what can be fetched again is removed"
         held = self.folder / _HELD_FOLDER
-        here = {path.name for path in self._shards_here()}
+        here = {path.name for path in self.folder.glob("[!.]*.mds")}
         touched = [
             shard
             for shard in shards
