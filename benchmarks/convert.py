@@ -180,6 +180,8 @@ SIDES: dict[str, Side] = {
     "ours, --check decode, 1 process": ours("--check", "decode", "--workers", 1),
     "bare decode at 1/8": bare_decode,
     "ours, --check decode, 2 processes": ours("--check", "decode", "--workers", 2),
+    "ours, --tiles, 1 process": ours("--tiles", "--workers", 1),
+    "ours, --raw --min-side 256, 1 process": ours("--raw", "--min-side", 256, "--workers", 1),
     "ours, --max-side 400, 1 process": ours("--max-side", 400, "--workers", 1),
     "bare decode, resize, encode, Pillow": bare_scaling("Image.open(path)"),
     "bare decode, resize, encode, simplejpeg": bare_scaling(
