@@ -147,7 +147,7 @@ def test_a_run_on_s3_is_the_run_on_a_disk(proxy: Proxy, server: int, dataset: Pa
     assert again.status == 0, again.err
     assert f"note: {broken} is fetched again: its content's xxh64 is" in again.err
     assert shards_read(proxy) == ["shard.00002.mds"]
-    evaluated = run("eval", tmp_path / "local", "--data", LOCATION, "--cache", cache, "--json")
+    evaluated = run("eval", tmp_path / "local", "--data", LOCATION, "--cache", tmp_path / "cold", "--json")
     assert json.loads(evaluated.out)["samples"] == 50
     for part in ("train", "val"):
         direct(server).delete_object(Bucket=BUCKET, Key=f"mds/{part}/shard.00001.mds")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
@@ -33,6 +34,7 @@ from imagenet_mds_train.stream import ImageStream, Undecodable
 Pair: TypeAlias = tuple[Tensor, int]
 
 _IN_ORDER = OrderConfig(shuffle=False, num_canonical_nodes=1)
+_VALIDATION_AHEAD_SAMPLES = 16_384
 
 
 class TrainingImages(ImageStream):
@@ -94,7 +96,11 @@ class ValidationImages(IterableDataset[Pair]):
 
     def __init__(self, config: EvaluationConfig, files: SplitFiles, samples: int, *, rank: int, ranks: int) -> None:
         self.stream = ImageStream(
-            files=files, samples=samples, device_batch_size=config.device_batch_size, order=_IN_ORDER, predownload=1
+            files=files,
+            samples=samples,
+            device_batch_size=config.device_batch_size,
+            order=_IN_ORDER,
+            predownload=_VALIDATION_AHEAD_SAMPLES,
         )
         self.samples, self.rank, self.ranks = samples, rank, ranks
         self.device_batch_size = config.device_batch_size
@@ -114,9 +120,10 @@ class ValidationImages(IterableDataset[Pair]):
         """This worker's batches, one sample after the other."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        for start in range(worker * self.device_batch_size, self.rank_samples, workers * self.device_batch_size):
-            for place in range(start, min(start + self.device_batch_size, self.rank_samples)):
-                yield self._sample(place * self.ranks + self.rank)
+        # (rank's samples) in batches, of which this worker has every so many-th
+        places = np.arange(self.rank_samples)
+        mine = places[places // self.device_batch_size % workers == worker]
+        yield from map(self._sample, self.stream.each(mine * self.ranks + self.rank))
 
     def _sample(self, sample: int) -> Pair:
         if sample >= self.samples:

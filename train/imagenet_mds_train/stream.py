@@ -149,18 +149,20 @@ class ImageStream(StreamingDataset):
         self._unique_worker_world = self._unique_rank_world.detect_workers()
         self._parallel_worker_world = self._parallel_rank_world.detect_workers()
         epoch, sample_in_epoch = self._resume_incr_epoch()
-        samples = self._get_work(epoch, sample_in_epoch)
+        yield from map(self.__getitem__, self.each(self._get_work(epoch, sample_in_epoch)))
+
+    def each(self, samples: NDArray[np.int64]) -> Iterator[int]:
+        """Numbers of samples in the order in which this worker reads them, with their shards fetched ahead."""
         if self.files.remote is None:
-            yield from (self[sample] for sample in samples)
+            yield from map(int, samples)
             return
         with self._fetching(samples) as self._ahead:
             for place, sample in enumerate(samples):
                 self._ahead.reach(place)
-                yield self[sample]
+                yield int(sample)
 
     def _fetching(self, samples: NDArray[np.int64]) -> Ahead:
-        """Fetches what this worker's samples need, ahead of their use."""
-        world = self._unique_worker_world
+        world = World.detect()
         processes = world.ranks_per_node * world.workers_per_rank
         # (samples): which shard each is in; (shards): where each of those comes first, and last
         of_samples = np.searchsorted(self.sample_offset_per_shard, samples, side="right") - 1
