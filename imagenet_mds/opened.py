@@ -52,7 +52,7 @@ class OpenSplit:
             raise WorldError(f"{self.storage.location} cannot be listed: {error.strerror or error}") from error
         if missing:
             raise WorldError(
-                f"{self.storage.location} has {len(missing):,} of {len(shards):,} shards not, or not whole: "
+                f"{self.storage.location}: {len(missing):,} of {len(shards):,} shards are missing or not whole: "
                 f"{', '.join(missing)}. Make them with `imagenet-mds verify {self.storage.parent.location} "
                 f"--repair SOURCE`, SOURCE being what it was converted from"
             )

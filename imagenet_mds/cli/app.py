@@ -191,7 +191,9 @@ def inspect(
     cache: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
     ] = None,
-    cache_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="How much the cache may take: 100GB.")] = None,
+    cache_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="How much each split may take there: 100GB.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What a dataset holds: counts, classes, bytes, shards, where it came from, its fingerprint; or one sample, or one
@@ -223,7 +225,9 @@ def preview(
     cache: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
     ] = None,
-    cache_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="How much the cache may take: 100GB.")] = None,
+    cache_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="How much each split may take there: 100GB.")
+    ] = None,
 ) -> None:
     """A contact sheet of labelled images, as they are stored, or as training sees them."""
     from imagenet_mds.cli.arguments import open_dataset
@@ -249,7 +253,9 @@ def train(
     cache: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
     ] = None,
-    cache_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="How much the cache may take: 100GB.")] = None,
+    cache_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="How much each split may take there: 100GB.")
+    ] = None,
     run_name: Annotated[str | None, typer.Option(help="The run's name; the configuration's if not given.")] = None,
     save: Annotated[Path, typer.Option(metavar="FOLDER", help="Where runs are kept.")] = Path("runs"),
     ranks: Annotated[int | None, typer.Option(min=1, help="Processes, one a GPU.")] = None,
@@ -281,7 +287,9 @@ def evaluate(
     cache: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
     ] = None,
-    cache_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="How much the cache may take: 100GB.")] = None,
+    cache_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="How much each split may take there: 100GB.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Top-1 and top-5 of a checkpoint, over every sample exactly once."""
@@ -299,7 +307,9 @@ def doctor(
     cache: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
     ] = None,
-    cache_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="How much the cache may take: 100GB.")] = None,
+    cache_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="How much each split may take there: 100GB.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What this machine gives: how fast a dataset becomes batches here, and what holds it back."""

@@ -155,7 +155,10 @@ def test_a_run_on_s3_is_the_run_on_a_disk(proxy: Proxy, server: int, dataset: Pa
         direct(server).delete_object(Bucket=BUCKET, Key=f"mds/train/{name}")
     refused = run(*command, "--data", LOCATION, "--cache", cache, "--run-name", "refused")
     assert refused.status == 1
-    assert "has 3 of 19 shards not, or not whole: shard.00001.mds (missing), shard.00003.mds (missing), " in refused.err
+    assert (
+        ": 3 of 19 shards are missing or not whole: shard.00001.mds (missing), shard.00003.mds (missing), "
+        in refused.err
+    )
     assert "shard.00011.mds (missing). Make them with `imagenet-mds verify s3://imagenet/mds --repair" in refused.err
     assert not (tmp_path / "refused" / "order.json").exists(), "before a rank starts"
 
