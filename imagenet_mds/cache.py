@@ -67,8 +67,8 @@ class SplitFiles:
         largest = max(shard.size_bytes for shard in shards)
         if self.limit_bytes is not None and self.limit_bytes < _FEWEST_SHARDS * largest:
             raise UserError(
-                f"--cache-limit of {self.limit_bytes / 1e6:,.0f} MB: give room for {_FEWEST_SHARDS} shards at least, "
-                f"{_FEWEST_SHARDS * largest / 1e6:,.0f} MB"
+                f"--cache-limit of {self.limit_bytes:,} bytes: give room for {_FEWEST_SHARDS} shards at least, "
+                f"{_FEWEST_SHARDS * largest:,} bytes"
             )
         self._refuse_small_disk(shards)
         index = self.remote.read(INDEX_BASENAME)

@@ -85,10 +85,16 @@ def _of_index(split: Storage) -> Contents:
         index = json.loads(split.read(INDEX_BASENAME))
         shards = tuple(_shard(entry) for entry in index["shards"])
         encodings = {encoding for entry in index["shards"] for encoding in entry["column_encodings"]}
+        columns = {name for entry in index["shards"] for name in entry["column_names"]}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no index of MDS shards ({error!r})") from None
+    if not {"x", "y"} <= columns:
+        raise UserError(
+            f"{split.location} has {', '.join(sorted(columns)) or 'no columns'}: give a dataset with images in x and "
+            f"classes in y, as the library's StreamingImageNet has them"
+        )
     if any(entry.get("zip_data") for entry in index["shards"]):
         raise UserError(f"{split.location} has compressed shards: write it without compression, images gain nothing")
     return Contents(

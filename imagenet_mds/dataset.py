@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagenet_mds.contents import Contents
-from imagenet_mds.mds import Record, decode_shard
+from imagenet_mds.mds import Record, decode_shard, decode_stock_shard
 from imagenet_mds.storage import Storage, as_storage
 
 
@@ -22,11 +22,12 @@ class Stored:
 def stored_samples(where: Path | Storage, contents: Contents, start: int = 0) -> Iterator[Stored]:
     """The samples of a split in stored order, from number `start` on; shards before it are not read."""
     split = as_storage(where)
+    decode = decode_shard if contents.classes else decode_stock_shard
     first = 0
     for shard in contents.shards:
         if first + shard.samples > start:
             data = split.read(shard.basename)
-            for place, record in enumerate(decode_shard(data, f"{split.location}/{shard.basename}")):
+            for place, record in enumerate(decode(data, f"{split.location}/{shard.basename}")):
                 if first + place >= start:
                     yield Stored(first + place, shard.basename, place, record)
         first += shard.samples

@@ -186,6 +186,36 @@ def index_json(shards: Sequence[ShardInfo], size_limit_bytes: int, *, raw: bool 
     }
 
 
+def decode_stock_shard(data: bytes, path: str) -> Iterator[Record]:
+    """The samples of a shard of any writer that has images in `x` and classes in `y`, by the header in the shard; where
+    there is no `i`, a sample's index is its place.
+
+    Args:
+        data: the file's bytes.
+        path: its name in messages.
+
+    Raises:
+        ValueError: the file is not such a shard, or is cut short.
+    """
+    try:
+        (samples,) = struct.unpack_from("<I", data)
+        offsets = np.frombuffer(data, "<u4", samples + 1, offset=4).tolist()
+        header = json.loads(data[4 + 4 * len(offsets) : offsets[0]])
+        names, sizes = header["column_names"], header["column_sizes"]
+        variable = sizes.count(None)
+        for place, at in enumerate(offsets[:-1]):
+            lengths = iter(struct.unpack_from(f"<{variable}I", data, at))
+            at += 4 * variable
+            cells = {}
+            for name, size in zip(names, sizes, strict=True):
+                end = at + (next(lengths) if size is None else size)
+                cells[name], at = data[at:end], end
+            index = int.from_bytes(cells["i"], "little", signed=True) if "i" in cells else place
+            yield Record(index, cells["x"], int.from_bytes(cells["y"], "little", signed=True))
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no MDS shard of images in x and classes in y ({error!r})") from None
+
+
 def read_shard(path: Path) -> Iterator[Record]:
     """The samples of a shard file, as `decode_shard`."""
     return decode_shard(path.read_bytes(), str(path))

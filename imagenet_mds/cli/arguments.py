@@ -22,7 +22,9 @@ def parse_size(text: str, option: str) -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
     if not match or match[2].upper() not in _UNITS:
-        raise UserError(f"{option} {text}: give a number and B, KB, MB, GB, KiB, MiB or GiB, for example 64MiB")
+        raise UserError(
+            f"{option} {text}: give a number and B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, for example 64MiB"
+        )
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 

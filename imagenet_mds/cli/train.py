@@ -70,7 +70,6 @@ def run_train(options: TrainOptions) -> int:
 
 
 def _run(start: Start, run: RunFolder, lock: int) -> int:
-    start.begin()
     for split, shards in start.shards():
         split.begin(shards)
     if start.config.data.verify_shards:
@@ -79,6 +78,8 @@ def _run(start: Start, run: RunFolder, lock: int) -> int:
             notes = start.verify_shards(lambda shard: progress.advance(1))
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
+    # Last, for a run that was refused must not hold its name.
+    start.begin()
     started = time.monotonic()
     status = start.go(lock)
     if status == EXIT_DONE:

@@ -206,7 +206,9 @@ def test_a_limit_is_kept_and_what_is_in_use_goes_last(dataset: Path, tmp_path: P
 
 
 def test_a_limit_with_no_room_for_a_few_shards_is_refused(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--cache-limit of 0 MB: give room for 8 shards at least"):
+    with pytest.raises(
+        UserError, match=r"--cache-limit of 100,000 bytes: give room for 8 shards at least, 5\d\d,\d\d\d bytes"
+    ):
         case(dataset, tmp_path, 100_000)
 
 

@@ -170,6 +170,13 @@ def test_a_batch_can_be_looked_at_without_training(dataset: Path, tmp_path: Path
         assert image.width > image.height
     refused = run("inspect", dataset, "--config", config, "--batch", 19)
     assert (refused.status, refused.err) == (2, "imagenet-mds: --batch 19: an epoch has 19 batches, counted from 0\n")
+    refused = run("inspect", dataset, "--config", config, "--epoch", 2)
+    assert (refused.status, refused.err) == (
+        2,
+        "imagenet-mds: --epoch 2: the configuration has 2 epochs, counted from 0\n",
+    )
+    refused = run("preview", dataset, sheet, "--augmented")
+    assert refused.err == "imagenet-mds: 158 images do not fill one batch of 512: give another --config\n"
 
 
 def _digest(value: Any) -> str:

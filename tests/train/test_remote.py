@@ -160,7 +160,7 @@ def test_a_run_on_s3_is_the_run_on_a_disk(proxy: Proxy, server: int, dataset: Pa
         in refused.err
     )
     assert "shard.00011.mds (missing). Make them with `imagenet-mds verify s3://imagenet/mds --repair" in refused.err
-    assert not (tmp_path / "refused" / "order.json").exists(), "before a rank starts"
+    assert not (tmp_path / "refused" / "run.json").exists(), "before a rank starts, and the name is free still"
 
 
 def _losses(folder: Path) -> list[float]:
@@ -195,6 +195,8 @@ def test_a_dataset_of_stock_tools_is_trained_on_without_its_fingerprint_and_subs
     dataset: Path, tmp_path: Path
 ) -> None:
     theirs = stock(dataset, tmp_path / "stock")
+    from streaming import MDSWriter
+
     ours = TrainingImages(config(0), SplitFiles(dataset / "train"), 158)
     images = TrainingImages(config(0), SplitFiles(theirs / "train"), 158)
     assert [images.read(sample) for sample in range(158)] == [ours.read(sample) for sample in range(158)]
@@ -211,6 +213,12 @@ def test_a_dataset_of_stock_tools_is_trained_on_without_its_fingerprint_and_subs
     assert json.loads(run("inspect", theirs, "--sample", 7, "--json").out)["class"] == ours.read(7)[1]
     for more in ((), ("--augmented", "--config", "demo")):
         assert run("preview", theirs, tmp_path / "sheet.png", *more).status == 0
+    images_alone = tmp_path / "images alone" / "train"
+    with MDSWriter(columns={"x": "jpeg", "y": "int"}, out=str(images_alone), size_limit=1 << 16) as writer:
+        for sample in range(20):
+            writer.write({"x": ours.read(sample)[0], "y": ours.read(sample)[1]})
+    facts = json.loads(run("inspect", images_alone.parent, "--sample", 11, "--json").out)
+    assert (facts["class"], facts["bytes"]) == (ours.read(11)[1], len(ours.read(11)[0]))
     refused = run(*command, "--run-name", "subset", "data.subset=40")
     assert (refused.status, len(refused.err.splitlines())) == (2, 1)
     assert "give data.subset=null to train on all of it" in refused.err
@@ -240,7 +248,7 @@ def test_what_is_no_index_of_images_is_said(dataset: Path, tmp_path: Path) -> No
                 for value in range(64):
                     writer.write({"text": "a"} if number == 0 else {"x": b"a", "y": value % 3})
         outcome = run("train", "--config", "demo", "--data", out, "--save", tmp_path, *SMALL)
-        assert outcome.status != 0
+        assert (outcome.status, len(outcome.err.splitlines())) == (2, 1)
         assert words in outcome.err
     (tmp_path / "0" / "train" / "index.json").write_text("{}", encoding="utf-8")
     outcome = run("train", "--config", "demo", "--data", tmp_path / "0", "--save", tmp_path)

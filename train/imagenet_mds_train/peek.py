@@ -64,6 +64,12 @@ def training_batch(config: TrainConfig, train: OpenSplit, *, epoch: int, batch: 
     """
     samples = config.data.subset_samples() or train.contents.samples
     batches = samples // config.global_batch_size
+    if not batches:
+        raise UserError(
+            f"{samples:,} images do not fill one batch of {config.global_batch_size}: give another --config"
+        )
+    if epoch >= config.schedule.epochs:
+        raise UserError(f"--epoch {epoch:,}: the configuration has {config.schedule.epochs:,} epochs, counted from 0")
     if batch >= batches:
         raise UserError(f"--batch {batch:,}: an epoch has {batches:,} batches, counted from 0")
     train.begin(train.contents.prefix(samples))

@@ -94,22 +94,13 @@ class PrefixStream(Stream):
         self.samples = samples
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Reader]:
-        """The shard readers of the prefix.
-
-        Raises:
-            UserError: the shards hold something else than images and classes.
-        """
+        """The shard readers of the prefix."""
         kept: list[Reader] = []
         left = self.samples
         for reader in super().get_shards(world, allow_unsafe_types):
             if left <= 0:
                 break
-            if not isinstance(reader, MDSReader) or not {_IMAGES, _LABELS} <= {*reader.column_names}:
-                columns = ", ".join(reader.column_names) if isinstance(reader, MDSReader) else "no MDS columns"
-                raise UserError(
-                    f"{self.local} has {columns}: give a dataset with images in {_IMAGES} and classes in {_LABELS}, as "
-                    f"the library's StreamingImageNet has them"
-                )
+            assert isinstance(reader, MDSReader)
             reader.samples = min(reader.samples, left)
             left -= reader.samples
             kept.append(reader)
