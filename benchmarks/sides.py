@@ -120,7 +120,7 @@ def ours(job: Job, form: str, resize: str) -> Iterator[Any]:
         job.made()
         return view
 
-    TrainingImages.__getitem__ = counted  # type: ignore[method-assign]
+    TrainingImages.__getitem__ = counted  # type: ignore[method-assign] # counted in the worker, where images are made
     local = job.folder / form / "train"
     with own_resources():
         loader = training_loader(our_config(job.size_px, job.cores, resize), SplitFiles(local), samples_of(local))
@@ -222,6 +222,7 @@ def dali(job: Job) -> Iterator[Any]:
     """Its example's pipeline, all of it on the CPU."""
     from nvidia.dali import fn, pipeline_def
 
+    # The ignore: DALI has no types.
     @pipeline_def(batch_size=BATCH_SIZE, num_threads=job.cores, device_id=None, seed=0)  # type: ignore[untyped-decorator]
     def pipeline() -> Any:
         files, _ = fn.readers.file(file_root=str(job.folder / "tree" / "train"), random_shuffle=True)
