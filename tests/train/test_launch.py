@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,6 +144,26 @@ def test_a_rank_whose_launcher_is_gone_before_it_asks_ends_at_once() -> None:
 def test_ranks_that_had_nothing_to_save_are_stopped_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     as_ranks(monkeypatch, "if rank == 0: os.kill(os.getppid(), 15)\ntime.sleep(60)")
     assert launch(2, tmp_path / "order", tmp_path) == 75
+
+
+def test_an_interruption_while_ranks_are_started_leaves_none_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The signal comes while the second rank is forked: that one is not in anybody's list yet."""
+    as_ranks(monkeypatch, "time.sleep(60)")
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen.__init__
+
+    def interrupted(self: subprocess.Popen[bytes], *args: Any, **options: Any) -> None:
+        start(self, *args, **options)
+        started.append(self)
+        if len(started) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", interrupted)
+    assert launch(3, tmp_path / "order", tmp_path) == 75
+    assert len(started) == 3
+    assert all(process.returncode == -signal.SIGTERM for process in started)
 
 
 def test_the_ranks_hold_the_run_as_long_as_they_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -58,31 +58,33 @@ def launch(ranks: int, order: Path, log_folder: Path, lock: int | None = None) -
     with attempt() as mine, contextlib.ExitStack() as stack:
         environment = os.environ | mine.environment() | rendezvous(ranks)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
-        processes = []
-        for rank in range(ranks):
-            output = None
-            if rank:
-                output = stack.enter_context(open(log_folder / f"rank{rank}.log", "ab"))
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", _START_RANK, str(order)],
-                    env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank), PARENT_VARIABLE: str(os.getpid())},
-                    pass_fds=() if lock is None else (lock,),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    # A session of its own: Ctrl-C in the terminal reaches us alone, and a kill reaches its workers too.
-                    start_new_session=True,
-                )
-            )
-        interruptions: list[int] = []
+        processes: list[subprocess.Popen[bytes]] = []
         try:
-            with _handing_on(interruptions, processes):
-                _wait(processes, interruptions)
+            # From before the first rank is there: an interruption while they are started must not leave some behind.
+            with _interruptions() as received:
+                for rank in range(ranks):
+                    output = None
+                    if rank:
+                        output = stack.enter_context(open(log_folder / f"rank{rank}.log", "ab"))
+                    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), PARENT_VARIABLE: str(os.getpid())}
+                    processes.append(
+                        subprocess.Popen(
+                            [sys.executable, "-c", _START_RANK, str(order)],
+                            env=environment | own,
+                            pass_fds=() if lock is None else (lock,),
+                            stdin=subprocess.DEVNULL,
+                            stdout=output,
+                            stderr=output,
+                            # A session of its own: Ctrl-C in the terminal reaches us alone, and a kill reaches its
+                            # workers too.
+                            start_new_session=True,
+                        )
+                    )
+                _wait(processes, received)
         finally:
             _kill(processes)
         codes = [process.returncode for process in processes]
-        if interruptions and all(code in _STOPPED_CODES for code in codes):
+        if received and all(code in _STOPPED_CODES for code in codes):
             return EXIT_STOPPED
         return _status(codes, log_folder)
 
@@ -104,32 +106,37 @@ def rendezvous(ranks: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _handing_on(received: list[int], processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Hand SIGTERM, SIGHUP and Ctrl-C on to the ranks as SIGTERM, which means: save at the end of this batch, then
-    stop. What came is added to `received`."""
+def _interruptions() -> Iterator[list[int]]:
+    """The SIGTERM, SIGHUP and Ctrl-C that come from here on, in a list that grows."""
+    received: list[int] = []
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
+    def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
         if len(received) == 1:
             print("stopping: the ranks save and end; once more to kill them at once", file=sys.stderr, flush=True)
-            for process in processes:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], interruptions: list[int]) -> None:
-    """Until all have ended, or one has failed and the others had their time, or a second interruption came."""
+def _wait(processes: list[subprocess.Popen[bytes]], received: list[int]) -> None:
+    """Until all have ended, or one has failed and the others had their time, or a second interruption came.
+
+    The first interruption is handed on to each rank as SIGTERM, which means: save at the end of this batch, then stop.
+    """
+    handed_on = False
     failed_at: float | None = None
     while any(process.poll() is None for process in processes):
-        if len(interruptions) > 1:
+        if len(received) > 1:
             return
+        if received and not handed_on:
+            handed_on = True
+            for process in processes:
+                process.send_signal(signal.SIGTERM)
         if failed_at is None and any(process.poll() not in (None, EXIT_DONE, EXIT_STOPPED) for process in processes):
             failed_at = time.monotonic()
         if failed_at is not None and time.monotonic() - failed_at > _MOURNING_SECONDS:
