@@ -337,24 +337,33 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), ranks: int | N
         )
     if ranks is not None:
         values["ranks"] = ranks
-    return parse_config({str(key): value for key, value in values.items()}, str(path))
+    given = [override.split("=", 1)[0] for override in overrides]
+    return parse_config({str(key): value for key, value in values.items()}, str(path), given)
 
 
-def parse_config(values: dict[str, Any], origin: str) -> TrainConfig:
+def parse_config(values: dict[str, Any], origin: str, given: Sequence[str] = ()) -> TrainConfig:
     """Check a tree of plain values.
 
+    Args:
+        values: the tree.
+        origin: the file that it is from.
+        given: the keys that are not from there, but typed.
+
     Raises:
-        UserError: all that is wrong, `origin` named.
+        UserError: all that is wrong, `origin` named for what is from there.
     """
     try:
         # Through JSON, where strictness still lets a list stand for a tuple.
         return TrainConfig.model_validate_json(json.dumps(values, default=repr))
     except ValidationError as error:
-        raise UserError(f"{origin}: " + "; ".join(_complaints(error))) from None
+        complaints = _complaints(error)
+        typed = {path for path in complaints for key in given if f"{path}.".startswith(f"{key}.")}
+        where = "" if typed == complaints.keys() else f"{origin}: "
+        raise UserError(where + "; ".join(complaints.values())) from None
 
 
-def _complaints(error: ValidationError) -> list[str]:
-    """A sentence a mistake. A union complains once for each of its members; one sentence stands for them."""
+def _complaints(error: ValidationError) -> dict[str, str]:
+    """A sentence a mistake, by its key. A union complains once a member; one sentence stands for all of them."""
     seen: dict[str, str] = {}
     for item in error.errors():
         keys = [str(part) for part in item["loc"]]
@@ -371,7 +380,7 @@ def _complaints(error: ValidationError) -> list[str]:
         else:
             message = item["msg"].removeprefix("Input ")
             seen.setdefault(path, f"{path} {message}, and is {_shown(item['input'])}")
-    return list(seen.values())
+    return seen
 
 
 def _shown(value: Any) -> str:

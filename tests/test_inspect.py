@@ -44,12 +44,28 @@ def test_the_preview_shows_the_stored_samples_with_their_labels(dataset: Path, t
     [
         (("sheet.jpg",), "give a name that ends in .png"),
         (("sheet.png", "--start", "900"), "has no sample 900"),
-        (("no/folder/sheet.png",), "cannot be written: No such file or directory"),
+        (("no/folder/sheet.png",), "there is no folder no/folder"),
+        (("sheet.png", "--epoch", "1"), "give --augmented too"),
+        (("sheet.png", "--augmented", "--start", "3"), "leave them out with --augmented"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(dataset: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     outcome = run("preview", dataset, *arguments, cwd=tmp_path)
-    assert outcome.status in (1, 2)
+    assert outcome.status == 2
     assert words in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert read_manifest(dataset / "train").samples < 900
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--epoch", "1"), "give --config too"),
+        (("--split", "val"), "--split says where --sample is"),
+        (("--sample", "1", "--config", "demo"), "not both"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(dataset: Path, arguments: tuple[str, ...], words: str) -> None:
+    outcome = run("inspect", dataset, *arguments)
+    assert outcome.status == 2
+    assert words in outcome.err

@@ -66,6 +66,12 @@ class Phase(str, Enum):
     production = "3"
 
 
+CacheFolder = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
+]
+CacheLimit = Annotated[str | None, typer.Option(metavar="SIZE", help="How much each split may take there: 100GB.")]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"imagenet-mds {__version__}")
@@ -182,18 +188,14 @@ def verify(
 def inspect(
     dataset: Annotated[str, typer.Argument(help="A dataset that `convert` wrote.")],
     sample: Annotated[int | None, typer.Option(min=0, help="Show this one sample, by its place from 0 on.")] = None,
-    split: Annotated[Literal["train", "val"], typer.Option(help="The split of the sample.")] = "train",
+    split: Annotated[Literal["train", "val"] | None, typer.Option(help="The split of the sample; train.")] = None,
     config: Annotated[str | None, typer.Option(help="Show what training by this configuration sees.")] = None,
-    epoch: Annotated[int, typer.Option(min=0, help="With --config: the epoch, from 0.")] = 0,
-    batch: Annotated[int, typer.Option(min=0, help="With --config: the batch of the epoch, from 0.")] = 0,
+    epoch: Annotated[int | None, typer.Option(min=0, help="With --config: the epoch, from 0; 0.")] = None,
+    batch: Annotated[int | None, typer.Option(min=0, help="With --config: the batch of the epoch, from 0; 0.")] = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="With --config: as if trained on so many.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="With --config: as if each rank had so many.")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
-    ] = None,
-    cache_limit: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="How much each split may take there: 100GB.")
-    ] = None,
+    cache: CacheFolder = None,
+    cache_limit: CacheLimit = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What a dataset holds: counts, classes, bytes, shards, where it came from, its fingerprint; or one sample, or one
@@ -201,43 +203,50 @@ def inspect(
     from imagenet_mds.cli.arguments import open_dataset
     from imagenet_mds.cli.inspect import inspect_batch, inspect_sample, run_inspect
 
+    if sample is None and split is not None:
+        raise UserError("--split says where --sample is: give that too; without, both splits are shown")
     if config is not None:
+        if sample is not None:
+            raise UserError("give --sample for one stored sample, or --config for a training batch, not both")
         opened = open_dataset(dataset, cache, cache_limit)
-        inspect_batch(opened, config, epoch=epoch, batch=batch, ranks=ranks, workers=workers, as_json=as_json)
+        inspect_batch(opened, config, epoch=epoch or 0, batch=batch or 0, ranks=ranks, workers=workers, as_json=as_json)
+    elif (epoch, batch, ranks, workers) != (None,) * 4:
+        raise UserError("give --config too, a YAML file or a shipped name: it decides what is in a training batch")
     elif sample is None:
         run_inspect(dataset, as_json=as_json)
     else:
-        inspect_sample(dataset, split, sample, as_json=as_json)
+        inspect_sample(dataset, split or "train", sample, as_json=as_json)
 
 
 @app.command()
 def preview(
     dataset: Annotated[str, typer.Argument(help="A dataset that `convert` wrote.")],
     file: Annotated[Path, typer.Argument(help="The picture to write, FILE.png.")],
-    split: Annotated[Literal["train", "val"], typer.Option(help="The split to show.")] = "train",
-    start: Annotated[int, typer.Option(min=0, help="The first sample, by its place.")] = 0,
+    split: Annotated[Literal["train", "val"] | None, typer.Option(help="The split to show; train.")] = None,
+    start: Annotated[int | None, typer.Option(min=0, help="The first sample, by its place; 0.")] = None,
     count: Annotated[int, typer.Option(min=1, max=1000, help="How many samples.")] = 40,
     columns: Annotated[int, typer.Option(min=1, max=100, help="Samples in a row.")] = 8,
     augmented: Annotated[bool, typer.Option("--augmented", help="As the trainer sees them: a batch.")] = False,
-    config: Annotated[str, typer.Option(help="With --augmented: the configuration.")] = "phase3",
-    epoch: Annotated[int, typer.Option(min=0, help="With --augmented: the epoch, from 0.")] = 0,
-    batch: Annotated[int, typer.Option(min=0, help="With --augmented: the batch of the epoch, from 0.")] = 0,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
-    ] = None,
-    cache_limit: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="How much each split may take there: 100GB.")
-    ] = None,
+    config: Annotated[str | None, typer.Option(help="With --augmented: the configuration; phase3.")] = None,
+    epoch: Annotated[int | None, typer.Option(min=0, help="With --augmented: the epoch, from 0; 0.")] = None,
+    batch: Annotated[int | None, typer.Option(min=0, help="With --augmented: the batch, from 0; 0.")] = None,
+    cache: CacheFolder = None,
+    cache_limit: CacheLimit = None,
 ) -> None:
     """A contact sheet of labelled images, as they are stored, or as training sees them."""
     from imagenet_mds.cli.arguments import open_dataset
     from imagenet_mds.cli.inspect import preview_batch, run_preview
 
     if augmented:
+        if split is not None or start is not None:
+            raise UserError("--split and --start show what is stored: leave them out with --augmented")
         opened = open_dataset(dataset, cache, cache_limit)
-        preview_batch(opened, file, config, epoch=epoch, batch=batch, count=count, columns=columns)
+        batch_of = {"epoch": epoch or 0, "batch": batch or 0}
+        preview_batch(opened, file, config or "phase3", **batch_of, count=count, columns=columns)
+    elif (config, epoch, batch) != (None,) * 3:
+        raise UserError("give --augmented too: --config, --epoch and --batch say what training sees")
     else:
-        run_preview(dataset, file, split=split, start=start, count=count, columns=columns)
+        run_preview(dataset, file, split=split or "train", start=start or 0, count=count, columns=columns)
 
 
 @app.command()
@@ -250,12 +259,8 @@ def train(
     data: Annotated[
         str | None, typer.Option(metavar="DATASET", help="What `convert` wrote: a folder or s3:// address.")
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
-    ] = None,
-    cache_limit: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="How much each split may take there: 100GB.")
-    ] = None,
+    cache: CacheFolder = None,
+    cache_limit: CacheLimit = None,
     run_name: Annotated[str | None, typer.Option(help="The run's name; the configuration's if not given.")] = None,
     save: Annotated[Path, typer.Option(metavar="FOLDER", help="Where runs are kept.")] = Path("runs"),
     ranks: Annotated[int | None, typer.Option(min=1, help="Processes, one a GPU.")] = None,
@@ -284,12 +289,8 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A .pt file, or the folder of a run: its newest.")],
     data: Annotated[str, typer.Option(metavar="DATASET", help="A dataset with the classes it was trained on.")],
     split: Annotated[Literal["train", "val"], typer.Option(help="The split to evaluate on.")] = "val",
-    cache: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
-    ] = None,
-    cache_limit: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="How much each split may take there: 100GB.")
-    ] = None,
+    cache: CacheFolder = None,
+    cache_limit: CacheLimit = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Top-1 and top-5 of a checkpoint, over every sample exactly once."""
@@ -304,12 +305,8 @@ def doctor(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     data: Annotated[str | None, typer.Option(metavar="DATASET", help="Measure how fast this feeds a training.")] = None,
     config: Annotated[str, typer.Option(help="The configuration that it is trained by.")] = "phase3",
-    cache: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
-    ] = None,
-    cache_limit: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="How much each split may take there: 100GB.")
-    ] = None,
+    cache: CacheFolder = None,
+    cache_limit: CacheLimit = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """What this machine gives: how fast a dataset becomes batches here, and what holds it back."""
@@ -374,4 +371,5 @@ def _usage_error(error: typer.TyperException) -> str:
     if "\n" in message:
         return message
     context: typer.Context | None = getattr(error, "ctx", None)
-    return f"imagenet-mds: {message} See `{context.command_path if context else 'imagenet-mds'} --help`."
+    stop = "" if message.endswith((".", "?", "!")) else "."
+    return f"imagenet-mds: {message}{stop} See `{context.command_path if context else 'imagenet-mds'} --help`."

@@ -101,10 +101,10 @@ def run_preview(dataset: str, file: Path, *, split: str, start: int, count: int,
     """Write a contact sheet of stored samples, in stored order.
 
     Raises:
-        UserError: no PNG's name, or the split has no sample `start`.
+        UserError: no PNG's name, no folder for it, or the split has no sample `start`.
         WorldError: the file cannot be written.
     """
-    _refuse_no_png(file)
+    _refuse_file(file)
     storage, contents, names = _split_with(dataset, split, start)
     pictures = [
         (_name(names, stored.record.label), open_stored(stored.record.image))
@@ -142,10 +142,10 @@ def preview_batch(
     """Write a contact sheet of what training sees in one batch.
 
     Raises:
-        UserError: as `inspect_batch`, and no PNG's name.
+        UserError: as `inspect_batch`, and no PNG's name or no folder for it.
         WorldError: the file cannot be written.
     """
-    _refuse_no_png(file)
+    _refuse_file(file)
     train = dataset.split("train")
     names = _names(train.storage, train.contents)
     seen = _training_batch(train, load_config(config), epoch, batch, None)
@@ -167,9 +167,11 @@ def _training_batch(
     return training_batch(config, train, epoch=epoch, batch=batch, workers=workers)
 
 
-def _refuse_no_png(file: Path) -> None:
+def _refuse_file(file: Path) -> None:
     if file.suffix.lower() != ".png":
         raise UserError(f"{file}: give a name that ends in .png")
+    if not file.parent.is_dir():
+        raise UserError(f"{file}: there is no folder {file.parent}; make it first")
 
 
 def _write_sheet(file: Path, pictures: Sequence[tuple[str, Image.Image]], columns: int) -> None:
