@@ -92,16 +92,28 @@ def prepare(data: bytes, check: str, scaling: Scaling = _AS_IT_IS, form: Form = 
         return _tiled(_to_rgb_jpeg(data, scaling), form)
     if check == "none" and scaling == _AS_IT_IS and form == "file":
         return Stored(data)
-    components, width, height = walk_jpeg(data)
+    # What is read to its last coefficient needs no search for markers.
+    is_read = check == "decode" or form == "tiles"
+    components, width, height = walk_jpeg(data, scans=not is_read)
     if components == 4:
+        walk_jpeg(data)
         return _tiled(_to_rgb_jpeg(data, scaling), form)
     if target := scaling.target(width, height):
+        walk_jpeg(data)
         return _tiled(Stored(_scaled_jpeg(data, target, scaling.quality), scaled=True), form)
     stored = _tiled(Stored(data), form)
-    # To be tiled, it was walked to its last coefficient.
-    if check == "decode" and not stored.tiled and not _proven_whole(data):
-        _decode(data)
+    if is_read and not stored.tiled:
+        _look_closely(data, check)
     return stored
+
+
+def _look_closely(data: bytes, check: str) -> None:
+    """Find a JPEG whole, in the cheapest way that does, or walk it marker by marker to say what is wrong with it."""
+    if check == "decode" and (_proven_whole(data) or _decodes_without_complaint(data)):
+        return
+    walk_jpeg(data)
+    if check == "decode":
+        _decode(data)
 
 
 def check_stored(image: bytes) -> None:
@@ -159,8 +171,12 @@ _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # TEM, RST0 to RST7, SOI
 _SOS, _EOI = 0xDA, 0xD9
 
 
-def walk_jpeg(data: bytes) -> tuple[int, int, int]:
+def walk_jpeg(data: bytes, *, scans: bool = True) -> tuple[int, int, int]:
     """Walk a JPEG's markers from SOI to EOI (ITU-T T.81, annex B).
+
+    Args:
+        data: the file's bytes.
+        scans: without, it ends where the first scan begins.
 
     Returns:
         The number of its colour components, its width and its height in pixels.
@@ -168,7 +184,7 @@ def walk_jpeg(data: bytes) -> tuple[int, int, int]:
     Raises:
         Unusable: it ends before EOI, or is not a sequence of segments.
     """
-    at, end, scans = 2, len(data), 0
+    at, end, passed = 2, len(data), 0
     components = width = height = 0
     while True:
         if at + 2 > end:
@@ -180,7 +196,7 @@ def walk_jpeg(data: bytes) -> tuple[int, int, int]:
         if marker == 0xFF or marker in _STANDALONE:
             continue
         if marker == _EOI:
-            if not components or not scans:
+            if not components or not passed:
                 raise Unusable("broken JPEG: it ends without an image")
             return components, width, height
         if at + 2 > end:
@@ -201,7 +217,9 @@ def walk_jpeg(data: bytes) -> tuple[int, int, int]:
             _refuse_huge(width, height)
         at += length
         if marker == _SOS:
-            scans += 1
+            passed += 1
+            if not scans and components:
+                return components, width, height
             found = _AFTER_ENTROPY.search(data, at)
             if not found:
                 raise Unusable("truncated JPEG: the file ends within the picture")
@@ -241,8 +259,21 @@ _DAMAGE = re.compile(r"premature end|bad (Huffman|arithmetic) code|found marker 
 headers, leave the picture whole."""
 
 
+def _decodes_without_complaint(data: bytes) -> bool:
+    """Whether libjpeg reads the file from its first marker to an end-of-image marker without a warning, decoding all
+    coefficients at an eighth of the size: the cheapest walk of the whole entropy-coded stream that is not compiled for
+    the purpose. A file that ends otherwise is looked at by its markers."""
+    if not data.endswith(b"\xff\xd9"):
+        return False
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8)
+    except ValueError:
+        return False
+    return True
+
+
 def _decode(data: bytes) -> None:
-    """Decode all coefficients, at an eighth of the size: the cheapest walk of the whole entropy-coded stream.
+    """Decode all coefficients, or say which damage libjpeg warns of.
 
     Pillow swallows libjpeg's warnings, so a picture cut short with an end-of-image marker put behind it would pass.
     """
