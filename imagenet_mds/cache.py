@@ -27,7 +27,7 @@ from imagenet_mds.errors import CommandError, UserError, WorldError
 from imagenet_mds.files import file_state, write_atomic
 from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
 from imagenet_mds.shards import faulty_shards
-from imagenet_mds.storage import LocalStorage, Storage, writing_to
+from imagenet_mds.storage import LocalStorage, Readable, writing_to
 
 _HELD_FOLDER = ".held"
 _PIECE_BYTES = 16 << 20
@@ -48,7 +48,7 @@ class SplitFiles:
     `limit_bytes` is given others make room for them."""
 
     folder: Path
-    remote: Storage | None = None
+    remote: Readable | None = None
     limit_bytes: int | None = None
 
     def path(self, basename: str) -> Path:
@@ -142,19 +142,16 @@ class SplitFiles:
         finally:
             os.close(descriptor)
 
-    def _download(self, remote: Storage, shard: ShardInfo) -> None:
+    def _download(self, remote: Readable, shard: ShardInfo) -> None:
         temporary = self._temporary(shard)
         for _ in range(_ATTEMPTS):
             digest, at = xxhash.xxh64(), 0
             with open(temporary, "rb+") as file:
-                while at <= shard.size_bytes:
-                    # A byte more than there should be tells a longer file, and a short piece the end.
-                    wanted = min(_PIECE_BYTES, shard.size_bytes - at + 1)
-                    piece = _piece(remote, shard.basename, at, wanted)
+                for piece in _pieces(remote, shard.basename):
                     digest.update(piece)
                     file.write(piece)
                     at += len(piece)
-                    if len(piece) < wanted:
+                    if at > shard.size_bytes:
                         break
                 file.truncate(at)
                 file.flush()
@@ -251,9 +248,9 @@ class SplitFiles:
         return faults
 
 
-def _piece(remote: Storage, basename: str, start: int, length: int) -> bytes:
+def _pieces(remote: Readable, basename: str) -> Iterator[bytes | memoryview]:
     try:
-        return remote.read_range(basename, start, length)
+        yield from remote.pieces(basename, _PIECE_BYTES)
     except OSError as error:
         raise WorldError(
             f"{remote.location}/{basename} cannot be fetched: {error.strerror or error}. Run the same command again"

@@ -24,7 +24,8 @@ class Contents:
     """A split as its readers know it.
 
     `classes` are the folder names (wnids) in the order of their numbers, None where no manifest says them; then the
-    `fingerprint` is of the index alone. `raw` says that images are stored as pixels.
+    `fingerprint` is of the index alone. `raw` says that images are stored as pixels, `packed` that shards are stored
+    compressed; `shards` are what is in them.
     """
 
     split: str
@@ -33,6 +34,7 @@ class Contents:
     classes: tuple[str, ...] | None
     fingerprint: str
     raw: bool
+    packed: bool = False
 
     @property
     def classes_fingerprint(self) -> str | None:
@@ -95,8 +97,6 @@ def _of_index(split: Storage) -> Contents:
             f"{split.location} has {', '.join(sorted(columns)) or 'no columns'}: give a dataset with images in x and "
             f"classes in y, as the library's StreamingImageNet has them"
         )
-    if any(entry.get("zip_data") for entry in index["shards"]):
-        raise UserError(f"{split.location} has compressed shards: write it without compression, images gain nothing")
     return Contents(
         split=split.name,
         samples=sum(shard.samples for shard in shards),
@@ -104,6 +104,7 @@ def _of_index(split: Storage) -> Contents:
         classes=None,
         fingerprint=f"index-{fingerprint(index)}",
         raw="pil" in encodings,
+        packed=any(entry.get("zip_data") for entry in index["shards"]),
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imagenet_mds.contents import Contents
 from imagenet_mds.mds import Record, decode_shard, decode_stock_shard
-from imagenet_mds.storage import Storage, as_storage
+from imagenet_mds.storage import Readable, as_storage
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Stored:
     record: Record
 
 
-def stored_samples(where: Path | Storage, contents: Contents, start: int = 0) -> Iterator[Stored]:
+def stored_samples(where: Path | Readable, contents: Contents, start: int = 0) -> Iterator[Stored]:
     """The samples of a split in stored order, from number `start` on; shards before it are not read."""
     split = as_storage(where)
     decode = decode_shard if contents.classes else decode_stock_shard

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
-from imagenet_mds.storage import Storage, as_storage
+from imagenet_mds.storage import Readable, Storage, as_storage
 
 MANIFEST_BASENAME = "manifest.json"
 KEYS_BASENAME = "keys.txt"
@@ -205,7 +205,7 @@ def _why_no_manifest(split: Storage) -> str:
     return f"{dataset.location} has no {split.name}/ ({held}): convert it with {make}"
 
 
-def read_keys(where: Path | Storage) -> list[str]:
+def read_keys(where: Path | Readable) -> list[str]:
     """The source key of each sample of a split, in the dataset's order."""
     # Not splitlines(), which takes more than a line feed for the end of a line.
     return as_storage(where).read(KEYS_BASENAME).decode("utf-8").split("\n")[:-1]

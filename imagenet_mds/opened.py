@@ -11,6 +11,7 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.mds import ShardInfo
 from imagenet_mds.shards import faulty_shards
 from imagenet_mds.storage import LocalStorage, Storage, open_storage
+from imagenet_mds.unpacked import unpacked
 
 
 def default_cache() -> Path:
@@ -31,9 +32,10 @@ class OpenSplit:
         """What a person should know before it is used; None if it is as it should be."""
         if self.contents.classes is not None:
             return None
+        unpacked = f"; its shards are compressed, and unpacked into {self.files.folder}" if self.contents.packed else ""
         return (
             f"{self.storage.parent.location} has no manifest: it is known by its index alone, its classes are numbers, "
-            f"and it has no subsets"
+            f"and it has no subsets{unpacked}"
         )
 
     def begin(self, shards: Sequence[ShardInfo]) -> None:
@@ -88,7 +90,7 @@ class OpenSplit:
 @dataclass(frozen=True)
 class OpenDataset:
     """A dataset where the user says that it lies, and the folder that its shards are fetched to; None where they are
-    read in their place."""
+    read in their place, if they can be."""
 
     storage: Storage
     cache: Path | None = None
@@ -129,8 +131,7 @@ class OpenDataset:
         """
         storage = self.storage.child(name)
         contents = read_contents(storage)
-        if self.cache is None:
-            assert isinstance(storage, LocalStorage)
+        if self.cache is None and isinstance(storage, LocalStorage) and not contents.packed:
             return OpenSplit(contents, storage, SplitFiles(storage.root))
-        folder = self.cache / contents.fingerprint / name
-        return OpenSplit(contents, storage, SplitFiles(folder, storage, self.limit_bytes))
+        folder = (self.cache or default_cache()) / contents.fingerprint / name
+        return OpenSplit(contents, storage, SplitFiles(folder, unpacked(storage, contents), self.limit_bytes))

@@ -24,7 +24,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.storage import Entry, Listing
+from imagenet_mds.storage import Entry, Listing, pieces
 
 _ATTEMPTS = 10
 _BODY_ATTEMPTS = 6
@@ -151,6 +151,10 @@ class S3Storage:
         if length <= 0:
             return b""
         return self._get(name, {"Range": f"bytes={start}-{start + length - 1}"})
+
+    def pieces(self, name: str, piece_bytes: int) -> Iterator[bytes]:
+        """A whole object in pieces of at most this size."""
+        return pieces(self, name, piece_bytes)
 
     @contextmanager
     def draft(self, name: str) -> Iterator["_Upload"]:

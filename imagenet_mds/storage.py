@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import xxhash
 
@@ -45,30 +45,16 @@ class Listing:
     folders: tuple[str, ...]
 
 
-class Storage(Protocol):
-    """Files under one location."""
-
-    @property
-    def remote(self) -> bool:
-        """Whether every read waits for a network, so that several at once are faster than one after the other."""
+class Readable(Protocol):
+    """What readers of a split want of the files in it."""
 
     @property
     def location(self) -> str:
         """The location as a user types it."""
 
     @property
-    def name(self) -> str:
-        """The last part of the location."""
-
-    @property
     def parent(self) -> "Storage":
         """The storage that this one is a folder of."""
-
-    def child(self, name: str) -> "Storage":
-        """The storage below a folder of this one."""
-
-    def size_bytes(self, name: str) -> int | None:
-        """The size of a file, None where there is none."""
 
     def read(self, name: str) -> bytes:
         """A whole file.
@@ -77,6 +63,43 @@ class Storage(Protocol):
             FileNotFoundError: it is not there.
             OSError: it cannot be read.
         """
+
+    def pieces(self, name: str, piece_bytes: int) -> Iterator[bytes | memoryview]:
+        """A whole file in pieces of at most this size.
+
+        Raises:
+            OSError: as `read`.
+        """
+
+    def listing(self) -> "Listing":
+        """The files with their sizes and the folders right here, in no particular order, at the price of a listing and
+        not of a look at each.
+
+        A link is what it leads to; one that leads nowhere is a file of 0 bytes, for the reason is met by reading it.
+
+        Raises:
+            FileNotFoundError: nothing is here.
+            NotADirectoryError: a file lies where a folder should.
+            OSError: it cannot be listed.
+        """
+
+
+class Storage(Readable, Protocol):
+    """Files under one location."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether every read waits for a network, so that several at once are faster than one after the other."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the location."""
+
+    def child(self, name: str) -> "Storage":
+        """The storage below a folder of this one."""
+
+    def size_bytes(self, name: str) -> int | None:
+        """The size of a file, None where there is none."""
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """`length` bytes from `start` on; fewer where the file ends before.
@@ -116,18 +139,6 @@ class Storage(Protocol):
 
         Raises:
             NotADirectoryError: a file lies where a folder should.
-        """
-
-    def listing(self) -> Listing:
-        """The files with their sizes and the folders right here, in no particular order, at the price of a listing and
-        not of a look at each.
-
-        A link is what it leads to; one that leads nowhere is a file of 0 bytes, for the reason is met by reading it.
-
-        Raises:
-            FileNotFoundError: nothing is here.
-            NotADirectoryError: a file lies where a folder should.
-            OSError: it cannot be listed.
         """
 
     def tidy(self, folder: str = "") -> None:
@@ -196,6 +207,10 @@ class LocalStorage:
             return b"".join(parts)
         finally:
             os.close(descriptor)
+
+    def pieces(self, name: str, piece_bytes: int) -> Iterator[bytes]:
+        """A whole file in pieces of at most this size."""
+        return pieces(self, name, piece_bytes)
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Make a file of this content durable; folders on the way are made."""
@@ -303,7 +318,19 @@ def open_storage(location: str) -> Storage:
     return LocalStorage(path)
 
 
-def as_storage(where: Path | Storage) -> Storage:
+def pieces(storage: Storage, name: str, piece_bytes: int) -> Iterator[bytes]:
+    """A whole file by its ranges, one after the other, so that memory stays flat; the end is where one is short."""
+    at, got = 0, piece_bytes
+    while got == piece_bytes:
+        piece = storage.read_range(name, at, piece_bytes)
+        at, got = at + len(piece), len(piece)
+        yield piece
+
+
+_Readable = TypeVar("_Readable", bound=Readable)
+
+
+def as_storage(where: Path | _Readable) -> LocalStorage | _Readable:
     """A folder on the disk as a storage; a storage as it is."""
     return LocalStorage(where) if isinstance(where, Path) else where
 
@@ -328,14 +355,13 @@ def writing_to(destination: Storage, *, but: type[OSError] | tuple[()] = ()) -> 
         ) from error
 
 
-def stored_xxh64(storage: Storage, name: str, chunk_bytes: int = 1 << 22) -> str:
+def stored_xxh64(storage: Readable, name: str, chunk_bytes: int = 1 << 22) -> str:
     """The xxh64 of a stored file, 16 hexadecimal digits, read in chunks so that memory stays flat.
 
     Raises:
         OSError: it cannot be read.
     """
-    digest, at = xxhash.xxh64(), 0
-    while chunk := storage.read_range(name, at, chunk_bytes):
-        digest.update(chunk)
-        at += len(chunk)
+    digest = xxhash.xxh64()
+    for piece in storage.pieces(name, chunk_bytes):
+        digest.update(piece)
     return digest.hexdigest()

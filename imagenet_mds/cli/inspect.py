@@ -24,7 +24,8 @@ from imagenet_mds.files import write_atomic
 from imagenet_mds.manifest import Manifest, read_keys, read_manifest
 from imagenet_mds.opened import OpenDataset, OpenSplit
 from imagenet_mds.raw import open_stored
-from imagenet_mds.storage import Storage, open_storage
+from imagenet_mds.storage import Readable, Storage, open_storage
+from imagenet_mds.unpacked import unpacked
 
 if TYPE_CHECKING:
     from imagenet_mds_train.peek import Seen
@@ -183,13 +184,13 @@ def _write_sheet(file: Path, pictures: Sequence[tuple[str, Image.Image]], column
         raise WorldError(f"{file} cannot be written: {error.strerror}") from None
 
 
-def _split_with(dataset: str, split: str, sample: int) -> tuple[Storage, Contents, list[str] | None]:
+def _split_with(dataset: str, split: str, sample: int) -> tuple[Readable, Contents, list[str] | None]:
     """A split that has this sample, what it holds, and its classes' names for people."""
     storage = open_storage(dataset).child(split)
     contents = read_contents(storage)
     if sample >= contents.samples:
         raise UserError(f"{storage.location} has no sample {sample:,}: it has {contents.samples:,}, counted from 0")
-    return storage, contents, _names(storage, contents)
+    return unpacked(storage, contents), contents, _names(storage, contents)
 
 
 def _names(split: Storage, contents: Contents) -> list[str] | None:

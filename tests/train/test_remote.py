@@ -1,6 +1,7 @@
 """Training on a dataset in S3: the same batches as from a disk, over a bad line too; what is missing is said first."""
 
 import json
+import pickle
 import random
 import re
 import shutil
@@ -14,6 +15,7 @@ from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import TrainConfig, parse_config
 from imagenet_mds.manifest import read_manifest
 from imagenet_mds.opened import OpenDataset
+from imagenet_mds.shards import faulty_shards
 from imagenet_mds_train.data import TrainingImages, training_loader
 from tests.command import run
 from tests.s3_server import BUCKET, Proxy, Request, direct
@@ -170,13 +172,14 @@ def _losses(folder: Path) -> list[float]:
     return losses
 
 
-def stock(dataset: Path, out: Path) -> Path:
+def stock(dataset: Path, out: Path, compression: str | None = None) -> Path:
     """The dataset as the library's own writer makes it: an index, and no manifest."""
     from streaming import MDSWriter, StreamingDataset
 
     for split in ("train", "val"):
         columns = {"i": "int", "x": "jpeg", "y": "int"}
-        with MDSWriter(columns=columns, out=str(out / split), size_limit=1 << 16, hashes=["xxh64"]) as writer:
+        options: dict[str, Any] = {"size_limit": 1 << 16, "hashes": ["xxh64"], "compression": compression}
+        with MDSWriter(columns=columns, out=str(out / split), **options) as writer:
             for path in sorted((dataset / split).glob("*.mds")):
                 for record in _records(path):
                     writer.write(record)
@@ -233,24 +236,56 @@ def test_a_dataset_of_stock_tools_is_trained_on_without_its_fingerprint_and_subs
     assert "dataset.val: 'index-" in other.err
 
 
+@pytest.mark.parametrize("compression", ["zstd:7", "gz", "br:1", "bz2:9", "snappy"])
+def test_compressed_shards_of_stock_tools_are_read_unpacked(dataset: Path, tmp_path: Path, compression: str) -> None:
+    packed = stock(dataset, tmp_path / "packed", compression)
+    assert not list(packed.rglob("*.mds"))
+    train = OpenDataset.at(str(packed), tmp_path / "cache").split("train")
+    assert train.note is not None
+    assert f"unpacked into {train.files.folder}" in train.note
+    train.begin(train.contents.shards)
+    plain = SplitFiles(stock(dataset, tmp_path / "plain") / "train")
+    files = pickle.loads(pickle.dumps(train.files))
+    assert digests(files, 158, 0) == digests(plain, 158, 0)
+    assert faulty_shards(files.folder, train.contents.shards, threads=1) == []
+    # The library puts an unpacked shard beside a compressed one, or in its place.
+    first, second = train.contents.shards[:2]
+    for shard in (first, second):
+        shutil.copy(files.path(shard.basename), packed / "train")
+    next((packed / "train").glob(f"{second.basename}.*")).unlink()
+    assert train.files.missing(train.contents.shards) == []
+    again = OpenDataset.at(str(packed), tmp_path / "other cache").split("train")
+    again.begin(again.contents.shards)
+    assert again.files.fetch(second)
+
+
+def test_a_compressed_dataset_is_trained_on_and_looked_into(dataset: Path, tmp_path: Path) -> None:
+    packed = stock(dataset, tmp_path / "packed", "zstd")
+    cache = ("--cache", tmp_path / "cache")
+    done = run("train", "--config", "demo", "--data", packed, *cache, "--save", tmp_path, *SMALL, "model.classes=10")
+    assert done.status == 0, done.err
+    assert "its shards are compressed" in done.err
+    facts = json.loads(run("inspect", packed, "--sample", 7, "--json").out)
+    assert facts["class"] == TrainingImages(config(0), SplitFiles(dataset / "train"), 158).read(7)[1]
+    shutil.rmtree(tmp_path / "cache")
+    broken = next((packed / "train").glob("*.zstd"))
+    broken.write_bytes(broken.read_bytes()[:-1] + b"!")
+    refused = run("inspect", packed, "--config", "demo", *cache)
+    assert (refused.status, len(refused.err.splitlines())) == (1, 1)
+    assert f"{broken.name.removesuffix('.zstd')} cannot be fetched: it does not unpack as zstd" in refused.err
+
+
 def test_what_is_no_index_of_images_is_said(dataset: Path, tmp_path: Path) -> None:
     from streaming import MDSWriter
 
-    for number, (columns, compression, words) in enumerate(
-        (
-            ({"text": "str"}, None, "has text: give a dataset with images in x and classes in y"),
-            ({"x": "bytes", "y": "int"}, "zstd", "has compressed shards: write it without"),
-        )
-    ):
-        out = tmp_path / str(number)
-        for split in ("train", "val"):
-            with MDSWriter(columns=columns, out=str(out / split), compression=compression) as writer:
-                for value in range(64):
-                    writer.write({"text": "a"} if number == 0 else {"x": b"a", "y": value % 3})
-        outcome = run("train", "--config", "demo", "--data", out, "--save", tmp_path, *SMALL)
-        assert (outcome.status, len(outcome.err.splitlines())) == (2, 1)
-        assert words in outcome.err
-    (tmp_path / "0" / "train" / "index.json").write_text("{}", encoding="utf-8")
-    outcome = run("train", "--config", "demo", "--data", tmp_path / "0", "--save", tmp_path)
+    out = tmp_path / "texts"
+    for split in ("train", "val"):
+        with MDSWriter(columns={"text": "str"}, out=str(out / split)) as writer:
+            writer.write({"text": "a"})
+    outcome = run("train", "--config", "demo", "--data", out, "--save", tmp_path, *SMALL)
+    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1)
+    assert "has text: give a dataset with images in x and classes in y" in outcome.err
+    (out / "train" / "index.json").write_text("{}", encoding="utf-8")
+    outcome = run("train", "--config", "demo", "--data", out, "--save", tmp_path)
     assert (outcome.status, len(outcome.err.splitlines())) == (2, 1)
     assert "is no index of MDS shards" in outcome.err

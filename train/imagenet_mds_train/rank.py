@@ -14,6 +14,7 @@ from imagenet_mds.config import TrainConfig, parse_config
 from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds.files import write_json
 from imagenet_mds.storage import open_storage
+from imagenet_mds.unpacked import UnpackedSplit
 from imagenet_mds_train.records import RunFolder
 
 
@@ -49,13 +50,16 @@ class Order:
 def files_as_json(files: SplitFiles) -> dict[str, Any]:
     """A split's files in an order."""
     remote = files.remote.location if files.remote else None
-    return {"folder": str(files.folder), "remote": remote, "limit_bytes": files.limit_bytes}
+    packed = isinstance(files.remote, UnpackedSplit)
+    return {"folder": str(files.folder), "remote": remote, "packed": packed, "limit_bytes": files.limit_bytes}
 
 
 def files_from_json(value: dict[str, Any]) -> SplitFiles:
     """What `files_as_json` wrote."""
     remote = open_storage(value["remote"]) if value["remote"] else None
-    return SplitFiles(Path(value["folder"]), remote, value["limit_bytes"])
+    return SplitFiles(
+        Path(value["folder"]), UnpackedSplit(remote) if remote and value["packed"] else remote, value["limit_bytes"]
+    )
 
 
 def main() -> None:

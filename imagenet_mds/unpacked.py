@@ -1,0 +1,109 @@
+"""A split whose shards are stored compressed, read as if they were not: stock tools can write it, ours do not, for
+images gain nothing by it."""
+
+import errno
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from imagenet_mds.contents import Contents
+from imagenet_mds.mds import INDEX_BASENAME
+from imagenet_mds.storage import Entry, Listing, Readable, Storage
+
+_MODULES = {"br": "brotli", "bz2": "bz2", "gz": "gzip", "snappy": "snappy", "zstd": "zstd"}
+"""What unpacks each of the library's algorithms; the library brings those that Python lacks."""
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A compressed shard: its file, the bytes of that and of the shard in it, the algorithm and level, `zstd:3`."""
+
+    basename: str
+    packed_bytes: int
+    size_bytes: int
+    algorithm: str
+
+
+@dataclass(frozen=True)
+class UnpackedSplit:
+    """The shards of `packed` under the names and with the bytes that they have unpacked, and an index that says so. A
+    shard that lies there unpacked, as the library leaves one that it has read, is read as it is."""
+
+    packed: Storage
+
+    @cached_property
+    def _index(self) -> dict[str, Any]:
+        index: dict[str, Any] = json.loads(self.packed.read(INDEX_BASENAME))
+        return index
+
+    @cached_property
+    def _shards(self) -> dict[str, _Packed]:
+        return {
+            entry["raw_data"]["basename"]: _Packed(
+                entry["zip_data"]["basename"],
+                entry["zip_data"]["bytes"],
+                entry["raw_data"]["bytes"],
+                entry["compression"],
+            )
+            for entry in self._index["shards"]
+            if entry["zip_data"]
+        }
+
+    @property
+    def location(self) -> str:
+        """The location as a user types it."""
+        return self.packed.location
+
+    @property
+    def parent(self) -> Storage:
+        """The storage that this one is a folder of."""
+        return self.packed.parent
+
+    def read(self, name: str) -> bytes:
+        """A whole file; a shard unpacked.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            OSError: it cannot be read, or not be unpacked.
+        """
+        if name == INDEX_BASENAME:
+            plain = [entry | {"compression": None, "zip_data": None} for entry in self._index["shards"]]
+            return json.dumps(self._index | {"shards": plain}).encode("utf-8")
+        if (shard := self._shards.get(name)) is None:
+            return self.packed.read(name)
+        try:
+            data = self.packed.read(shard.basename)
+        except FileNotFoundError:
+            return self.packed.read(name)
+        try:
+            algorithm = importlib.import_module(_MODULES[shard.algorithm.partition(":")[0]])
+            unpacked: bytes = algorithm.decompress(data)
+        except Exception as error:  # each algorithm has errors of its own
+            place = f"{self.location}/{shard.basename}"
+            raise OSError(errno.EIO, f"it does not unpack as {shard.algorithm} ({error})", place) from None
+        return unpacked
+
+    def pieces(self, name: str, piece_bytes: int) -> Iterator[bytes | memoryview]:
+        """A whole file in pieces of at most this size."""
+        data = memoryview(self.read(name))
+        for at in range(0, len(data), piece_bytes):
+            yield data[at : at + piece_bytes]
+
+    def listing(self) -> Listing:
+        """What is here, whole compressed shards as what is in them."""
+        there = self.packed.listing()
+        sizes = {entry.name: entry.size_bytes for entry in there.files}
+        unpacked = {
+            name: shard.size_bytes
+            for name, shard in self._shards.items()
+            if sizes.get(shard.basename) == shard.packed_bytes
+        }
+        return Listing(tuple(Entry(*item) for item in (sizes | unpacked).items()), there.folders)
+
+
+def unpacked(split: Storage, contents: Contents) -> Readable:
+    """A split as its readers want it: itself, or what is in its compressed shards."""
+    return UnpackedSplit(split) if contents.packed else split
