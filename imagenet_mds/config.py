@@ -58,7 +58,8 @@ class DataConfig(_Section):
     prefetch_batches: batches that each worker keeps ready.
     predownload: samples, over all ranks and workers, whose shards are fetched ahead where the dataset lies elsewhere.
     verify_shards: compare every shard's hash with the manifest before the first start on this dataset.
-    damaged: at a stored image that does not decode, `stop`, or take a `black` one without weight, counted in the log.
+    damaged: at a stored image that does not decode whole, `stop`, or take a `black` one without weight, counted in the
+        log; of an image with restart tiles, what the crop needs must decode.
     """
 
     subset: Literal["tiny", "small", "medium", "large"] | Positive | None = None

@@ -15,6 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from imagenet_mds.damage import damage_in
 from imagenet_mds.raw import decode_raw, encode_raw, is_raw
 
 MAX_PIXELS = 1 << 27
@@ -254,11 +255,6 @@ def _proven_whole(data: bytes) -> bool:
         return False
 
 
-_DAMAGE = re.compile(r"premature end|bad (Huffman|arithmetic) code|found marker .* instead of RST", re.IGNORECASE)
-"""What libjpeg says where it had to invent a part of the picture. Its other warnings, of bytes too many and of odd
-headers, leave the picture whole."""
-
-
 def _decodes_without_complaint(data: bytes) -> bool:
     """Whether libjpeg reads the file from its first marker to an end-of-image marker without a warning, decoding all
     coefficients at an eighth of the size: the cheapest walk of the whole entropy-coded stream that is not compiled for
@@ -288,8 +284,7 @@ def _decode(data: bytes) -> None:
 
 
 def _refuse_damage(error: ValueError) -> None:
-    if _DAMAGE.search(str(error)):
-        reason = str(error).removeprefix("Corrupt JPEG data: ")
+    if reason := damage_in(error):
         raise Unusable(f"does not decode whole ({reason})") from None
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from imagenet_mds.cli.arguments import open_dataset
 from imagenet_mds.config import load_config
-from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, UserError
+from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
 from imagenet_mds.opened import OpenDataset
 from imagenet_mds.progress import ProgressLine
 from imagenet_mds_train.evaluate import evaluate, find_checkpoint
@@ -86,7 +86,7 @@ def _run(start: Start, run: RunFolder, lock: int) -> int:
         _print_result(run, time.monotonic() - started)
     elif status == EXIT_STOPPED:
         print(f"{run.path} is stopped and saved: the same command continues it", file=sys.stderr)
-    else:
+    elif status != EXIT_USER:
         print(
             f"imagenet-mds: {run.path} failed; its last checkpoint stays, the same command continues", file=sys.stderr
         )

@@ -4,6 +4,7 @@ import hashlib
 import io
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from imagenet_mds.config import AugmentConfig, EvaluationConfig, OrderConfig, pa
 from imagenet_mds.manifest import read_manifest
 from imagenet_mds.mds import read_shard
 from imagenet_mds_train.attempt import SHARED_MEMORY
-from imagenet_mds_train.augment import Augmentation, decode, seeded, validation_view
+from imagenet_mds_train.augment import Augmentation, seeded, validation_view
 from imagenet_mds_train.data import TrainingImages, validation_loader
 from imagenet_mds_train.feed import PADDING_LABEL
+from imagenet_mds_train.pixels import decode_picture
 from imagenet_mds_train.stream import ImageStream
 
 EVALUATION = EvaluationConfig(resize_px=20, crop_px=16, device_batch_size=4, workers_per_rank=0)
@@ -140,13 +142,29 @@ def test_every_seed_of_64_bits_is_taken(seed: int) -> None:
 def test_every_jpeg_becomes_rgb(mode: str) -> None:
     buffer = io.BytesIO()
     Image.new(mode, (40, 30)).save(buffer, "JPEG")
-    picture = decode(buffer.getvalue())
+    picture = decode_picture(buffer.getvalue())
     assert picture.mode == "RGB"
     view = Augmentation(AugmentConfig(size_px=16)).view(buffer.getvalue(), seed=1, epoch=0)
     assert view.pixels.shape == (16, 16, 3)
     assert view.pixels.dtype == np.uint8
     # libjpeg-turbo makes no RGB of CMYK.
     assert view.slowly == (mode == "CMYK")
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("subsampling", [0, 1, 2, None])
+def test_the_reference_decodes_jpeg_as_pillow_does(subsampling: int | None, options: dict[str, Any]) -> None:
+    """Every pixel, of every way to store colour, and gray (None); sides that are no multiples of a block too."""
+    dice = np.random.Generator(np.random.PCG64(1))
+    for width, height, quality in ((64, 48, 75), (37, 83, 95), (1, 5, 30)):
+        coarse = dice.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width])
+        sampled = {} if subsampling is None else {"subsampling": subsampling}
+        buffer = io.BytesIO()
+        (picture.convert("L") if subsampling is None else picture).save(
+            buffer, "JPEG", quality=quality, **sampled, **options
+        )
+        assert np.array_equal(decode_picture(buffer.getvalue()), Image.open(buffer).convert("RGB"))
 
 
 def test_validation_is_torchvisions_resize_and_crop() -> None:

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 from imagenet_mds.config import AugmentConfig, EvaluationConfig
-from imagenet_mds.raw import is_raw, open_stored
+from imagenet_mds.raw import is_raw
 from imagenet_mds.seeds import SampleRandom
 from imagenet_mds_train.color import IDENTITY, JitterRow, draw_jitter
 from imagenet_mds_train.crop import Crop, draw_crop, on_grid
@@ -27,6 +27,7 @@ from imagenet_mds_train.pixels import (
     Pixels,
     centre,
     decode_fast,
+    decode_picture,
     decode_slowly,
     jpeg_size,
     part_of,
@@ -112,11 +113,6 @@ def seeded(seed: int) -> Iterator[None]:
         generator.set_state(state)
 
 
-def decode(data: bytes) -> Image.Image:
-    """An image file to an RGB picture, whatever it was: grayscale, CMYK and palettes become RGB."""
-    return open_stored(data).convert("RGB")
-
-
 def validation_view(config: EvaluationConfig) -> Callable[[bytes], Tensor]:
     """What validation sees of a stored file, a uint8 tensor of (3, crop_px, crop_px): the shorter side to `resize_px`,
     then the centre. `reference` is Pillow's antialiased bilinear result exactly, which published accuracies are
@@ -131,4 +127,4 @@ def validation_view(config: EvaluationConfig) -> Callable[[bytes], Tensor]:
             v2.PILToTensor(),
         ]
     )
-    return lambda data: composed(decode(data))
+    return lambda data: composed(decode_picture(data))

@@ -29,7 +29,7 @@ from imagenet_mds_train.augment import Augmentation, View, validation_view
 from imagenet_mds_train.feed import PADDING_LABEL, DeviceLoader, Finish
 from imagenet_mds_train.orphans import die_with
 from imagenet_mds_train.slots import Slots
-from imagenet_mds_train.stream import ImageStream, Undecodable
+from imagenet_mds_train.stream import ImageStream
 
 Pair: TypeAlias = tuple[Tensor, int]
 
@@ -51,9 +51,7 @@ class TrainingImages(ImageStream):
         self.seed = config.seed
         self.augmentation = Augmentation(config.augment)
         self.replace_damaged = config.data.damaged == "black"
-        # Shared with the workers, who are forked or spawned later. Two that count at once may lose a count.
-        self._counts = torch.zeros(2, dtype=torch.int64)
-        self._counts.share_memory_()  # type: ignore[no-untyped-call] # torch's
+        self._counts = _shared_counts(2)
 
     def counts(self) -> dict[str, int]:
         """Samples since the start that Pillow decoded, for the fast decoder refused them, and that are damaged and were
@@ -67,24 +65,33 @@ class TrainingImages(ImageStream):
         Raises:
             Undecodable: the stored bytes do not decode; the sample is named.
         """
-        return self.seen(
-            sample, lambda data: self.augmentation.view(data, sample_seed(self.seed, epoch, sample), epoch)
-        )
+        return self.seen(sample, self._viewing(sample, epoch))
+
+    def _viewing(self, sample: int, epoch: int) -> Callable[[bytes], View]:
+        return lambda data: self.augmentation.view(data, sample_seed(self.seed, epoch, sample), epoch)
 
     def __getitem__(self, sample: int) -> tuple[View, int]:  # type: ignore[override] # the library's is a dictionary
         """Sample number `sample` as the current epoch sees it, and its class.
 
         One that is damaged and replaced is black, its class `PADDING_LABEL`.
         """
-        try:
-            view, label = self.view(int(sample), self.epoch)
-        except Undecodable:
-            if not self.replace_damaged:
-                raise
+        sample = int(sample)
+        if self.replace_damaged:
+            seen = self.seen_if_whole(sample, self._viewing(sample, self.epoch))
+        else:
+            seen = self.view(sample, self.epoch)
+        if seen is None:
             self._counts[1] += 1
             return self.augmentation.black(self.epoch), PADDING_LABEL
-        self._counts[0] += view.slowly
-        return view, label
+        self._counts[0] += seen[0].slowly
+        return seen
+
+
+def _shared_counts(count: int) -> Tensor:
+    """Zeros that the workers, who are forked or spawned later, count in. Two that count at once may lose a count."""
+    counts = torch.zeros(count, dtype=torch.int64)
+    counts.share_memory_()  # type: ignore[no-untyped-call] # torch's
+    return counts
 
 
 class ValidationImages(IterableDataset[Pair]):
@@ -92,9 +99,19 @@ class ValidationImages(IterableDataset[Pair]):
 
     Rank r of R has samples r, r + R, ...; where they do not come out even, the last ranks get one black image with
     `PADDING_LABEL`. Whole batches are dealt to the workers, so what is in a batch does not depend on their number.
+    With `replace_damaged` a sample that does not decode is black in the same way, and counted.
     """
 
-    def __init__(self, config: EvaluationConfig, files: SplitFiles, samples: int, *, rank: int, ranks: int) -> None:
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        files: SplitFiles,
+        samples: int,
+        *,
+        rank: int,
+        ranks: int,
+        replace_damaged: bool = False,
+    ) -> None:
         self.stream = ImageStream(
             files=files,
             samples=samples,
@@ -106,6 +123,12 @@ class ValidationImages(IterableDataset[Pair]):
         self.device_batch_size = config.device_batch_size
         self.size_px = config.crop_px
         self.view = validation_view(config)
+        self.replace_damaged = replace_damaged
+        self._counts = _shared_counts(1)
+
+    def damaged(self) -> int:
+        """Samples since the start, in every validation anew, that are damaged and were black."""
+        return int(self._counts)
 
     @property
     def rank_samples(self) -> int:
@@ -126,9 +149,13 @@ class ValidationImages(IterableDataset[Pair]):
         yield from map(self._sample, self.stream.each(mine * self.ranks + self.rank))
 
     def _sample(self, sample: int) -> Pair:
-        if sample >= self.samples:
-            return torch.zeros(3, self.size_px, self.size_px, dtype=torch.uint8), PADDING_LABEL
-        return self.stream.seen(sample, self.view)
+        if sample < self.samples:
+            if not self.replace_damaged:
+                return self.stream.seen(sample, self.view)
+            if seen := self.stream.seen_if_whole(sample, self.view):
+                return seen
+            self._counts += 1
+        return torch.zeros(3, self.size_px, self.size_px, dtype=torch.uint8), PADDING_LABEL
 
 
 _HERE = torch.device("cpu")
@@ -164,10 +191,11 @@ def training_loader(
     )
 
 
-def images_of(loader: DeviceLoader) -> TrainingImages:
-    """The training images behind a loader of them."""
-    assert isinstance(loader.dataset, TrainingImages)
-    return loader.dataset
+def counts_of(train: DeviceLoader, val: DeviceLoader) -> dict[str, int]:
+    """What the loaders of a rank have counted of their samples since the start."""
+    assert isinstance(train.dataset, TrainingImages)
+    assert isinstance(val.dataset, ValidationImages)
+    return train.dataset.counts() | {"damaged_val": val.dataset.damaged()}
 
 
 def validation_loader(
@@ -177,12 +205,14 @@ def validation_loader(
     *,
     rank: int,
     ranks: int,
+    replace_damaged: bool = False,
     finish: Finish | None = None,
     device: torch.device = _HERE,
 ) -> DeviceLoader:
-    """The validation batches of one rank of `ranks`; `finish` and `device` as for training."""
+    """The validation batches of one rank of `ranks`; `replace_damaged` as for `ValidationImages`, `finish` and `device`
+    as for training."""
     return _loader(
-        ValidationImages(config, files, samples, rank=rank, ranks=ranks),
+        ValidationImages(config, files, samples, rank=rank, ranks=ranks, replace_damaged=replace_damaged),
         config.device_batch_size,
         config.workers_per_rank,
         prefetch_batches=2,

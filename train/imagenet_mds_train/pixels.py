@@ -8,7 +8,7 @@ resize gives the same pixels within one level and takes several times as long.
 
 import io
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import simplejpeg
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from imagenet_mds.raw import decode_raw, is_raw
+from imagenet_mds.damage import damage_in
+from imagenet_mds.raw import decode_raw, is_raw, open_stored
 from imagenet_mds.tiles import TileMap, cut
 from imagenet_mds_train.crop import Crop
 
@@ -65,6 +66,9 @@ def decode_fast(
 
     Returns:
         (crop.height / denominator, crop.width / denominator, 3); None where the decoder refuses.
+
+    Raises:
+        ValueError: what was decoded is damaged. With tiles that is the crop's part alone.
     """
     d = crop.denominator
     corner = 0, 0
@@ -72,22 +76,43 @@ def decode_fast(
         box = crop.left, crop.top, crop.left + crop.width, crop.top + crop.height
         data, corner = cut(data, tiles, box)
         size = jpeg_size(data) or size
-    try:
-        # Not strict: what training has seen so far of a damaged picture, it sees; conversion is where it is found.
-        whole = simplejpeg.decode_jpeg(
-            data,
-            "RGB",
-            fastupsample=how == "linear",
-            min_width=-(-size[0] // d),
-            min_height=-(-size[1] // d),
-            min_factor=1,
-            strict=False,
-        )
-    except ValueError:
+    whole = _decode_whole(
+        data, fastupsample=how == "linear", min_width=-(-size[0] // d), min_height=-(-size[1] // d), min_factor=1
+    )
+    if whole is None:
         return None
     top, left = (crop.top - corner[1]) // d, (crop.left - corner[0]) // d
     part: Pixels = whole[top : top + crop.height // d, left : left + crop.width // d]
     return part
+
+
+def _decode_whole(data: bytes, **options: Any) -> Pixels | None:
+    """A JPEG's picture by libjpeg-turbo; None where it has something to say that is no damage.
+
+    Raises:
+        ValueError: the picture is damaged. Pillow, and libjpeg by itself, would invent what is missing of it.
+    """
+    try:
+        whole: Pixels = simplejpeg.decode_jpeg(data, "RGB", **options)
+    except ValueError as error:
+        if reason := damage_in(error):
+            raise ValueError(reason) from None
+        # Bytes too many, and odd headers: Pillow passes over them, and raises where libjpeg has given up.
+        return None
+    return whole
+
+
+def decode_picture(data: bytes) -> Image.Image:
+    """A stored sample as an RGB picture, whatever it was: grayscale, CMYK and palettes become RGB.
+
+    A JPEG's pixels are those that Pillow gives; a test holds that. But damage is not passed over.
+
+    Raises:
+        Exception: of whatever kind Pillow's plugins raise, where it does not decode.
+    """
+    if jpeg_size(data) is not None and (whole := _decode_whole(data)) is not None:
+        return Image.fromarray(whole)
+    return open_stored(data).convert("RGB")
 
 
 def decode_slowly(data: bytes) -> Pixels:
@@ -113,6 +138,7 @@ def centre(data: bytes, resize_px: int, crop_px: int, how: Resize) -> Pixels:
 
     Raises:
         Exception: of whatever kind Pillow's plugins raise, where it does not decode.
+        ValueError: as `decode_fast`.
     """
     size, whole = jpeg_size(data), None
     if size is not None:

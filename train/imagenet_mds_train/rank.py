@@ -11,7 +11,7 @@ from typing import Any
 
 from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import TrainConfig, parse_config
-from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED
+from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED, CommandError
 from imagenet_mds.files import write_json
 from imagenet_mds.storage import open_storage
 from imagenet_mds.unpacked import UnpackedSplit
@@ -79,7 +79,7 @@ def run(order: Order) -> int:
     from composer.utils import dist, get_device, reproducibility
 
     from imagenet_mds_train.checkpoints import Checkpoints, RandomStateOnResume, StopRequested
-    from imagenet_mds_train.data import images_of, training_loader, validation_loader
+    from imagenet_mds_train.data import counts_of, training_loader, validation_loader
     from imagenet_mds_train.feed import finish_batch
     from imagenet_mds_train.model import Classifier, OneModel, resnet
     from imagenet_mds_train.recipe import build_algorithms, build_optimizer, build_scheduler
@@ -126,12 +126,13 @@ def run(order: Order) -> int:
         order.val_samples,
         rank=dist.get_global_rank(),
         ranks=dist.get_world_size(),
+        replace_damaged=config.data.damaged == "black",
         finish=finish,
         device=place,
     )
     smoothing = config.algorithms.label_smoothing.smoothing if config.algorithms.label_smoothing else 0.0
     model = Classifier(resnet(config.model.depth, classes), classes, smoothing)
-    log.counts = images_of(train).counts
+    log.counts = partial(counts_of, train, val)
     random_state = RandomStateOnResume()
     trainer = Trainer(
         model=model,
@@ -173,6 +174,9 @@ def run(order: Order) -> int:
             print(f"imagenet-mds: {error}", file=sys.stderr, flush=True)
         trainer.close()
         return EXIT_FAILED
+    except CommandError as error:
+        print(f"imagenet-mds: {_without_traceback(error)}", file=sys.stderr, flush=True)
+        os._exit(error.exit_status)
     except Exception:
         # At once, and not through the trainer's closing: that waits for the other ranks, who wait for this one.
         traceback.print_exc()
@@ -185,6 +189,14 @@ def run(order: Order) -> int:
         log.write("done", batch=batch, **values)
         write_json(folder.result, {"batches": batch, "epochs": config.schedule.epochs} | values)
     return 0
+
+
+def _without_traceback(error: CommandError) -> str:
+    """The message; torch puts the traceback of a loader worker before it."""
+    message = str(error)
+    if "Traceback (most recent call last)" in message:
+        return message.rstrip().splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+    return message
 
 
 def _precision(config: TrainConfig, device: str) -> str:

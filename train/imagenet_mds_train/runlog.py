@@ -130,8 +130,9 @@ class RunLog(Callback):
         if dist.get_global_rank():
             return
         values = {name: float(value) for name, value in state.eval_metric_values.items()} | counts
-        if counts.get("damaged"):
-            self._say(f"{counts['damaged']:,} training images did not decode and were black, without weight, so far")
+        for name, what in (("damaged", "training"), ("damaged_val", "validation")):
+            if counts.get(name):
+                self._say(f"{counts[name]:,} {what} images did not decode and were black, without weight, so far")
         self.write("eval", batch=state.timestamp.batch.value, epoch=state.timestamp.epoch.value, **values)
         self._say(
             f"epoch {state.timestamp.epoch.value}/{_epochs(state)} validation: top-1 {values['top1']:.2%}, "

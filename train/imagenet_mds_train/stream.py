@@ -73,7 +73,7 @@ def own_resources() -> Iterator[None]:
 _View = TypeVar("_View")
 
 
-class Undecodable(RuntimeError):  # noqa: N818 # what the sample is
+class Undecodable(WorldError):  # noqa: N818 # what the sample is
     """A stored sample does not decode. The message is all: it crosses from a worker to its rank as text."""
 
 
@@ -207,6 +207,14 @@ class ImageStream(StreamingDataset):
             return view(data), label
         except Exception as error:  # Pillow's plugins raise what they like on broken files
             raise self._undecodable(sample, error) from error
+
+    def seen_if_whole(self, sample: int, view: Callable[[bytes], _View]) -> tuple[_View, int] | None:
+        """As `seen`; None where the stored bytes do not decode. To name the sample its keys are read, all of them."""
+        data, label = self.read(sample)
+        try:
+            return view(data), label
+        except Exception:  # as in `seen`
+            return None
 
     def _undecodable(self, sample: int, error: Exception) -> "Undecodable":
         """What to raise of a sample whose stored bytes do not decode."""
