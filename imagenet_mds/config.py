@@ -261,12 +261,13 @@ class LoggingConfig(_Section):
 class TrainConfig(_Section):
     """One training run.
 
-    seed: of initialisation and augmentation; the sample order has its own, `data.order.shuffle_seed`.
+    seed: of initialisation and augmentation, of 32 bits as NumPy takes it; the sample order has its own,
+        `data.order.shuffle_seed`.
     ranks: processes, one a GPU; the command's --ranks wins.
     global_batch_size: images of one optimizer step, over all ranks.
     """
 
-    seed: NonNegative = 17
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 17
     ranks: Positive = 1
     global_batch_size: Positive
     data: DataConfig = DataConfig()
@@ -284,6 +285,11 @@ class TrainConfig(_Section):
     def _batch_divides(self) -> "TrainConfig":
         if self.global_batch_size % self.ranks:
             raise ValueError(f"global_batch_size {self.global_batch_size} does not divide over {self.ranks} ranks")
+        micro = self.system.device_microbatch_size
+        if micro and micro < self.device_batch_size and self.device_batch_size % micro:
+            raise ValueError(
+                f"system.device_microbatch_size {micro} does not divide a rank's batch of {self.device_batch_size}"
+            )
         return self
 
     @property

@@ -85,7 +85,7 @@ def _run(start: Start, run: RunFolder, lock: int) -> int:
     if status == EXIT_DONE:
         _print_result(run, time.monotonic() - started)
     elif status == EXIT_STOPPED:
-        print(f"{run.path} is stopped and saved: the same command continues it", file=sys.stderr)
+        print(f"{run.path} is stopped: the same command continues it from its last checkpoint", file=sys.stderr)
     elif status != EXIT_USER:
         print(
             f"imagenet-mds: {run.path} failed; its last checkpoint stays, the same command continues", file=sys.stderr

@@ -119,6 +119,8 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(override: str, words
         ("evaluation.crop_px=512", "evaluation: crop_px 512 is larger than resize_px 256"),
         ("schedule.warmup_epochs=3", "schedule: warmup_epochs 3.0 leaves nothing of 3 epochs"),
         ("ranks=3", "global_batch_size 64 does not divide over 3 ranks"),
+        ("system.device_microbatch_size=24", "device_microbatch_size 24 does not divide a rank's batch of 64"),
+        ("seed=5000000000", "seed should be less than 4294967296, and is 5000000000"),
     ],
 )
 def test_a_wrong_value_is_shown_with_what_it_should_be(override: str, words: str) -> None:

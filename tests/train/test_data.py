@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from imagenet_mds_train.augment import Augmentation, seeded, validation_view
 from imagenet_mds_train.data import TrainingImages, validation_loader
 from imagenet_mds_train.feed import PADDING_LABEL
 from imagenet_mds_train.pixels import decode_picture
-from imagenet_mds_train.stream import ImageStream
+from imagenet_mds_train.stream import ImageStream, own_resources
 
 EVALUATION = EvaluationConfig(resize_px=20, crop_px=16, device_batch_size=4, workers_per_rank=0)
 
@@ -189,3 +190,12 @@ def test_validation_is_torchvisions_resize_and_crop() -> None:
         validation_view(config.model_copy(update={"resize": "antialias"}))(data.getvalue()) for data in (buffer, png)
     ]
     assert int((both[0].int() - both[1].int()).abs().max()) <= 1
+
+
+def test_own_resources_leave_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    before = dict(os.environ)
+    with own_resources():
+        assert os.environ["TMPDIR"] != str(tmp_path)
+    assert dict(os.environ) == before

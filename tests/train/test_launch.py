@@ -166,6 +166,38 @@ def test_an_interruption_while_ranks_are_started_leaves_none_behind(
     assert all(process.returncode == -signal.SIGTERM for process in started)
 
 
+def test_ranks_that_wait_for_one_that_was_stopped_are_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(launch_module, "_SAVING_SECONDS", 0.2)
+    as_ranks(
+        monkeypatch,
+        "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN if rank else lambda *_: sys.exit(75))\n"
+        "open(sys.argv[1] + str(rank), 'w')\nif rank == 0:\n"
+        "    while not os.path.exists(sys.argv[1] + '1'): time.sleep(0.01)\n"
+        "    os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)",
+    )
+    assert launch(2, tmp_path / "order", tmp_path) == 75
+
+
+def test_a_run_that_ends_in_spite_of_an_interruption_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    as_ranks(
+        monkeypatch,
+        "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)",
+    )
+    assert launch(1, tmp_path / "order", tmp_path) == 0
+
+
+def test_what_it_was_started_to_ignore_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As nohup starts it."""
+    as_ranks(monkeypatch, "import signal\nos.kill(os.getppid(), signal.SIGHUP)\ntime.sleep(0.3)")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert launch(1, tmp_path / "order", tmp_path) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_the_ranks_hold_the_run_as_long_as_they_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     as_ranks(
         monkeypatch,

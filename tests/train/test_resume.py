@@ -6,15 +6,17 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from imagenet_mds_train.attempt import SHARED_MEMORY
+from imagenet_mds_train import attempt
 from tests.command import done, run, start
+
+pytestmark = pytest.mark.timeout(900)  # the fixture's runs are counted into the first test's time
 
 EPOCHS = 3
 BATCHES_PER_EPOCH = 158 // 8
@@ -40,6 +42,7 @@ class Runs:
 
     dataset: Path
     folder: Path
+    pids: dict[str, int] = field(default_factory=dict)
 
     def command(self, name: str, ranks: int, *overrides: str) -> list[object]:
         """The arguments that start a run and that continue it."""
@@ -52,15 +55,21 @@ class Runs:
         lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []
         return [json.loads(line) for line in lines]
 
-    def interrupt(self, name: str, number: int, ranks: int, *overrides: str, after: Callable[[int], bool]) -> int:
-        """Start or continue a run, send a signal once it has logged a batch that suits; return the exit status."""
+    def interrupt(
+        self, name: str, number: int, ranks: int, *overrides: str, after: Callable[[int], bool], to_all: bool = False
+    ) -> int:
+        """Start or continue a run, send a signal once it has logged a batch that suits, `to_all` of its processes or to
+        the command's alone; return the exit status."""
         log = self.folder / f"{name}.out"
         process = start(*self.command(name, ranks, *overrides), log=log)
+        self.pids[name] = process.pid
         try:
             while not any(event["event"] == "batch" and after(event["batch"]) for event in self.events(name)):
                 assert process.poll() is None, log.read_text(encoding="utf-8")
                 time.sleep(0.005)
-            process.send_signal(number)
+            assert blocks_of(process.pid)
+            for pid in tree_of(process.pid) if to_all else [process.pid]:
+                os.kill(pid, number)
             return process.wait(timeout=60)
         finally:
             process.kill()
@@ -79,6 +88,21 @@ class Runs:
             if event["event"] == "batch":
                 losses.setdefault(event["batch"], set()).add(event["loss"])
         return losses
+
+
+def tree_of(pid: int) -> list[int]:
+    """A process and all below it, the deepest last."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text(encoding="ascii").split():
+            found += tree_of(int(child))
+    return found
+
+
+def blocks_of(pid: int) -> list[int]:
+    """The numbers of the shared memory blocks of a command's attempt."""
+    first = attempt._first_block(pid)
+    return [number for number in attempt._blocks() if first <= number < first + attempt._BLOCKS_PER_PROCESS]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +168,7 @@ def wait_for_nothing_left(folder: Path) -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_in_mid_epoch_and_continued(whole: Runs, ranks: int) -> None:
     name, every = f"killed{ranks}", "checkpoint.every_batches=7"
-    status = whole.interrupt(name, signal.SIGKILL, ranks, every, after=lambda batch: batch >= BATCHES_PER_EPOCH + 9)
+    status = whole.interrupt(name, signal.SIGKILL, ranks, every, after=lambda batch: batch >= BATCHES_PER_EPOCH + 3)
     assert status == -signal.SIGKILL
     wait_for_nothing_left(whole.folder / name)
     outcome = done(*whole.command(name, ranks, every))
@@ -164,17 +188,20 @@ def test_killed_and_continued_from_an_epochs_end(whole: Runs) -> None:
     assert_same_end(whole, "whole1", "epoch")
 
 
-def test_stopped_in_good_order_loses_no_batch(whole: Runs) -> None:
-    every = "checkpoint.every_batches=null"
-    status = whole.interrupt("stopped", signal.SIGTERM, 2, every, after=lambda batch: batch >= 5)
-    assert status == 75
-    events = whole.events("stopped")
+@pytest.mark.parametrize("to_all", [False, True])
+def test_stopped_in_good_order_loses_no_batch(whole: Runs, to_all: bool) -> None:
+    """By a signal to the command, or to every process of the run, loader workers too, as systemd sends it."""
+    every, name = "checkpoint.every_batches=null", f"stopped{to_all}"
+    status = whole.interrupt(name, signal.SIGTERM, 2, every, after=lambda batch: batch >= 5, to_all=to_all)
+    assert status == 75, (whole.folder / f"{name}.out").read_text(encoding="utf-8")
+    wait_for_nothing_left(whole.folder / name)
+    events = whole.events(name)
     last = max(event["batch"] for event in events if event["event"] == "batch")
     assert events[-1] | {"time": 0} == {"event": "stopped", "attempt": 1, "time": 0, "batch": last}
-    assert not list(SHARED_MEMORY.glob(f"*{os.getpid()}*"))
-    done(*whole.command("stopped", 2, every))
-    assert [event["batch"] for event in whole.events("stopped") if event["event"] == "start"] == [0, last]
-    assert_same_end(whole, "whole2", "stopped")
+    assert blocks_of(whole.pids[name]) == []
+    done(*whole.command(name, 2, every))
+    assert [event["batch"] for event in whole.events(name) if event["event"] == "start"] == [0, last]
+    assert_same_end(whole, "whole2", name)
 
 
 def test_the_same_command_after_the_end_says_so(whole: Runs) -> None:

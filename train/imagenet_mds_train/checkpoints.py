@@ -21,6 +21,7 @@ from composer.utils import dist, reproducibility
 from composer.utils.checkpoint import save_checkpoint
 
 from imagenet_mds.config import CheckpointConfig
+from imagenet_mds.errors import EXIT_STOPPED
 from imagenet_mds.files import sync_folder
 from imagenet_mds_train.records import RunFolder
 from imagenet_mds_train.runlog import RunLog, batches_per_epoch
@@ -62,9 +63,12 @@ class Checkpoints(CheckpointSaver):
         self.stopping = False
 
     def listen(self) -> None:
-        """From now on SIGTERM asks for a stop in good order. Composer, when imported, takes the signal for itself."""
+        """From now on SIGTERM asks for a stop in good order; at once, while the ranks have not met: there is nothing to
+        save, and they would wait for one that was stopped. Composer, when imported, takes the signal for itself."""
 
         def on_signal(number: int, frame: FrameType | None) -> None:
+            if not torch.distributed.is_initialized():
+                os._exit(EXIT_STOPPED)
             self.signalled = True
 
         signal.signal(signal.SIGTERM, on_signal)

@@ -13,6 +13,7 @@ a level. `inspect --epoch E --batch B` prints such a batch.
 
 import math
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -27,7 +28,7 @@ from imagenet_mds.config import EvaluationConfig, OrderConfig, TrainConfig
 from imagenet_mds.seeds import sample_seed
 from imagenet_mds_train.augment import Augmentation, View, validation_view
 from imagenet_mds_train.feed import PADDING_LABEL, DeviceLoader, Finish
-from imagenet_mds_train.orphans import die_with
+from imagenet_mds_train.orphans import PARENT_VARIABLE, die_with
 from imagenet_mds_train.slots import Slots
 from imagenet_mds_train.stream import ImageStream
 
@@ -225,13 +226,16 @@ def validation_loader(
 
 @dataclass(frozen=True)
 class _DieWith:
-    """Ends a loader worker with its rank."""
+    """Ends a loader worker with its process, and in a rank not before: SIGTERM to all processes of a run, as systemd
+    and batch systems send it, must leave the workers to the batch that is saved."""
 
-    rank_pid: int
+    pid: int
 
     def __call__(self, worker: int) -> None:
         """Called in each worker as it starts."""
-        die_with(self.rank_pid)
+        die_with(self.pid)
+        if PARENT_VARIABLE in os.environ:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _loader(

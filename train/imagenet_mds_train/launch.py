@@ -29,6 +29,10 @@ makes 143 of the signal), or killed because another had ended so."""
 _MOURNING_SECONDS = 5.0
 """How long the other ranks may go on after one has failed: time to print their own errors, no more."""
 
+_SAVING_SECONDS = 60.0
+"""How long the other ranks may go on after an interruption when one has ended: the first still writes the checkpoint
+then. It is an end too where ranks wait for one that was stopped before it met them."""
+
 # `-c` and not `-m`: the user's folder is taken off the path before anything of ours or torch's is imported, so that a
 # `train.py` or `queue.py` lying there is never run.
 # First of all the rank is tied to its launcher, and a signal to stop means just that until there is something to save.
@@ -84,7 +88,7 @@ def launch(ranks: int, order: Path, log_folder: Path, lock: int | None = None) -
         finally:
             _kill(processes)
         codes = [process.returncode for process in processes]
-        if received and all(code in _STOPPED_CODES for code in codes):
+        if received and set(codes) != {EXIT_DONE} and all(code in _STOPPED_CODES for code in codes):
             return EXIT_STOPPED
         return _status(codes, log_folder)
 
@@ -107,7 +111,8 @@ def rendezvous(ranks: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _interruptions() -> Iterator[list[int]]:
-    """The SIGTERM, SIGHUP and Ctrl-C that come from here on, in a list that grows."""
+    """The SIGTERM, SIGHUP and Ctrl-C that come from here on, in a list that grows; not those that we were started to
+    ignore, as by nohup."""
     received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -115,7 +120,12 @@ def _interruptions() -> Iterator[list[int]]:
         if len(received) == 1:
             print("stopping: the ranks save and end; once more to kill them at once", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    heard = [
+        number
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, receive) for number in heard}
     try:
         yield received
     finally:
@@ -124,12 +134,13 @@ def _interruptions() -> Iterator[list[int]]:
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], received: list[int]) -> None:
-    """Until all have ended, or one has failed and the others had their time, or a second interruption came.
+    """Until all have ended, or one has and the others had their time, or a second interruption came.
 
     The first interruption is handed on to each rank as SIGTERM, which means: save at the end of this batch, then stop.
     """
     handed_on = False
     failed_at: float | None = None
+    stopped_at: float | None = None
     while any(process.poll() is None for process in processes):
         if len(received) > 1:
             return
@@ -140,6 +151,10 @@ def _wait(processes: list[subprocess.Popen[bytes]], received: list[int]) -> None
         if failed_at is None and any(process.poll() not in (None, EXIT_DONE, EXIT_STOPPED) for process in processes):
             failed_at = time.monotonic()
         if failed_at is not None and time.monotonic() - failed_at > _MOURNING_SECONDS:
+            return
+        if stopped_at is None and handed_on and any(process.poll() is not None for process in processes):
+            stopped_at = time.monotonic()
+        if stopped_at is not None and time.monotonic() - stopped_at > _SAVING_SECONDS:
             return
         time.sleep(_POLL_SECONDS)
 

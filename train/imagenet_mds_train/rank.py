@@ -64,7 +64,12 @@ def files_from_json(value: dict[str, Any]) -> SplitFiles:
 
 def main() -> None:
     """Run one rank: `python -c ... ORDER.json`, with torch's distributed environment variables set."""
-    sys.exit(run(Order.read(Path(sys.argv[1]))))
+    status = run(Order.read(Path(sys.argv[1])))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not through Python's own end, which sends SIGTERM to the loader workers, who ignore it, and waits for them. They
+    # end with us.
+    os._exit(status)
 
 
 def run(order: Order) -> int:

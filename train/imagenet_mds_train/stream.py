@@ -58,6 +58,7 @@ def own_resources() -> Iterator[None]:
     """Streaming datasets in this process, with shared memory and lock files of its own, removed at the end."""
     # It keeps a folder till the process ends, which must not lie in one that goes before.
     multiprocessing.util.get_temp_dir()
+    before, folder_before = os.environ.copy(), tempfile.tempdir
     with attempt() as mine:
         os.environ.update(mine.environment())
         tempfile.tempdir = str(mine.temporary)
@@ -65,9 +66,11 @@ def own_resources() -> Iterator[None]:
         try:
             yield
         finally:
-            tempfile.tempdir = None
+            tempfile.tempdir = folder_before
             for name in mine.environment():
                 os.environ.pop(name)
+                if name in before:
+                    os.environ[name] = before[name]
 
 
 _View = TypeVar("_View")
