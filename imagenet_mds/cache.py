@@ -18,7 +18,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xxhash
@@ -52,8 +52,8 @@ class SplitFiles:
     limit_bytes: int | None = None
 
     def path(self, basename: str) -> Path:
-        """Where a file is, or will be."""
-        return self.folder / basename
+        """Where a shard is, or will be."""
+        return self.folder / (basename if self.remote is None else _flat(basename))
 
     def begin(self, shards: Sequence[ShardInfo]) -> None:
         """Make the folder ready for readers, who want the index in it.
@@ -74,11 +74,15 @@ class SplitFiles:
         index = self.remote.read(INDEX_BASENAME)
         with writing_to(LocalStorage(self.folder)):
             (self.folder / _HELD_FOLDER).mkdir(parents=True, exist_ok=True)
-            for path in self.folder.glob(".*.mds.tmp"):
-                with self._held(path.name[1:].removesuffix(".tmp"), wait=False) as held:
-                    if held is not None:  # whoever fetched it was killed
-                        path.unlink(missing_ok=True)
+            self._remove_what_the_dead_began()
             write_atomic(self.path(INDEX_BASENAME), index)
+
+    def _remove_what_the_dead_began(self) -> None:
+        """The files that nobody holds who would fetch on."""
+        for path in self.folder.glob(".*.mds.tmp"):
+            with self._held(path.name[1:].removesuffix(".tmp"), wait=False) as held:
+                if held is not None:
+                    path.unlink(missing_ok=True)
 
     def _refuse_small_disk(self, shards: Sequence[ShardInfo]) -> None:
         here = self._sizes("[!.]*.mds")
@@ -131,7 +135,7 @@ class SplitFiles:
     @contextlib.contextmanager
     def _held(self, basename: str, *, wait: bool) -> Iterator[int | None]:
         """The descriptor that holds a shard against every other process and thread; None where another holds it."""
-        descriptor = os.open(self.folder / _HELD_FOLDER / basename, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(self.folder / _HELD_FOLDER / _flat(basename), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -178,12 +182,14 @@ class SplitFiles:
         """
         with self._held(_ROOM, wait=True):
             if self.limit_bytes is not None:
+                self._remove_what_the_dead_began()
                 here, coming = self._sizes("[!.]*.mds"), self._sizes(".*.mds.tmp")
                 excess = sum(here.values()) + sum(coming.values()) + shard.size_bytes - self.limit_bytes
                 if excess > sum(here.values()):
                     return False
                 lots = random.SystemRandom()  # the training's generator must not notice
-                for path in sorted(here, key=lambda path: (path.name in keep, lots.random())):
+                kept = {_flat(basename) for basename in keep}
+                for path in sorted(here, key=lambda path: (path.name in kept, lots.random())):
                     if excess <= 0:
                         break
                     path.unlink(missing_ok=True)
@@ -194,7 +200,7 @@ class SplitFiles:
 
     def _temporary(self, shard: ShardInfo) -> Path:
         """Where a shard is written; one at a time does: who holds it."""
-        return self.path(f".{shard.basename}.tmp")
+        return self.folder / f".{_flat(shard.basename)}.tmp"
 
     def _sizes(self, pattern: str) -> dict[Path, int]:
         """The files of such names and their bytes; other processes may rename or remove some meanwhile."""
@@ -212,7 +218,7 @@ class SplitFiles:
         """
         if self.remote is None:
             return []
-        sizes = {entry.name: entry.size_bytes for entry in self.remote.listing().files}
+        sizes = {entry.name: entry.size_bytes for entry in self.remote.files()}
         return [
             f"{shard.basename} ({'missing' if shard.basename not in sizes else f'{sizes[shard.basename]:,} bytes'})"
             for shard in shards
@@ -234,11 +240,12 @@ class SplitFiles:
         touched = [
             shard
             for shard in shards
-            if shard.basename in here and _noted(held / shard.basename) != file_state(self.path(shard.basename))
+            if (name := _flat(shard.basename)) in here and _noted(held / name) != file_state(self.folder / name)
         ]
-        faults = faulty_shards(self.folder, touched, threads, on_shard)
+        as_here = [replace(shard, basename=_flat(shard.basename)) for shard in touched]
+        faults = faulty_shards(self.folder, as_here, threads, on_shard)
         broken = {shard.basename for shard, _ in faults}
-        for shard in touched:
+        for shard in as_here:
             with self._held(shard.basename, wait=True) as descriptor:
                 assert descriptor is not None
                 if shard.basename in broken:
@@ -246,6 +253,11 @@ class SplitFiles:
                 else:
                     _note(descriptor, self.path(shard.basename))
         return faults
+
+
+def _flat(basename: str) -> str:
+    """A shard's name without the folders that it has in a merged index: `00001/shard.00000.mds`."""
+    return basename.replace("/", "-")
 
 
 def _pieces(remote: Readable, basename: str) -> Iterator[bytes | memoryview]:

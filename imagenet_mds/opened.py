@@ -39,25 +39,52 @@ class OpenSplit:
         )
 
     def begin(self, shards: Sequence[ShardInfo]) -> None:
-        """Make sure that shards can be read: those that are not on this machine are all where they are fetched from.
+        """As `begin`, for this split alone."""
+        begin([(self, shards)])
 
-        Raises:
-            UserError: the limit on the cache is too small.
-            WorldError: shards are missing where the dataset lies, all of them named; the disk or the line fails.
-        """
-        if self.files.remote is None:
-            return
-        self.files.begin(shards)
+    def _missing(self, shards: Sequence[ShardInfo]) -> str | None:
+        """The shards that cannot be fetched, all of them named; None where none is missing."""
         try:
             missing = self.files.missing(shards)
         except OSError as error:
             raise WorldError(f"{self.storage.location} cannot be listed: {error.strerror or error}") from error
-        if missing:
-            raise WorldError(
-                f"{self.storage.location}: {len(missing):,} of {len(shards):,} shards are missing or not whole: "
-                f"{', '.join(missing)}. Make them with `imagenet-mds verify {self.storage.parent.location} "
-                f"--repair SOURCE`, SOURCE being what it was converted from"
-            )
+        if not missing:
+            return None
+        return (
+            f"{self.storage.location}: {len(missing):,} of {len(shards):,} shards are missing or not whole: "
+            f"{', '.join(missing)}"
+        )
+
+    @property
+    def mend(self) -> str:
+        """What to do where shards are missing or broken."""
+        if self.contents.classes is None:
+            return "Copy them again from where they were written: without a manifest they cannot be made anew"
+        return (
+            f"Make them anew with `imagenet-mds verify {self.storage.parent.location} --repair SOURCE`, SOURCE being "
+            f"what it was converted from"
+        )
+
+    def crowded(self, shards: Sequence[ShardInfo], samples_at_once: int) -> str | None:
+        """What to say where the cache's limit has no room for the shards that a shuffled epoch reads from at once.
+
+        Args:
+            shards: that are read.
+            samples_at_once: among which an epoch draws, `data.order.shuffle_block_size`.
+        """
+        if self.files.limit_bytes is None:
+            return None
+        size_bytes, samples = sum(shard.size_bytes for shard in shards), sum(shard.samples for shard in shards)
+        # A block lies across the shards at both of its ends.
+        largest = max(shard.size_bytes for shard in shards)
+        needed = min(size_bytes, size_bytes * samples_at_once // samples + 2 * largest)
+        if self.files.limit_bytes >= needed:
+            return None
+        return (
+            f"--cache-limit has room for {self.files.limit_bytes / 1e9:,.2f} GB of {self.contents.split}, and an epoch "
+            f"reads from {needed / 1e9:,.2f} GB at once: shards are fetched several times. Give that much, or a "
+            f"smaller data.order.shuffle_block_size"
+        )
 
     def verify(
         self, shards: Sequence[ShardInfo], threads: int, on_shard: Callable[[ShardInfo], None] = lambda shard: None
@@ -79,12 +106,23 @@ class OpenSplit:
         if faults:
             shard, reason = faults[0]
             more = f" ({len(faults) - 1} more are broken)" if len(faults) > 1 else ""
-            raise WorldError(
-                f"{self.files.path(shard.basename)} is broken: {reason}{more}. Mend it with "
-                f"`imagenet-mds verify {self.storage.parent.location} --repair SOURCE`, SOURCE being what it was "
-                f"converted from"
-            )
+            raise WorldError(f"{self.files.path(shard.basename)} is broken: {reason}{more}. {self.mend}")
         return []
+
+
+def begin(parts: Sequence[tuple[OpenSplit, Sequence[ShardInfo]]]) -> None:
+    """Make sure that shards can be read: those that are not on this machine are all where they are fetched from.
+
+    Raises:
+        UserError: the limit on the cache is too small.
+        WorldError: shards are missing where the dataset lies, all of them named; the disk or the line fails.
+    """
+    fetched = [(split, shards) for split, shards in parts if split.files.remote is not None]
+    for split, shards in fetched:
+        split.files.begin(shards)
+    missing = [sentence for split, shards in fetched if (sentence := split._missing(shards))]
+    if missing:
+        raise WorldError(f"{'; '.join(missing)}. {fetched[0][0].mend}")
 
 
 @dataclass(frozen=True)

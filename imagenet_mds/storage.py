@@ -71,15 +71,10 @@ class Readable(Protocol):
             OSError: as `read`.
         """
 
-    def listing(self) -> "Listing":
-        """The files with their sizes and the folders right here, in no particular order, at the price of a listing and
-        not of a look at each.
-
-        A link is what it leads to; one that leads nowhere is a file of 0 bytes, for the reason is met by reading it.
+    def files(self) -> Iterator[Entry]:
+        """Every file, in folders below too, in no particular order.
 
         Raises:
-            FileNotFoundError: nothing is here.
-            NotADirectoryError: a file lies where a folder should.
             OSError: it cannot be listed.
         """
 
@@ -131,8 +126,17 @@ class Storage(Readable, Protocol):
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; nothing where there is none."""
 
-    def files(self) -> Iterator[Entry]:
-        """Every file, in folders below too, in no particular order."""
+    def listing(self) -> Listing:
+        """The files with their sizes and the folders right here, in no particular order, at the price of a listing and
+        not of a look at each.
+
+        A link is what it leads to; one that leads nowhere is a file of 0 bytes, for the reason is met by reading it.
+
+        Raises:
+            FileNotFoundError: nothing is here.
+            NotADirectoryError: a file lies where a folder should.
+            OSError: it cannot be listed.
+        """
 
     def names(self) -> list[str]:
         """The names of files and folders right here, sorted; none where nothing is here.

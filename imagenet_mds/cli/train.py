@@ -13,7 +13,7 @@ from rich.table import Table
 from imagenet_mds.cli.arguments import open_dataset
 from imagenet_mds.config import load_config
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
-from imagenet_mds.opened import OpenDataset
+from imagenet_mds.opened import OpenDataset, begin
 from imagenet_mds.progress import ProgressLine
 from imagenet_mds_train.evaluate import evaluate, find_checkpoint
 from imagenet_mds_train.records import RunFolder
@@ -70,8 +70,10 @@ def run_train(options: TrainOptions) -> int:
 
 
 def _run(start: Start, run: RunFolder, lock: int) -> int:
+    begin(start.shards())
     for split, shards in start.shards():
-        split.begin(shards)
+        if split is start.train and (note := split.crowded(shards, start.config.data.order.shuffle_block_size)):
+            print(f"note: {note}", file=sys.stderr)
     if start.config.data.verify_shards:
         count = sum(len(shards) for _, shards in start.shards())
         with ProgressLine("verifying shards", count, "shards") as progress:

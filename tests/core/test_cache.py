@@ -272,6 +272,32 @@ def test_what_others_are_fetching_takes_room_too(dataset: Path, tmp_path: Path) 
     first, second = here.contents.shards[:2]
     coming = here.files.folder / f".{second.basename}.tmp"
     coming.write_bytes(bytes(8 * largest))
-    assert not here.files.fetch(first, wait=False)
-    threading.Timer(0.3, coming.unlink).start()
-    assert here.files.fetch(first)
+    with here.files._held(second.basename, wait=True):
+        assert not here.files.fetch(first, wait=False)
+        threading.Timer(0.3, coming.unlink).start()
+        assert here.files.fetch(first)
+
+
+def test_what_a_killed_process_was_fetching_takes_no_room(dataset: Path, tmp_path: Path) -> None:
+    """It died after this process had begun."""
+    largest = max(shard.size_bytes for shard in read_contents(dataset / "train").shards)
+    here = case(dataset, tmp_path, 8 * largest)
+    first, second = here.contents.shards[:2]
+    (here.files.folder / f".{second.basename}.tmp").write_bytes(bytes(8 * largest))
+    assert here.files.fetch(first, wait=False)
+    assert names(here.files) == {first.basename}
+
+
+def test_a_limit_below_what_an_epoch_reads_at_once_is_said(dataset: Path, tmp_path: Path) -> None:
+    location, shards = str(dataset), read_contents(dataset / "train").shards
+    size_bytes = sum(shard.size_bytes for shard in shards)
+    largest = max(shard.size_bytes for shard in shards)
+    for limit_bytes, samples_at_once, words in (
+        (None, 16_384, None),
+        (size_bytes, 16_384, None),
+        (size_bytes - 1, 16_384, "shards are fetched several times"),
+        (8 * largest, 40, None),
+        (8 * largest, 140, "or a smaller data.order.shuffle_block_size"),
+    ):
+        said = OpenDataset.at(location, tmp_path / "cache", limit_bytes).split("train").crowded(shards, samples_at_once)
+        assert said is None if words is None else words in str(said)

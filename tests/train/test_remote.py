@@ -13,6 +13,7 @@ import xxhash
 
 from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import TrainConfig, parse_config
+from imagenet_mds.errors import WorldError
 from imagenet_mds.manifest import read_manifest
 from imagenet_mds.opened import OpenDataset
 from imagenet_mds.shards import faulty_shards
@@ -161,7 +162,8 @@ def test_a_run_on_s3_is_the_run_on_a_disk(proxy: Proxy, server: int, dataset: Pa
         ": 3 of 19 shards are missing or not whole: shard.00001.mds (missing), shard.00003.mds (missing), "
         in refused.err
     )
-    assert "shard.00011.mds (missing). Make them with `imagenet-mds verify s3://imagenet/mds --repair" in refused.err
+    assert "shard.00011.mds (missing); s3://imagenet/mds/val: 1 of " in refused.err
+    assert "(missing). Make them anew with `imagenet-mds verify s3://imagenet/mds --repair" in refused.err
     assert not (tmp_path / "refused" / "run.json").exists(), "before a rank starts, and the name is free still"
 
 
@@ -234,6 +236,33 @@ def test_a_dataset_of_stock_tools_is_trained_on_without_its_fingerprint_and_subs
     other = run(*command, "--run-name", "stock", "model.classes=10")
     assert other.status == 2
     assert "dataset.val: 'index-" in other.err
+
+
+@pytest.mark.usefixtures("blocks")
+def test_a_merged_index_of_stock_tools_is_read_in_place_and_through_a_cache(dataset: Path, tmp_path: Path) -> None:
+    """Its shards lie in folders, each with the same names in it."""
+    merged = tmp_path / "merged" / "train"
+    shards = []
+    for part in ("00000", "00001"):
+        shutil.copytree(stock(dataset, tmp_path / part) / "train", merged / part)
+        for shard in json.loads((merged / part / "index.json").read_bytes())["shards"]:
+            shard["raw_data"]["basename"] = f"{part}/{shard['raw_data']['basename']}"
+            shards.append(shard)
+    # As the library's merge_index writes it, which leaves files open.
+    (merged / "index.json").write_text(json.dumps({"version": 2, "shards": shards}), encoding="utf-8")
+    expected = digests(SplitFiles(merged), 316, 0)
+    train = OpenDataset.at(str(merged.parent), tmp_path / "cache").split("train")
+    train.begin(train.contents.shards)
+    assert len({train.files.path(shard.basename) for shard in train.contents.shards}) == len(train.contents.shards)
+    assert digests(train.files, 316, 2) == expected
+    first = train.contents.shards[0].basename
+    train.files.path(first).write_bytes(b"")
+    (note,) = train.verify(train.contents.shards, threads=1)
+    assert note.startswith(f"{train.files.path(first)} is fetched again")
+    assert digests(train.files, 316, 0) == expected
+    (merged / first).unlink()
+    with pytest.raises(WorldError, match="Copy them again from where they were written"):
+        train.begin(train.contents.shards)
 
 
 @pytest.mark.parametrize("compression", ["zstd:7", "gz", "br:1", "bz2:9", "snappy"])
