@@ -25,6 +25,7 @@ from imagenet_mds.manifest import (
 from imagenet_mds.mds import INDEX_BASENAME
 from imagenet_mds.storage import Storage, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.cost import needed_bytes
 from imagenet_mds_convert.engines import Engine, run_tasks
 from imagenet_mds_convert.shard import ShardRecord, Spent, read_record, recorded_shards
 from imagenet_mds_convert.source import Sample
@@ -109,9 +110,11 @@ def tidy(destination: Storage) -> None:
 
 
 def _refuse_small_disk(conversion: SplitConversion, missing: list[int]) -> None:
-    needed = sum(conversion.shard_source_bytes(shard) for shard in missing)
     free = conversion.destination.free_bytes()
-    if missing and free is not None and needed + _SPARE_BYTES > free:
+    if not missing or free is None:
+        return
+    needed = needed_bytes(conversion, missing)
+    if needed + _SPARE_BYTES > free:
         raise UserError(
             f"{conversion.location} needs about {needed / 1e9:,.1f} GB more "
             f"and its disk has {free / 1e9:,.1f} GB free: give a larger disk or a --subset"

@@ -63,6 +63,35 @@ class Scaling:
         first, second = ((2 * side * wanted + given) // (2 * given) for side in (width, height))
         return max(1, first), max(1, second)
 
+    @property
+    def most_pixels(self) -> int | None:
+        """The pixels of a photograph of 4:3, which most have, when it is scaled; None where nothing is."""
+        if self.max_side is not None:
+            return self.max_side * (self.max_side * 3 // 4)
+        if self.min_side is not None:
+            return self.min_side * (self.min_side * 4 // 3)
+        return None
+
+
+_JPEG_TABLES_BYTES = 600
+
+
+def likely_bytes(size_bytes: int, scaling: Scaling, form: Form) -> int:
+    """How long an image will most likely be as it is stored, by no more than the size of its file, which every source
+    of the same images has alike: pixels of 3 bytes, or JPEG of half a byte a pixel and its tables where it is made
+    smaller.
+
+    Args:
+        size_bytes: of the file in the source.
+        scaling: as `prepare` has it; raw pixels have one.
+        form: as `prepare` has it.
+    """
+    pixels = scaling.most_pixels
+    if form == "raw":
+        assert pixels is not None
+        return 3 * pixels
+    return size_bytes if pixels is None else min(size_bytes, _JPEG_TABLES_BYTES + pixels // 2)
+
 
 class Unusable(Exception):  # noqa: N818 # it says what the image is, not what the program did wrong
     """An image that is left out; the message is the reason, as the report gives it."""

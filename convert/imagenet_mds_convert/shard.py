@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass, field
 
 import xxhash
 
+from imagenet_mds.errors import UserError
 from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import WORK_FOLDER
 from imagenet_mds.mds import Record, ShardEncoder, ShardInfo, describe_shard, shard_basename
 from imagenet_mds.storage import Storage, Writing
 from imagenet_mds_convert.ahead import read_all
-from imagenet_mds_convert.images import Form, Scaling, Stored, Unusable, prepare
+from imagenet_mds_convert.images import Form, Scaling, Stored, Unusable, likely_bytes, prepare
 from imagenet_mds_convert.source import Sample, Source
 
 _THE_IMAGES_OWN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
@@ -101,11 +102,19 @@ def build_shard(
 
     Returns:
         What to record, and the shard's bytes, which lie in the buffer or, where that was short, in a longer one.
+
+    Raises:
+        UserError: the images together are longer than a shard can be.
+        SourceFailed: the source's storage failed.
     """
     spent = spent or Spent()
-    likely = sum(sample.size_bytes for _, sample in task.samples)
+    likely = sum(likely_bytes(sample.size_bytes, task.scaling, task.form) for _, sample in task.samples)
     encoder = ShardEncoder(
-        len(task.samples), task.size_limit_bytes, buffer, images_bytes=likely, raw=task.form == "raw"
+        len(task.samples),
+        task.size_limit_bytes,
+        buffer,
+        images_bytes=min(likely, task.size_limit_bytes),  # more is of a single image, which may be none
+        raw=task.form == "raw",
     )
     record = ShardRecord(task.shard, None)
     written, _ = encoder.filled
@@ -122,7 +131,13 @@ def build_shard(
         record.scaled += stored.scaled
         record.tiled += stored.tiled
         record.source_bytes += len(data)
-        encoder.add(Record(index, stored.image, sample.label))
+        try:
+            encoder.add(Record(index, stored.image, sample.label))
+        except ValueError as error:
+            raise UserError(
+                f"{task.destination.location}/{shard_basename(task.shard)}: {error}. Its images are far larger than "
+                f"most are, up to {sample.key}: give a smaller --shard-size"
+            ) from None
         encoded = time.perf_counter()
         spent.encode += encoded - begun
         _, end = encoder.filled

@@ -130,7 +130,9 @@ def convert(
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Add restart markers, lossless, so that training decodes only its crops.")
     ] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Store pixels: 2.5 times the disk, nothing to decode.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Store pixels, of images scaled to a side: nothing to decode.")
+    ] = False,
     shard_size: Annotated[
         str, typer.Option(help="Close a shard at this size of images: 64MB, 16MiB, bytes.")
     ] = "64MiB",

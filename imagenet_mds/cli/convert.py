@@ -63,6 +63,11 @@ def run_convert(options: ConvertOptions) -> int:
         raise UserError("give --max-side or --min-side, not both: each alone says how large an image may be")
     if options.raw and options.tiles:
         raise UserError("give --raw or --tiles, not both: raw samples are pixels, and tiles are of JPEG files")
+    if options.raw and not (options.max_side or options.min_side):
+        raise UserError(
+            "--raw alone would take many times the disk, for it stores the pixels of whole photographs: "
+            "give a side too, --min-side 256"
+        )
     dest = open_storage(options.dest)
     _refuse_inside(options.source, options.dest)
     source = open_source(options.source, options.source_format)
