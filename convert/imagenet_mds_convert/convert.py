@@ -78,7 +78,8 @@ def convert_split(
 
     Raises:
         UserError: another process is converting to the same folder.
-        WorldError: a full disk or a lost worker; complete shards stay, and the same command continues.
+        WorldError: a full disk, a source that fails, or a lost worker; complete shards stay, and the same command
+            continues.
     """
     destination = conversion.destination
     records: dict[int, ShardRecord] = {}

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 import xxhash
 
-from imagenet_mds.errors import UserError
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import WORK_FOLDER
 from imagenet_mds.mds import Record, ShardEncoder, ShardInfo, describe_shard, shard_basename
@@ -27,10 +27,6 @@ and leaving images out for it would make another dataset each time."""
 
 
 _RECORD = re.compile(r"shard\.(\d{5,})\.json")
-
-
-class SourceFailed(Exception):  # noqa: N818 # it ends up as the message of a WorldError
-    """The source's storage failed; the message names the image and the system's reason."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def build_shard(
 
     Raises:
         UserError: the images together are longer than a shard can be.
-        SourceFailed: the source's storage failed.
+        WorldError: the source's storage failed.
     """
     spent = spent or Spent()
     likely = sum(likely_bytes(sample.size_bytes, task.scaling, task.form) for _, sample in task.samples)
@@ -166,14 +162,17 @@ def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spe
 
     Raises:
         Unusable: the image is left out.
-        SourceFailed: the storage failed.
+        WorldError: the storage failed.
     """
     begun = time.perf_counter()
     try:
         data = read()
     except OSError as error:
         if error.errno not in _THE_IMAGES_OWN:
-            raise SourceFailed(f"{sample.key}: {error.strerror or error}") from error
+            raise WorldError(
+                f"the source cannot be read: {sample.key}: {error.strerror or error}. What is complete stays: "
+                f"run the same command again"
+            ) from error
         raise Unusable(f"cannot be read ({error.strerror})") from None
     finally:
         got = time.perf_counter()

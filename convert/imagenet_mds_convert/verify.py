@@ -92,7 +92,8 @@ def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source
 
     Raises:
         UserError: the source is not the one that the dataset was made from.
-        WorldError: a rebuilt shard differs from the manifest, for the images have changed; nothing was replaced by it.
+        WorldError: the source's storage failed, or a rebuilt shard differs from the manifest, for the images have
+            changed; nothing was replaced by it.
     """
     conversion = SplitConversion.plan_for(source, manifest.split, split.parent, manifest.policy)
     if conversion.fingerprint != manifest.conversion:
