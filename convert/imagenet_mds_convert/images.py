@@ -21,6 +21,10 @@ MAX_PIXELS = 1 << 27
 """Larger pictures are left out: 11,585 x 11,585 decodes to 400 MB, and Pillow's own limit, at which the readers of the
 dataset would fail, is not far above."""
 
+MAX_FILE_BYTES = 1 << 28
+"""Longer files are left out without reading them: as many pixels as are kept are 400 MB before any compression, and no
+JPEG of them is near this."""
+
 REENCODE_QUALITY = 95
 """Of the few images that are not RGB or grayscale JPEG; without chroma subsampling."""
 
@@ -86,6 +90,8 @@ def likely_bytes(size_bytes: int, scaling: Scaling, form: Form) -> int:
         scaling: as `prepare` has it; raw pixels have one.
         form: as `prepare` has it.
     """
+    if size_bytes > MAX_FILE_BYTES:
+        return 0
     pixels = scaling.most_pixels
     if form == "raw":
         assert pixels is not None

@@ -127,6 +127,21 @@ def test_an_image_that_cannot_be_read_is_left_out_with_the_systems_reason(
     assert "left out: n00000001/gone.JPEG: cannot be read (No such file or directory)" in capsys.readouterr().out
 
 
+def test_a_file_longer_than_any_image_is_left_out_unread_and_asks_for_no_room(small_tree: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(small_tree, tree)
+    with open(tree / "train" / "n00000001" / "huge.JPEG", "wb") as file:
+        file.truncate(1 << 43)
+    # Neither the memory nor the disk for it is anywhere.
+    assert convert_here(tree, tmp_path / "plan", plan=True) == 0
+    assert convert_here(tree, tmp_path / "mds") == 0
+    manifest = read_manifest(tmp_path / "mds" / "train")
+    assert [(entry.key, entry.reason) for entry in manifest.left_out] == [
+        ("n00000001/huge.JPEG", "a file of 8,796,093,022,208 bytes, more than 268,435,456")
+    ]
+    assert manifest.samples == 8
+
+
 def test_strict_ends_with_status_1_and_the_dataset_is_whole_still(
     tree: Path, small_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
