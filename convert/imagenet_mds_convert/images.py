@@ -112,7 +112,7 @@ def prepare(data: bytes, check: str, scaling: Scaling = _AS_IT_IS, form: Form = 
     Args:
         data: the file's bytes.
         check: `decode` reads every coefficient, `structure` walks the markers to the end and reads no pixel, `none`
-            looks at the first bytes only. A picture that is scaled, tiled or stored raw is read whole whatever is said.
+            reads the header only. A picture that is scaled, tiled or stored raw is read whole whatever is said.
         scaling: makes larger pictures smaller.
         form: how it is stored.
 
@@ -125,11 +125,9 @@ def prepare(data: bytes, check: str, scaling: Scaling = _AS_IT_IS, form: Form = 
         return _raw(data, scaling)
     if not data.startswith(b"\xff\xd8"):
         return _tiled(_to_rgb_jpeg(data, scaling), form)
-    if check == "none" and scaling == _AS_IT_IS and form == "file":
-        return Stored(data)
     # What is read to its last coefficient needs no search for markers.
     is_read = check == "decode" or form == "tiles"
-    components, width, height = walk_jpeg(data, scans=not is_read)
+    components, width, height = walk_jpeg(data, scans=check == "structure" and not is_read)
     if components == 4:
         walk_jpeg(data)
         return _tiled(_to_rgb_jpeg(data, scaling), form)
