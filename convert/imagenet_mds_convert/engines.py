@@ -94,10 +94,11 @@ def run_tasks_on_ray(
         raise UserError("--engine ray needs Ray: pip install 'imagenet-mds[ray]'") from None
 
     ours = not ray.is_initialized()
-    if ours and "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
-    elif ours:
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    with _our_signals():
+        if ours and "RAY_ADDRESS" in os.environ:
+            ray.init(log_to_driver=False)
+        elif ours:
+            ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
     remote = ray.remote(num_cpus=1, max_retries=_RAY_RETRIES)(run_shard_task)
     flying = []
 
@@ -126,3 +127,18 @@ def run_tasks_on_ray(
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextmanager
+def _our_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it starts, in Python and natively, and would end the run with a dump of stacks;
+    behind this, signals are answered as before. One that comes meanwhile, to which Ray leaves the program, is an
+    interruption as any other."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
