@@ -127,28 +127,31 @@ def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOpti
         print(f"{conversion.location} is complete already: {manifest.samples:,} images ({manifest.fingerprint})")
         return manifest
     started = time.monotonic()
-    made = kept = left_out = source_bytes = 0
+    seen = kept = made_images = left_out = source_bytes = 0
     total = Spent()
     images = len(conversion.plan.order)
     with ProgressLine(conversion.split, images, "images", as_json=options.log_json) as progress:
 
         def on_shard(record: ShardRecord, spent: Spent | None) -> None:
-            nonlocal made, kept, left_out, source_bytes
-            left_out += len(record.left_out)
+            nonlocal seen, kept, made_images, left_out, source_bytes
+            seen, left_out = seen + 1, left_out + len(record.left_out)
+            done = (record.info.samples if record.info else 0) + len(record.left_out)
             if spent is None:
-                kept += 1
-            else:
-                made, source_bytes = made + 1, source_bytes + record.source_bytes
-                total.add(spent)
+                kept += record.info is not None
+                progress.keep(done)
+                return
+            made_images, source_bytes = made_images + done, source_bytes + record.source_bytes
+            total.add(spent)
             rate = source_bytes / 1e6 / max(time.monotonic() - started, 1e-9)
-            note = f"{rate:,.0f} MB/s, shard {made + kept} of {conversion.plan.shards}, {left_out} left out"
-            progress.advance((record.info.samples if record.info else 0) + len(record.left_out), note)
+            note = f"{rate:,.0f} MB/s, shard {seen} of {conversion.plan.shards}, {left_out} left out"
+            progress.advance(done, note)
 
         manifest = convert_split(conversion, workers, on_shard, _ENGINES[options.engine])
     seconds = time.monotonic() - started
     if options.log_json:
-        line = {"event": "done", "split": manifest.split, "location": conversion.location, "kept_shards": kept}
+        line = {"event": "done", "split": manifest.split, "location": conversion.location}
         counts = {"images": manifest.samples, "shards": len(manifest.shards), "bytes": manifest.size_bytes}
+        counts |= {"kept_shards": kept, "made_images": made_images}
         took = {"seconds": round(seconds, 3), "workers": workers, "worker_seconds": asdict(total)}
         print(json.dumps(line | counts | took | {"fingerprint": manifest.fingerprint, "left_out": left_out}))
         return manifest
@@ -157,7 +160,7 @@ def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOpti
         f"{conversion.location}: {manifest.samples:,} images in {len(manifest.shards):,} shards{again}, "
         f"{manifest.size_bytes / 1e6:,.1f} MB, {manifest.fingerprint}"
     )
-    rates = f"{images / seconds:,.0f} images/s, {source_bytes / 1e6 / seconds:,.0f} MB/s with {workers} workers"
+    rates = f"{made_images / seconds:,.0f} images/s, {source_bytes / 1e6 / seconds:,.0f} MB/s with {workers} workers"
     print(f"  {rates}; {_shares(total)}")
     report_exceptions(manifest)
     return manifest
