@@ -67,12 +67,13 @@ class ShardRecord:
 
 @dataclass
 class Spent:
-    """Seconds of one process: reading the source, checking (decoding, scaling), encoding and hashing the shard, waiting
-    until it is written or uploaded."""
+    """Seconds of one process: `read`, of reading the source; `decode`, of all that is done to a picture, which is to
+    check it and, where it is asked for, to scale and encode it and to add restart tiles; `pack`, of putting the shard
+    together and hashing it; `write`, of waiting until it is written or uploaded."""
 
     read: float = 0.0
-    check: float = 0.0
-    encode: float = 0.0
+    decode: float = 0.0
+    pack: float = 0.0
     write: float = 0.0
 
     def add(self, other: "Spent") -> None:
@@ -134,21 +135,21 @@ def build_shard(
                 f"{task.destination.location}/{shard_basename(task.shard)}: {error}. Its images are far larger than "
                 f"most are, up to {sample.key}: give a smaller --shard-size"
             ) from None
-        encoded = time.perf_counter()
-        spent.encode += encoded - begun
+        packed = time.perf_counter()
+        spent.pack += packed - begun
         _, end = encoder.filled
         # A sample that was left out moves all that follow: from then on nothing is written ahead.
         if draft and end - written >= _AHEAD_BYTES and not record.left_out:
             draft.ahead(encoder.view(written, end), written)
             written = end
-            spent.write += time.perf_counter() - encoded
+            spent.write += time.perf_counter() - packed
     begun = time.perf_counter()
     if draft and not record.left_out:
         # So that it is written while the shard is hashed.
         draft.ahead(encoder.view(written, encoder.filled[1]), written)
     whole = encoder.finish()
     info = describe_shard(shard_basename(task.shard), whole, encoder.samples) if encoder.samples else None
-    spent.encode += time.perf_counter() - begun
+    spent.pack += time.perf_counter() - begun
     record.info = info
     if draft and info:
         begun = time.perf_counter()
@@ -180,7 +181,7 @@ def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spe
     try:
         return data, prepare(data, task.check, task.scaling, task.form)
     finally:
-        spent.check += time.perf_counter() - got
+        spent.decode += time.perf_counter() - got
 
 
 _buffers: list[bytearray] = []

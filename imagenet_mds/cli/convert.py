@@ -147,12 +147,12 @@ def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOpti
             progress.advance(done, note)
 
         manifest = convert_split(conversion, workers, on_shard, _ENGINES[options.engine])
-    seconds = time.monotonic() - started
+    seconds, parts = time.monotonic() - started, _parts(total, conversion.destination)
     if options.log_json:
         line = {"event": "done", "split": manifest.split, "location": conversion.location}
         counts = {"images": manifest.samples, "shards": len(manifest.shards), "bytes": manifest.size_bytes}
         counts |= {"kept_shards": kept, "made_images": made_images}
-        took = {"seconds": round(seconds, 3), "workers": workers, "worker_seconds": asdict(total)}
+        took = {"seconds": round(seconds, 3), "workers": workers, "worker_seconds": parts}
         print(json.dumps(line | counts | took | {"fingerprint": manifest.fingerprint, "left_out": left_out}))
         return manifest
     again = f" ({kept} of them from before)" if kept else ""
@@ -161,16 +161,21 @@ def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOpti
         f"{manifest.size_bytes / 1e6:,.1f} MB, {manifest.fingerprint}"
     )
     rates = f"{made_images / seconds:,.0f} images/s, {source_bytes / 1e6 / seconds:,.0f} MB/s with {workers} workers"
-    print(f"  {rates}; {_shares(total)}")
+    print(f"  {rates}; {_shares(parts)}")
     report_exceptions(manifest)
     return manifest
 
 
-def _shares(spent: Spent) -> str:
-    """Where the workers' time went, the slowest part first."""
+def _parts(spent: Spent, destination: Storage) -> dict[str, float]:
+    """Where the workers' time went, the slowest part first: what is written to S3 is uploaded."""
+    names = {"write": "upload"} if destination.remote else {}
     parts = sorted(asdict(spent).items(), key=lambda part: -part[1])
-    whole = sum(seconds for _, seconds in parts) or 1.0
-    return "of the workers' time " + ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in parts)
+    return {names.get(name, name): seconds for name, seconds in parts}
+
+
+def _shares(parts: dict[str, float]) -> str:
+    whole = sum(parts.values()) or 1.0
+    return "of the workers' time " + ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in parts.items())
 
 
 def report_exceptions(manifest: Manifest) -> None:

@@ -108,7 +108,7 @@ def test_the_same_file_twice_in_a_class_is_reported(
 def test_the_summary_says_where_the_time_went(tree: Path, tmp_path: Path) -> None:
     outcome = done("convert", tree, tmp_path / "mds", "--split", "val")
     assert "images/s" in outcome.out
-    assert all(part in outcome.out for part in ("read ", "check ", "encode ", "write "))
+    assert all(part in outcome.out for part in ("read ", "decode ", "pack ", "write "))
 
 
 @pytest.mark.usefixtures("in_process")
@@ -141,5 +141,5 @@ def test_programs_get_json(tree: Path, tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path / "mds" / "train")
     assert lines[0]["fingerprint"] == manifest.fingerprint
     assert (lines[0]["images"], lines[0]["left_out"]) == (manifest.samples, 2)
-    assert lines[0]["worker_seconds"].keys() == {"read", "check", "encode", "write"}
+    assert lines[0]["worker_seconds"].keys() == {"read", "decode", "pack", "write"}
     assert all(seconds > 0 for seconds in lines[0]["worker_seconds"].values())
