@@ -143,7 +143,7 @@ def convert(
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and write nothing.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with status 1 if an image was left out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another dataset at DEST first.")] = False,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Progress and summary as JSON lines.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Progress, plan and summary as JSON lines.")] = False,
 ) -> None:
     """Images to MDS shards. The same command again does what is missing."""
     from imagenet_mds.cli.convert import ConvertOptions, run_convert

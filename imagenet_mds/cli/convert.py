@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +20,7 @@ from imagenet_mds.progress import ProgressLine
 from imagenet_mds.storage import Storage, open_storage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import clear_split, convert_split, is_ours, remove_leavings
-from imagenet_mds_convert.cost import estimate
+from imagenet_mds_convert.cost import Cost, estimate
 from imagenet_mds_convert.engines import Engine, run_tasks_on_ray
 from imagenet_mds_convert.shard import ShardRecord, Spent
 from imagenet_mds_convert.sources import open_source
@@ -72,11 +73,11 @@ def run_convert(options: ConvertOptions) -> int:
     _refuse_inside(options.source, options.dest)
     source = open_source(options.source, options.source_format)
     for note in source.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(_json("note", note=note) if options.log_json else f"note: {note}", file=sys.stderr)
     # Without --split, take what the source has.
     splits = options.splits if options.split_given else tuple(name for name in options.splits if name in source.splits)
     if options.verify_source:
-        verify_source(source, [name for name in splits if name in source.splits])
+        verify_source(source, [name for name in splits if name in source.splits], as_json=options.log_json)
     shard_size_bytes = parse_size(options.shard_size, "--shard-size")
     if not 1 << 12 <= shard_size_bytes <= 1 << 31:
         raise UserError(f"--shard-size {options.shard_size}: a shard has 4 KiB to 2 GiB; 64MiB suits most")
@@ -103,7 +104,7 @@ def run_convert(options: ConvertOptions) -> int:
     ]
     workers = options.workers or len(os.sched_getaffinity(0))
     if options.plan:
-        _print_plan(conversions, workers)
+        _print_plan(conversions, workers, as_json=options.log_json)
         return EXIT_DONE
     for conversion in conversions:
         # All are asked before the first is begun: bad input is never half accepted.
@@ -114,7 +115,8 @@ def run_convert(options: ConvertOptions) -> int:
     manifests = [_convert_one(conversion, workers, options) for conversion in conversions]
     left_out = sum(len(manifest.left_out) for manifest in manifests)
     if left_out and options.strict:
-        print(f"imagenet-mds: {left_out} images were left out, and --strict was given", file=sys.stderr)
+        words = f"{left_out} images were left out, and --strict was given"
+        print(_json("strict", left_out=left_out) if options.log_json else f"imagenet-mds: {words}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
 
@@ -124,7 +126,10 @@ def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOpti
         clear_split(conversion.destination)
     elif manifest := conversion.finished():
         remove_leavings(conversion.destination)
-        print(f"{conversion.location} is complete already: {manifest.samples:,} images ({manifest.fingerprint})")
+        if options.log_json:
+            print(_json("complete", **_json_fields(conversion, manifest)))
+        else:
+            print(f"{conversion.location} is complete already: {manifest.samples:,} images ({manifest.fingerprint})")
         return manifest
     started = time.monotonic()
     seen = kept = made_images = left_out = source_bytes = 0
@@ -149,11 +154,9 @@ def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOpti
         manifest = convert_split(conversion, workers, on_shard, _ENGINES[options.engine])
     seconds, parts = time.monotonic() - started, _parts(total, conversion.destination)
     if options.log_json:
-        line = {"event": "done", "split": manifest.split, "location": conversion.location}
-        counts = {"images": manifest.samples, "shards": len(manifest.shards), "bytes": manifest.size_bytes}
-        counts |= {"kept_shards": kept, "made_images": made_images}
         took = {"seconds": round(seconds, 3), "workers": workers, "worker_seconds": parts}
-        print(json.dumps(line | counts | took | {"fingerprint": manifest.fingerprint, "left_out": left_out}))
+        made = {"kept_shards": kept, "made_images": made_images}
+        print(_json("done", **_json_fields(conversion, manifest), **made, **took))
         return manifest
     again = f" ({kept} of them from before)" if kept else ""
     print(
@@ -164,6 +167,24 @@ def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOpti
     print(f"  {rates}; {_shares(parts)}")
     report_exceptions(manifest)
     return manifest
+
+
+def _json(event: str, **fields: Any) -> str:
+    """A line for programs."""
+    return json.dumps({"event": event, **fields})
+
+
+def _json_fields(conversion: SplitConversion, manifest: Manifest) -> dict[str, Any]:
+    """What a line for programs says of a split that is complete."""
+    return {
+        "split": manifest.split,
+        "location": conversion.location,
+        "images": manifest.samples,
+        "shards": len(manifest.shards),
+        "bytes": manifest.size_bytes,
+        "fingerprint": manifest.fingerprint,
+        "left_out": len(manifest.left_out),
+    }
 
 
 def _parts(spent: Spent, destination: Storage) -> dict[str, float]:
@@ -197,12 +218,17 @@ def report_exceptions(manifest: Manifest) -> None:
             print(f"  {verb}: {more:,} more, all in {manifest.split}/{MANIFEST_BASENAME}")
 
 
-def _print_plan(conversions: Sequence[SplitConversion], workers: int) -> None:
+def _print_plan(conversions: Sequence[SplitConversion], workers: int, *, as_json: bool) -> None:
     """What the conversion will be and take; nothing is written."""
+    costs = [estimate(conversion, workers) for conversion in conversions]
+    free = conversions[0].destination.free_bytes()
+    if as_json:
+        for conversion, cost in zip(conversions, costs, strict=True):
+            _print_json_plan(conversion, cost, free)
+        return
     table = Table(
         "split", "images", "classes", "shards", "bytes", "minutes here", "conversion", box=None, header_style=""
     )
-    costs = [estimate(conversion, workers) for conversion in conversions]
     for conversion, cost in zip(conversions, costs, strict=True):
         table.add_row(
             conversion.split,
@@ -215,7 +241,6 @@ def _print_plan(conversions: Sequence[SplitConversion], workers: int) -> None:
         )
     Console(width=120, highlight=False).print(table)
     size_gb = sum(cost.size_bytes for cost in costs) / 1e9
-    free = conversions[0].destination.free_bytes()
     print(f"minutes: with {workers} workers, at the rate of the first images in one process here")
     if free is None:
         requests = sum(cost.s3_requests for cost in costs)
@@ -223,6 +248,24 @@ def _print_plan(conversions: Sequence[SplitConversion], workers: int) -> None:
         print(f"S3: {requests:,} requests, ${once:,.2f} once, and ${monthly:,.2f} a month to keep it")
     else:
         print(f"disk: {size_gb:,.1f} GB needed, {free / 1e9:,.1f} GB free")
+
+
+def _print_json_plan(conversion: SplitConversion, cost: Cost, free_bytes: int | None) -> None:
+    dollars = {"s3_dollars_once": cost.s3_dollars_once, "s3_dollars_monthly": cost.s3_dollars_monthly}
+    print(
+        _json(
+            "plan",
+            split=conversion.split,
+            location=conversion.location,
+            images=cost.images,
+            classes=len(conversion.source.classes),
+            shards=cost.shards,
+            bytes=cost.size_bytes,
+            minutes=round(cost.minutes, 3),
+            conversion=conversion.fingerprint,
+            **({"s3_requests": cost.s3_requests, **dollars} if free_bytes is None else {"free_bytes": free_bytes}),
+        )
+    )
 
 
 def run_verify(dataset: str, *, deep: bool, repair: str | None) -> int:

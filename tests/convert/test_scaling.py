@@ -137,9 +137,42 @@ def test_a_continuation_counts_what_it_made_alone(
 def test_programs_get_json(tree: Path, tmp_path: Path) -> None:
     outcome = done("convert", tree, tmp_path / "mds", "--log-json", "--workers", 1)
     lines: list[dict[str, Any]] = [json.loads(line) for line in outcome.out.splitlines()]
-    assert [line["split"] for line in lines] == ["train", "val"]
+    assert [(line["event"], line["split"]) for line in lines] == [("done", "train"), ("done", "val")]
     manifest = read_manifest(tmp_path / "mds" / "train")
     assert lines[0]["fingerprint"] == manifest.fingerprint
     assert (lines[0]["images"], lines[0]["left_out"]) == (manifest.samples, 2)
     assert lines[0]["worker_seconds"].keys() == {"read", "decode", "pack", "write"}
     assert all(seconds > 0 for seconds in lines[0]["worker_seconds"].values())
+
+
+@pytest.mark.usefixtures("in_process")
+def test_programs_get_json_of_everything(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noted = tmp_path / "noted"
+    shutil.copytree(tree, noted)
+    for split in ("train", "val"):
+        (noted / split / "n90000000").rename(noted / split / "no wnid")
+
+    def said(**options: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        convert_here(noted, tmp_path / "mds", log_json=True, **options)
+        out, err = capsys.readouterr()
+        return [json.loads(line) for line in out.splitlines()], [json.loads(line) for line in err.splitlines()]
+
+    plans, notes = said(plan=True)
+    assert [(line["event"], line["split"], line["images"]) for line in plans] == [
+        ("plan", "train", 160),
+        ("plan", "val", 50),
+    ]
+    assert all(line["bytes"] > 0 and line["minutes"] >= 0 and line["free_bytes"] > 0 for line in plans)
+    assert [line["event"] for line in notes] == ["note"]
+    assert notes[0]["note"].endswith(" no wnid")
+    made, complaints = said(strict=True)
+    assert [line["event"] for line in made] == ["done", "done"]
+    assert complaints == [*notes, {"event": "strict", "left_out": 2}]
+    again, _ = said()
+    same = ("split", "location", "images", "shards", "bytes", "fingerprint", "left_out")
+    assert [line["event"] for line in again] == ["complete", "complete"]
+    assert [[line[name] for name in same] for line in again] == [[line[name] for name in same] for line in made]
+    remote = convert_here(noted, "s3://bucket/mds", log_json=True, plan=True)
+    assert remote == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(line["s3_requests"] > 0 and line["s3_dollars_monthly"] > 0 for line in lines)
