@@ -91,16 +91,17 @@ def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source
         The names of the files that were written.
 
     Raises:
-        UserError: the source is not the one that the dataset was made from.
+        UserError: the source has other images than the one that the dataset was made from.
         WorldError: the source's storage failed, or a rebuilt shard differs from the manifest, for the images have
             changed; nothing was replaced by it.
     """
     conversion = SplitConversion.plan_for(source, manifest.split, split.parent, manifest.policy)
-    if conversion.fingerprint != manifest.conversion:
-        before, now = manifest.source, conversion.source_entry
+    before, now = manifest.source, conversion.source_entry
+    # Of whichever kind it is: the same images give the same shards, and each is compared before it is written.
+    if (now.samples, now.fingerprint) != (before.samples, before.fingerprint):
         raise UserError(
             f"{split.location} was made from another source ({before.samples:,} images, {before.fingerprint}; "
-            f"this one has {now.samples:,} images, {now.fingerprint}): give the source it was made from"
+            f"this one has {now.samples:,} images, {now.fingerprint}): give one with the images it was made from"
         )
     entries = {shard.basename: shard for shard in manifest.shard_infos()}
     # A shard that is as the manifest has it has nothing to rebuild, though an image in it may not decode.

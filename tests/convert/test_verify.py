@@ -13,6 +13,7 @@ from imagenet_mds.manifest import WORK_FOLDER
 from tests.command import run
 from tests.convert.drawing import encoded, files, make_tree, noise
 from tests.convert.running import convert_here
+from tests.convert.sources import make_images, put_archives
 
 
 @pytest.fixture
@@ -112,6 +113,20 @@ def test_repair_with_another_source_is_refused_with_both_names(copy: Path, small
     with pytest.raises(UserError, match=r"was made from another source \(160 images, \w{16}; this one has 8 images, "):
         run_verify(str(copy), deep=False, repair=str(small_tree))
     assert files(copy) == before
+
+
+@pytest.mark.usefixtures("in_process")
+def test_repair_takes_the_same_images_from_another_kind_of_source(tmp_path: Path) -> None:
+    tree = make_images(tmp_path / "tree")
+    archives = put_archives(tree, tmp_path / "archives")
+    convert_here(tree, tmp_path / "mds")
+    whole = files(tmp_path / "mds")
+    for split in ("train", "val"):
+        for shard in (tmp_path / "mds" / split).glob("*.mds"):
+            shard.unlink()
+        (tmp_path / "mds" / split / "keys.txt").unlink()
+    assert run_verify(str(tmp_path / "mds"), deep=False, repair=str(archives)) == 0
+    assert files(tmp_path / "mds") == whole
 
 
 def test_repair_from_images_that_have_changed_is_refused_and_replaces_nothing(
