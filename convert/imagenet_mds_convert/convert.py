@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 
 import PIL
+import simplejpeg
 import xxhash
 
 from imagenet_mds import __version__
@@ -165,7 +166,7 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
         source=conversion.source_entry,
         conversion=conversion.fingerprint,
         keys_xxh64=xxhash.xxh64(keys).hexdigest(),
-        versions={"imagenet-mds": __version__, "pillow": PIL.__version__},
+        versions=versions(),
         fingerprint=content_fingerprint(classes, entries),
     )
     with writing_to(destination):
@@ -175,6 +176,11 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
         destination.write(MANIFEST_BASENAME, json_bytes(manifest.model_dump(mode="json")))
     remove_leavings(destination)
     return manifest
+
+
+def versions() -> dict[str, str]:
+    """The versions of what decides the bytes of pictures that are not stored as they are."""
+    return {"imagenet-mds": __version__, "pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
 
 
 def find_duplicates(stored: Sequence[Sample], digests: Sequence[str]) -> list[Duplicate]:
