@@ -126,7 +126,9 @@ def convert(
     min_side: Annotated[
         int | None, typer.Option(min=16, help="Scale larger images down to this shorter side, in pixels.")
     ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of what is scaled.")] = 90,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="JPEG quality of what is scaled; 90 if not given.")
+    ] = None,
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Add restart markers, lossless, so that training decodes only its crops.")
     ] = False,

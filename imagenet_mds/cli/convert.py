@@ -15,7 +15,15 @@ from rich.table import Table
 from imagenet_mds.cli.arguments import parse_size
 from imagenet_mds.config import SUBSETS
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
-from imagenet_mds.manifest import MANIFEST_BASENAME, SPLITS, WORK_FOLDER, Manifest, Policy, read_manifest
+from imagenet_mds.manifest import (
+    DEFAULT_QUALITY,
+    MANIFEST_BASENAME,
+    SPLITS,
+    WORK_FOLDER,
+    Manifest,
+    Policy,
+    read_manifest,
+)
 from imagenet_mds.progress import ProgressLine
 from imagenet_mds.storage import Storage, open_storage
 from imagenet_mds_convert.conversion import SplitConversion
@@ -44,7 +52,7 @@ class ConvertOptions:
     check: str
     max_side: int | None
     min_side: int | None
-    quality: int
+    quality: int | None
     shard_size: str
     engine: str
     seed: int
@@ -60,15 +68,7 @@ class ConvertOptions:
 
 def run_convert(options: ConvertOptions) -> int:
     """Convert the splits one after the other; return the exit status."""
-    if options.max_side and options.min_side:
-        raise UserError("give --max-side or --min-side, not both: each alone says how large an image may be")
-    if options.raw and options.tiles:
-        raise UserError("give --raw or --tiles, not both: raw samples are pixels, and tiles are of JPEG files")
-    if options.raw and not (options.max_side or options.min_side):
-        raise UserError(
-            "--raw alone would take many times the disk, for it stores the pixels of whole photographs: "
-            "give a side too, --min-side 256"
-        )
+    _refuse_options(options)
     dest = open_storage(options.dest)
     _refuse_inside(options.source, options.dest)
     source = open_source(options.source, options.source_format)
@@ -93,7 +93,7 @@ def run_convert(options: ConvertOptions) -> int:
                     "shard_size_bytes": shard_size_bytes,
                     "max_side": options.max_side,
                     "min_side": options.min_side,
-                    "quality": options.quality,
+                    "quality": options.quality or DEFAULT_QUALITY,
                     "tiles": options.tiles,
                     "raw": options.raw,
                     "subset": parse_subset(options.subset) if split == "train" else None,
@@ -119,6 +119,23 @@ def run_convert(options: ConvertOptions) -> int:
         print(_json("strict", left_out=left_out) if options.log_json else f"imagenet-mds: {words}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
+
+
+def _refuse_options(options: ConvertOptions) -> None:
+    """Options that do not fit together, or would do nothing."""
+    if options.max_side and options.min_side:
+        raise UserError("give --max-side or --min-side, not both: each alone says how large an image may be")
+    if options.raw and options.tiles:
+        raise UserError("give --raw or --tiles, not both: raw samples are pixels, and tiles are of JPEG files")
+    if options.raw and not (options.max_side or options.min_side):
+        raise UserError(
+            "--raw alone would take many times the disk, for it stores the pixels of whole photographs: "
+            "give a side too, --min-side 256"
+        )
+    if options.quality is not None and (options.raw or not (options.max_side or options.min_side)):
+        raise UserError(
+            "--quality is of JPEG files that are scaled: give it with --max-side or --min-side, and not with --raw"
+        )
 
 
 def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOptions) -> Manifest:

@@ -394,6 +394,8 @@ def test_a_run_that_continues_asks_for_the_room_of_what_is_missing_alone(
         ({"subset": "half"}, "--subset half: give tiny,"),
         ({"shard_size": "1KiB"}, "--shard-size 1KiB: a shard has 4 KiB to 2 GiB"),
         ({"shard_size": "4GiB"}, "--shard-size 4GiB: a shard has 4 KiB to 2 GiB"),
+        ({"quality": 80}, "--quality is of JPEG files that are scaled: give it with --max-side or --min-side"),
+        ({"quality": 80, "raw": True, "min_side": 64}, "--quality is of JPEG files that are scaled"),
         ({"shard_size": "64 parsecs"}, "--shard-size 64 parsecs: give a number and B, KB, MB"),
     ],
 )
