@@ -23,6 +23,9 @@ WORK_FOLDER = ".work"
 
 SPLITS = ("train", "val")
 
+DEFAULT_QUALITY = 90
+"""Of JPEG that is scaled."""
+
 Split = Literal["train", "val"]
 Count = Annotated[int, Field(ge=0)]
 
@@ -71,7 +74,7 @@ class Policy(_Frozen):
     subset: int | None = Field(default=None, ge=1)
     max_side: int | None = Field(default=None, ge=16)
     min_side: int | None = Field(default=None, ge=16)
-    quality: int = Field(default=90, ge=1, le=100)
+    quality: int = Field(default=DEFAULT_QUALITY, ge=1, le=100)
     tiles: bool = False
     raw: bool = False
 

@@ -7,10 +7,11 @@ the same.
 import json
 import sys
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 PLAIN_INTERVAL_SECONDS = 10.0
 
@@ -23,13 +24,13 @@ class ProgressLine:
         total: how many units there are.
         unit: the unit's plural.
         as_json: write JSON lines instead: `{"event": "progress", "what", "done", "total", "unit", "per_second",
-        "note"}`.
+        "note", "seconds_left"}`.
     """
 
     def __init__(self, what: str, total: int, unit: str, *, as_json: bool = False) -> None:
         self.as_json = as_json
         self.what, self.total, self.unit = what, total, unit
-        self.done = 0
+        self.done = self._kept = 0
         self._started = time.monotonic()
         self._last_plain = self._started
         self._live: Progress | None = None
@@ -39,7 +40,6 @@ class ProgressLine:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rates]}"),
-                TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,
             )
@@ -56,12 +56,21 @@ class ProgressLine:
         if self._live:
             self._live.stop()
 
+    def keep(self, units: int) -> None:
+        """Count `units` as done before: the rate and what is left to wait are of the others."""
+        self.done += units
+        self._kept += units
+
     def advance(self, units: int, note: str = "") -> None:
-        """Count `units` more as done; `note` stands behind the rate."""
+        """Count `units` more as done; `note` stands behind the rate and the time that is left."""
         self.done += units
         now = time.monotonic()
-        rate = self.done / max(now - self._started, 1e-9)
-        rates = f"{rate:,.0f} {self.unit}/s{', ' + note if note else ''}"
+        rate = (self.done - self._kept) / max(now - self._started, 1e-9)
+        seconds_left = (self.total - self.done) / rate if rate else None
+        parts = [f"{rate:,.0f} {self.unit}/s"]
+        if seconds_left is not None:
+            parts.append(f"{timedelta(seconds=round(seconds_left))} to go")
+        rates = ", ".join([*parts, note] if note else parts)
         if self._live:
             self._live.update(self._task, completed=self.done, rates=rates)
         elif now - self._last_plain >= PLAIN_INTERVAL_SECONDS:
@@ -69,6 +78,7 @@ class ProgressLine:
             if self.as_json:
                 line = {"event": "progress", "what": self.what, "done": self.done, "total": self.total}
                 more = {"unit": self.unit, "per_second": round(rate, 1), "note": note}
+                more["seconds_left"] = None if seconds_left is None else round(seconds_left)
                 print(json.dumps(line | more), file=sys.stderr, flush=True)
                 return
             print(f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {rates}", file=sys.stderr, flush=True)

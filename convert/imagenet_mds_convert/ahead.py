@@ -12,6 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from imagenet_mds.storage import Storage
+from imagenet_mds_convert.images import MAX_FILE_BYTES, Unusable
 from imagenet_mds_convert.source import Sample, Source
 
 _REMOTE_THREADS = 16
@@ -63,8 +64,15 @@ def read_all(
         samples: (place in the sorted source, sample).
 
     Yields:
-        Place, sample, and what gives the image's bytes or raises what `Source.read` raises.
+        Place, sample, and what gives the image's bytes or raises what `Source.read` raises; `Unusable` for a file that
+        is too long to be read.
     """
-    reads = run_ahead((partial(source.read, sample.where) for _, sample in samples), source.reads_at_once)
+    reads = run_ahead((partial(_read, source, sample) for _, sample in samples), source.reads_at_once)
     for (place, sample), read in zip(samples, reads, strict=True):
         yield place, sample, read
+
+
+def _read(source: Source, sample: Sample) -> bytes:
+    if sample.size_bytes > MAX_FILE_BYTES:
+        raise Unusable(f"a file of {sample.size_bytes:,} bytes, more than {MAX_FILE_BYTES:,}")
+    return source.read(sample.where)

@@ -1,7 +1,8 @@
 """One split on its way from a source to a folder: what it will be, and what of it is already there."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from imagenet_mds.manifest import (
 )
 from imagenet_mds.mds import ShardInfo, index_json
 from imagenet_mds.storage import Storage, as_storage
-from imagenet_mds_convert.images import Scaling
+from imagenet_mds_convert.images import Form, Scaling, likely_bytes
 from imagenet_mds_convert.plan import Plan, make_plan
 from imagenet_mds_convert.shard import ShardTask
 from imagenet_mds_convert.source import Sample, Source
@@ -69,7 +70,13 @@ class SplitConversion:
             # The classes too: a folder more moves the numbers of those behind it, and leaves every key as it is.
             fingerprint=fingerprint([list(source.classes), [[sample.key, sample.size_bytes] for sample in samples]]),
         )
-        plan = make_plan(samples, seed=policy.seed, shard_size_bytes=policy.shard_size_bytes, subset=policy.subset)
+        plan = make_plan(
+            samples,
+            seed=policy.seed,
+            shard_size_bytes=policy.shard_size_bytes,
+            subset=policy.subset,
+            likely_bytes=partial(likely_bytes, scaling=_scaling(policy), form=_form(policy)),
+        )
         return cls(source, split, as_storage(dataset).child(split), policy, samples, plan, entry)
 
     @property
@@ -89,8 +96,8 @@ class SplitConversion:
             samples=tuple((place, self.samples[place]) for place in self.plan.shard(shard).tolist()),
             source=self.source,
             check=self.policy.check,
-            scaling=Scaling(self.policy.max_side, self.policy.min_side, self.policy.quality),
-            form="raw" if self.policy.raw else "tiles" if self.policy.tiles else "file",
+            scaling=_scaling(self.policy),
+            form=_form(self.policy),
             size_limit_bytes=self.policy.shard_size_bytes,
             destination=self.destination,
         )
@@ -104,9 +111,19 @@ class SplitConversion:
         planned = (self.samples[place] for place in self.plan.order.tolist())
         return [sample for sample in planned if sample.key not in left_out]
 
-    def shard_source_bytes(self, shard: int) -> int:
-        """Bytes of a shard's images as they lie in the source."""
-        return sum(self.samples[place].size_bytes for place in self.plan.shard(shard).tolist())
+    def likely_bytes(self, places: Iterable[int]) -> int:
+        """Bytes of the images at these places of the sorted source as they are most likely stored."""
+        scaling, form = _scaling(self.policy), _form(self.policy)
+        return sum(likely_bytes(self.samples[place].size_bytes, scaling, form) for place in places)
+
+    def likely_shard_bytes(self, shard: int) -> int:
+        """Bytes of a shard's images as they are most likely stored; it is cut by them."""
+        return self.likely_bytes(self.plan.shard(shard).tolist())
+
+    @property
+    def sizes_known(self) -> bool:
+        """Whether images are stored in the size of their files, but for a few; restart tiles add a hundredth."""
+        return _scaling(self.policy).most_pixels is None and not self.source.drawn
 
     def finished(self) -> Manifest | None:
         """The manifest, if this very conversion is complete at the destination; None if it is to be made or continued.
@@ -167,3 +184,11 @@ class SplitConversion:
         """Say at the destination what is being made, so that another conversion does not mix with it."""
         begun = _Begun(conversion=self.fingerprint, policy=self.policy, source=self.source_entry)
         self.destination.write(_BEGUN, json_bytes(begun.model_dump()))
+
+
+def _scaling(policy: Policy) -> Scaling:
+    return Scaling(policy.max_side, policy.min_side, policy.quality)
+
+
+def _form(policy: Policy) -> Form:
+    return "raw" if policy.raw else "tiles" if policy.tiles else "file"

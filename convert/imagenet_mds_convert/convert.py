@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 
 import PIL
+import simplejpeg
 import xxhash
 
 from imagenet_mds import __version__
@@ -25,6 +26,7 @@ from imagenet_mds.manifest import (
 from imagenet_mds.mds import INDEX_BASENAME
 from imagenet_mds.storage import Storage, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.cost import needed_bytes
 from imagenet_mds_convert.engines import Engine, run_tasks
 from imagenet_mds_convert.shard import ShardRecord, Spent, read_record, recorded_shards
 from imagenet_mds_convert.source import Sample
@@ -77,7 +79,8 @@ def convert_split(
 
     Raises:
         UserError: another process is converting to the same folder.
-        WorldError: a full disk or a lost worker; complete shards stay, and the same command continues.
+        WorldError: a full disk, a source that fails, or a lost worker; complete shards stay, and the same command
+            continues.
     """
     destination = conversion.destination
     records: dict[int, ShardRecord] = {}
@@ -109,9 +112,11 @@ def tidy(destination: Storage) -> None:
 
 
 def _refuse_small_disk(conversion: SplitConversion, missing: list[int]) -> None:
-    needed = sum(conversion.shard_source_bytes(shard) for shard in missing)
     free = conversion.destination.free_bytes()
-    if missing and free is not None and needed + _SPARE_BYTES > free:
+    if not missing or free is None:
+        return
+    needed = needed_bytes(conversion, missing)
+    if needed + _SPARE_BYTES > free:
         raise UserError(
             f"{conversion.location} needs about {needed / 1e9:,.1f} GB more "
             f"and its disk has {free / 1e9:,.1f} GB free: give a larger disk or a --subset"
@@ -161,7 +166,7 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
         source=conversion.source_entry,
         conversion=conversion.fingerprint,
         keys_xxh64=xxhash.xxh64(keys).hexdigest(),
-        versions={"imagenet-mds": __version__, "pillow": PIL.__version__},
+        versions=versions(),
         fingerprint=content_fingerprint(classes, entries),
     )
     with writing_to(destination):
@@ -171,6 +176,11 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
         destination.write(MANIFEST_BASENAME, json_bytes(manifest.model_dump(mode="json")))
     remove_leavings(destination)
     return manifest
+
+
+def versions() -> dict[str, str]:
+    """The versions of what decides the bytes of pictures that are not stored as they are."""
+    return {"imagenet-mds": __version__, "pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
 
 
 def find_duplicates(stored: Sequence[Sample], digests: Sequence[str]) -> list[Duplicate]:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from imagenet_mds_convert.conversion import SplitConversion
@@ -19,7 +20,7 @@ _PART_BYTES = 16 << 20  # of a multipart upload, as imagenet_mds.s3 has it
 
 @dataclass(frozen=True)
 class Cost:
-    """What one split takes. Bytes are those of the source's images: scaling makes them fewer."""
+    """What one split takes. Bytes are those of the images as they are stored."""
 
     images: int
     shards: int
@@ -44,15 +45,50 @@ def requests_for(shard_bytes: int) -> int:
     return (1 if parts <= 1 else parts + 2) + 1
 
 
-def estimate(conversion: SplitConversion, workers: int) -> Cost:
-    """Estimate a split, by the rate of its first images, read and checked here and now in one process."""
-    shards = [conversion.shard_source_bytes(shard) for shard in range(conversion.plan.shards)]
-    images = len(conversion.plan.order)
-    task = conversion.task(0)
-    few = replace(task, samples=task.samples[:_MEASURED_SAMPLES])
+@dataclass(frozen=True)
+class Measured:
+    """What the first images of a split have taken: `seconds` of one process for each, and `growth`, the bytes stored
+    for each byte that the plan has."""
+
+    seconds: float
+    growth: float
+
+
+def measure(conversion: SplitConversion) -> Measured:
+    """Read, check and encode the first images of a split, here and now, in one process; nothing is written.
+
+    Raises:
+        WorldError: the source's storage failed.
+    """
+    places = conversion.plan.order[:_MEASURED_SAMPLES].tolist()
+    few = replace(conversion.task(0), samples=tuple((place, conversion.samples[place]) for place in places))
     begun = time.perf_counter()
-    build_shard(few)
-    seconds = (time.perf_counter() - begun) / len(few.samples) * images / workers
+    record, _ = build_shard(few)
+    seconds = (time.perf_counter() - begun) / len(places)
+    if conversion.sizes_known or record.info is None:
+        return Measured(seconds, 1.0)
+    return Measured(seconds, record.info.size_bytes / conversion.likely_bytes(places))
+
+
+def estimate(conversion: SplitConversion, workers: int) -> Cost:
+    """Estimate a split by what its first images take.
+
+    Raises:
+        WorldError: as `measure`.
+    """
+    measured = measure(conversion)
+    shards = [round(measured.growth * conversion.likely_shard_bytes(shard)) for shard in range(conversion.plan.shards)]
+    images = len(conversion.plan.order)
     # Around the shards: what is begun, the keys, the index, the manifest, and the listings.
     requests = sum(requests_for(shard_bytes) for shard_bytes in shards) + 8
-    return Cost(images, len(shards), sum(shards), seconds / 60, requests)
+    return Cost(images, len(shards), sum(shards), measured.seconds * images / workers / 60, requests)
+
+
+def needed_bytes(conversion: SplitConversion, shards: Iterable[int]) -> int:
+    """About how many bytes these shards will take. Where images are not stored as they are, the first few are measured.
+
+    Raises:
+        WorldError: as `measure`.
+    """
+    growth = 1.0 if conversion.sizes_known else measure(conversion).growth
+    return round(growth * sum(conversion.likely_shard_bytes(shard) for shard in shards))

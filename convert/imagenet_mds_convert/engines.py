@@ -16,7 +16,7 @@ from typing import Any
 
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage import Storage, writing_to
-from imagenet_mds_convert.shard import ShardRecord, ShardTask, SourceFailed, Spent, run_shard_task
+from imagenet_mds_convert.shard import ShardRecord, ShardTask, Spent, run_shard_task
 
 Engine = Callable[[Iterator[ShardTask], int, Storage], Iterator[tuple[ShardRecord, Spent]]]
 """Runs tasks with so many workers, a few in flight, and yields what they leave as they are done."""
@@ -28,7 +28,7 @@ def run_tasks(tasks: Iterator[ShardTask], workers: int, destination: Storage) ->
     """Run shard tasks in processes, a few in flight, and yield what they leave as they are done.
 
     Raises:
-        WorldError: the disk refuses, or a worker was lost.
+        WorldError: the disk refuses, the source's storage failed, or a worker was lost.
     """
     # spawn, for the live line of progress is a thread, and a fork with threads may hang.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
@@ -44,8 +44,6 @@ def run_tasks(tasks: Iterator[ShardTask], workers: int, destination: Storage) ->
             while flying:
                 done, flying = wait(flying, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-    except SourceFailed as error:
-        raise _source_failed(error) from error
     except (BrokenProcessPool, MemoryError):
         raise WorldError(
             "a worker process was lost (killed, or out of memory). What is complete stays: "
@@ -88,7 +86,7 @@ def run_tasks_on_ray(
 
     Raises:
         UserError: Ray is not installed.
-        WorldError: the storage refuses, or workers are lost again and again.
+        WorldError: the storage refuses, the source's failed, or workers are lost again and again.
     """
     try:
         import ray
@@ -96,10 +94,11 @@ def run_tasks_on_ray(
         raise UserError("--engine ray needs Ray: pip install 'imagenet-mds[ray]'") from None
 
     ours = not ray.is_initialized()
-    if ours and "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
-    elif ours:
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    with _our_signals():
+        if ours and "RAY_ADDRESS" in os.environ:
+            ray.init(log_to_driver=False)
+        elif ours:
+            ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
     remote = ray.remote(num_cpus=1, max_retries=_RAY_RETRIES)(run_shard_task)
     flying = []
 
@@ -121,8 +120,6 @@ def run_tasks_on_ray(
             while flying:
                 done, flying = ray.wait(flying)
                 yield from collect(done)
-    except SourceFailed as error:
-        raise _source_failed(error) from error
     except ray.exceptions.RayError as error:
         raise WorldError(
             f"Ray gave up on a shard ({type(error).__name__}). What is complete stays: run the same command again"
@@ -132,5 +129,16 @@ def run_tasks_on_ray(
             ray.shutdown()
 
 
-def _source_failed(error: SourceFailed) -> WorldError:
-    return WorldError(f"the source cannot be read: {error}. What is complete stays: run the same command again")
+@contextmanager
+def _our_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it starts, in Python and natively, and would end the run with a dump of stacks;
+    behind this, signals are answered as before. One that comes meanwhile, to which Ray leaves the program, is an
+    interruption as any other."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -22,6 +22,10 @@ MAX_PIXELS = 1 << 27
 """Larger pictures are left out: 11,585 x 11,585 decodes to 400 MB, and Pillow's own limit, at which the readers of the
 dataset would fail, is not far above."""
 
+MAX_FILE_BYTES = 1 << 28
+"""Longer files are left out without reading them: as many pixels as are kept are 400 MB before any compression, and no
+JPEG of them is near this."""
+
 REENCODE_QUALITY = 95
 """Of the few images that are not RGB or grayscale JPEG; without chroma subsampling."""
 
@@ -64,6 +68,37 @@ class Scaling:
         first, second = ((2 * side * wanted + given) // (2 * given) for side in (width, height))
         return max(1, first), max(1, second)
 
+    @property
+    def most_pixels(self) -> int | None:
+        """The pixels of a photograph of 4:3, which most have, when it is scaled; None where nothing is."""
+        if self.max_side is not None:
+            return self.max_side * (self.max_side * 3 // 4)
+        if self.min_side is not None:
+            return self.min_side * (self.min_side * 4 // 3)
+        return None
+
+
+_JPEG_TABLES_BYTES = 600
+
+
+def likely_bytes(size_bytes: int, scaling: Scaling, form: Form) -> int:
+    """How long an image will most likely be as it is stored, by no more than the size of its file, which every source
+    of the same images has alike: pixels of 3 bytes, or JPEG of half a byte a pixel and its tables where it is made
+    smaller.
+
+    Args:
+        size_bytes: of the file in the source.
+        scaling: as `prepare` has it; raw pixels have one.
+        form: as `prepare` has it.
+    """
+    if size_bytes > MAX_FILE_BYTES:
+        return 0
+    pixels = scaling.most_pixels
+    if form == "raw":
+        assert pixels is not None
+        return 3 * pixels
+    return size_bytes if pixels is None else min(size_bytes, _JPEG_TABLES_BYTES + pixels // 2)
+
 
 class Unusable(Exception):  # noqa: N818 # it says what the image is, not what the program did wrong
     """An image that is left out; the message is the reason, as the report gives it."""
@@ -78,7 +113,7 @@ def prepare(data: bytes, check: str, scaling: Scaling = _AS_IT_IS, form: Form = 
     Args:
         data: the file's bytes.
         check: `decode` reads every coefficient, `structure` walks the markers to the end and reads no pixel, `none`
-            looks at the first bytes only. A picture that is scaled, tiled or stored raw is read whole whatever is said.
+            reads the header only. A picture that is scaled, tiled or stored raw is read whole whatever is said.
         scaling: makes larger pictures smaller.
         form: how it is stored.
 
@@ -91,11 +126,9 @@ def prepare(data: bytes, check: str, scaling: Scaling = _AS_IT_IS, form: Form = 
         return _raw(data, scaling)
     if not data.startswith(b"\xff\xd8"):
         return _tiled(_to_rgb_jpeg(data, scaling), form)
-    if check == "none" and scaling == _AS_IT_IS and form == "file":
-        return Stored(data)
     # What is read to its last coefficient needs no search for markers.
     is_read = check == "decode" or form == "tiles"
-    components, width, height = walk_jpeg(data, scans=not is_read)
+    components, width, height = walk_jpeg(data, scans=check == "structure" and not is_read)
     if components == 4:
         walk_jpeg(data)
         return _tiled(_to_rgb_jpeg(data, scaling), form)

@@ -8,7 +8,7 @@ within the round. So every prefix has the classes in equal share, within one ima
 out, and a subset is a prefix.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,16 +93,24 @@ def cut_into_shards(sizes_bytes: NDArray[np.int64], shard_size_bytes: int) -> ND
     return np.array(starts, np.int64)
 
 
-def make_plan(samples: Sequence[Sample], *, seed: int, shard_size_bytes: int, subset: int | None) -> Plan:
+def make_plan(
+    samples: Sequence[Sample],
+    *,
+    seed: int,
+    shard_size_bytes: int,
+    subset: int | None,
+    likely_bytes: Callable[[int], int] = int,
+) -> Plan:
     """Plan a split.
 
     Args:
         samples: every sample of the split, sorted by key.
         seed: of the order.
-        shard_size_bytes: the size of source files at which a shard is closed.
+        shard_size_bytes: the size of images at which a shard is closed.
         subset: keep this many samples, the first of the order; None keeps all.
+        likely_bytes: from the size of a file in the source to that of the image as it is stored; the same if not given.
     """
     labels = np.fromiter((sample.label for sample in samples), np.int64, len(samples))
-    sizes_bytes = np.fromiter((sample.size_bytes for sample in samples), np.int64, len(samples))
+    sizes_bytes = np.fromiter((likely_bytes(sample.size_bytes) for sample in samples), np.int64, len(samples))
     order = balanced_order(labels, draws([sample.key for sample in samples], seed))[:subset]
     return Plan(order, cut_into_shards(sizes_bytes[order], shard_size_bytes))

@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass, field
 
 import xxhash
 
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import WORK_FOLDER
 from imagenet_mds.mds import Record, ShardEncoder, ShardInfo, describe_shard, shard_basename
 from imagenet_mds.storage import Storage, Writing
 from imagenet_mds_convert.ahead import read_all
-from imagenet_mds_convert.images import Form, Scaling, Stored, Unusable, prepare
+from imagenet_mds_convert.images import Form, Scaling, Stored, Unusable, likely_bytes, prepare
 from imagenet_mds_convert.source import Sample, Source
 
 _THE_IMAGES_OWN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
@@ -26,10 +27,6 @@ and leaving images out for it would make another dataset each time."""
 
 
 _RECORD = re.compile(r"shard\.(\d{5,})\.json")
-
-
-class SourceFailed(Exception):  # noqa: N818 # it ends up as the message of a WorldError
-    """The source's storage failed; the message names the image and the system's reason."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +67,13 @@ class ShardRecord:
 
 @dataclass
 class Spent:
-    """Seconds of one process: reading the source, checking (decoding, scaling), encoding and hashing the shard, waiting
-    until it is written or uploaded."""
+    """Seconds of one process: `read`, of reading the source; `decode`, of all that is done to a picture, which is to
+    check it and, where it is asked for, to scale and encode it and to add restart tiles; `pack`, of putting the shard
+    together and hashing it; `write`, of waiting until it is written or uploaded."""
 
     read: float = 0.0
-    check: float = 0.0
-    encode: float = 0.0
+    decode: float = 0.0
+    pack: float = 0.0
     write: float = 0.0
 
     def add(self, other: "Spent") -> None:
@@ -101,11 +99,19 @@ def build_shard(
 
     Returns:
         What to record, and the shard's bytes, which lie in the buffer or, where that was short, in a longer one.
+
+    Raises:
+        UserError: the images together are longer than a shard can be.
+        WorldError: the source's storage failed.
     """
     spent = spent or Spent()
-    likely = sum(sample.size_bytes for _, sample in task.samples)
+    likely = sum(likely_bytes(sample.size_bytes, task.scaling, task.form) for _, sample in task.samples)
     encoder = ShardEncoder(
-        len(task.samples), task.size_limit_bytes, buffer, images_bytes=likely, raw=task.form == "raw"
+        len(task.samples),
+        task.size_limit_bytes,
+        buffer,
+        images_bytes=min(likely, task.size_limit_bytes),  # more is of a single image, which may be none
+        raw=task.form == "raw",
     )
     record = ShardRecord(task.shard, None)
     written, _ = encoder.filled
@@ -122,22 +128,28 @@ def build_shard(
         record.scaled += stored.scaled
         record.tiled += stored.tiled
         record.source_bytes += len(data)
-        encoder.add(Record(index, stored.image, sample.label))
-        encoded = time.perf_counter()
-        spent.encode += encoded - begun
+        try:
+            encoder.add(Record(index, stored.image, sample.label))
+        except ValueError as error:
+            raise UserError(
+                f"{task.destination.location}/{shard_basename(task.shard)}: {error}. Its images are far larger than "
+                f"most are, up to {sample.key}: give a smaller --shard-size"
+            ) from None
+        packed = time.perf_counter()
+        spent.pack += packed - begun
         _, end = encoder.filled
         # A sample that was left out moves all that follow: from then on nothing is written ahead.
         if draft and end - written >= _AHEAD_BYTES and not record.left_out:
             draft.ahead(encoder.view(written, end), written)
             written = end
-            spent.write += time.perf_counter() - encoded
+            spent.write += time.perf_counter() - packed
     begun = time.perf_counter()
     if draft and not record.left_out:
         # So that it is written while the shard is hashed.
         draft.ahead(encoder.view(written, encoder.filled[1]), written)
     whole = encoder.finish()
     info = describe_shard(shard_basename(task.shard), whole, encoder.samples) if encoder.samples else None
-    spent.encode += time.perf_counter() - begun
+    spent.pack += time.perf_counter() - begun
     record.info = info
     if draft and info:
         begun = time.perf_counter()
@@ -151,14 +163,17 @@ def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spe
 
     Raises:
         Unusable: the image is left out.
-        SourceFailed: the storage failed.
+        WorldError: the storage failed.
     """
     begun = time.perf_counter()
     try:
         data = read()
     except OSError as error:
         if error.errno not in _THE_IMAGES_OWN:
-            raise SourceFailed(f"{sample.key}: {error.strerror or error}") from error
+            raise WorldError(
+                f"the source cannot be read: {sample.key}: {error.strerror or error}. What is complete stays: "
+                f"run the same command again"
+            ) from error
         raise Unusable(f"cannot be read ({error.strerror})") from None
     finally:
         got = time.perf_counter()
@@ -166,7 +181,7 @@ def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spe
     try:
         return data, prepare(data, task.check, task.scaling, task.form)
     finally:
-        spent.check += time.perf_counter() - got
+        spent.decode += time.perf_counter() - got
 
 
 _buffers: list[bytearray] = []

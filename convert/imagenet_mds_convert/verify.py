@@ -13,7 +13,7 @@ from imagenet_mds.mds import INDEX_BASENAME, decode_shard, index_json, shard_bas
 from imagenet_mds.shards import faulty_shards, shard_fault
 from imagenet_mds.storage import Storage, stored_xxh64, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import keys_file, tidy
+from imagenet_mds_convert.convert import keys_file, tidy, versions
 from imagenet_mds_convert.images import Unusable, check_stored
 from imagenet_mds_convert.shard import build_shard
 from imagenet_mds_convert.source import Source
@@ -91,15 +91,17 @@ def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source
         The names of the files that were written.
 
     Raises:
-        UserError: the source is not the one that the dataset was made from.
-        WorldError: a rebuilt shard differs from the manifest, for the images have changed; nothing was replaced by it.
+        UserError: the source has other images than the one that the dataset was made from.
+        WorldError: the source's storage failed, or a rebuilt shard differs from the manifest, for the images have
+            changed; nothing was replaced by it.
     """
     conversion = SplitConversion.plan_for(source, manifest.split, split.parent, manifest.policy)
-    if conversion.fingerprint != manifest.conversion:
-        before, now = manifest.source, conversion.source_entry
+    before, now = manifest.source, conversion.source_entry
+    # Of whichever kind it is: the same images give the same shards, and each is compared before it is written.
+    if (now.samples, now.fingerprint) != (before.samples, before.fingerprint):
         raise UserError(
             f"{split.location} was made from another source ({before.samples:,} images, {before.fingerprint}; "
-            f"this one has {now.samples:,} images, {now.fingerprint}): give the source it was made from"
+            f"this one has {now.samples:,} images, {now.fingerprint}): give one with the images it was made from"
         )
     entries = {shard.basename: shard for shard in manifest.shard_infos()}
     # A shard that is as the manifest has it has nothing to rebuild, though an image in it may not decode.
@@ -118,7 +120,7 @@ def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source
         if found != entries[name].xxh64:
             raise WorldError(
                 f"{split.location}/{name} cannot be rebuilt: the source now gives {found} and the manifest has "
-                f"{entries[name].xxh64}; the source's images have changed since"
+                f"{entries[name].xxh64}; the source's images have changed since{_other_versions(manifest)}"
             )
         with writing_to(split):
             split.write(name, shard_bytes)
@@ -131,3 +133,14 @@ def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source
                 split.write(name, data)
             written.append(name)
     return written
+
+
+def _other_versions(manifest: Manifest) -> str:
+    """What else may be why, for images that are not stored as they are: other versions than those of the manifest."""
+    now = versions()
+    differing = [
+        f"{name} {version}, now {now.get(name, 'none')}"
+        for name, version in sorted(manifest.versions.items())
+        if version != now.get(name)
+    ]
+    return f", or other versions make other bytes of them ({'; '.join(differing)})" if differing else ""

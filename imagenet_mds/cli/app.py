@@ -126,11 +126,15 @@ def convert(
     min_side: Annotated[
         int | None, typer.Option(min=16, help="Scale larger images down to this shorter side, in pixels.")
     ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of what is scaled.")] = 90,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="JPEG quality of what is scaled; 90 if not given.")
+    ] = None,
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Add restart markers, lossless, so that training decodes only its crops.")
     ] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Store pixels: 2.5 times the disk, nothing to decode.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Store pixels, of images scaled to a side: nothing to decode.")
+    ] = False,
     shard_size: Annotated[
         str, typer.Option(help="Close a shard at this size of images: 64MB, 16MiB, bytes.")
     ] = "64MiB",
@@ -141,7 +145,7 @@ def convert(
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and write nothing.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with status 1 if an image was left out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another dataset at DEST first.")] = False,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Progress and summary as JSON lines.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Progress, plan and summary as JSON lines.")] = False,
 ) -> None:
     """Images to MDS shards. The same command again does what is missing."""
     from imagenet_mds.cli.convert import ConvertOptions, run_convert

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,12 +15,20 @@ from rich.table import Table
 from imagenet_mds.cli.arguments import parse_size
 from imagenet_mds.config import SUBSETS
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
-from imagenet_mds.manifest import MANIFEST_BASENAME, SPLITS, WORK_FOLDER, Manifest, Policy, read_manifest
+from imagenet_mds.manifest import (
+    DEFAULT_QUALITY,
+    MANIFEST_BASENAME,
+    SPLITS,
+    WORK_FOLDER,
+    Manifest,
+    Policy,
+    read_manifest,
+)
 from imagenet_mds.progress import ProgressLine
 from imagenet_mds.storage import Storage, open_storage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import clear_split, convert_split, is_ours, remove_leavings
-from imagenet_mds_convert.cost import estimate
+from imagenet_mds_convert.cost import Cost, estimate
 from imagenet_mds_convert.engines import Engine, run_tasks_on_ray
 from imagenet_mds_convert.shard import ShardRecord, Spent
 from imagenet_mds_convert.sources import open_source
@@ -43,7 +52,7 @@ class ConvertOptions:
     check: str
     max_side: int | None
     min_side: int | None
-    quality: int
+    quality: int | None
     shard_size: str
     engine: str
     seed: int
@@ -59,19 +68,16 @@ class ConvertOptions:
 
 def run_convert(options: ConvertOptions) -> int:
     """Convert the splits one after the other; return the exit status."""
-    if options.max_side and options.min_side:
-        raise UserError("give --max-side or --min-side, not both: each alone says how large an image may be")
-    if options.raw and options.tiles:
-        raise UserError("give --raw or --tiles, not both: raw samples are pixels, and tiles are of JPEG files")
+    _refuse_options(options)
     dest = open_storage(options.dest)
     _refuse_inside(options.source, options.dest)
     source = open_source(options.source, options.source_format)
     for note in source.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(_json("note", note=note) if options.log_json else f"note: {note}", file=sys.stderr)
     # Without --split, take what the source has.
     splits = options.splits if options.split_given else tuple(name for name in options.splits if name in source.splits)
     if options.verify_source:
-        verify_source(source, [name for name in splits if name in source.splits])
+        verify_source(source, [name for name in splits if name in source.splits], as_json=options.log_json)
     shard_size_bytes = parse_size(options.shard_size, "--shard-size")
     if not 1 << 12 <= shard_size_bytes <= 1 << 31:
         raise UserError(f"--shard-size {options.shard_size}: a shard has 4 KiB to 2 GiB; 64MiB suits most")
@@ -87,7 +93,7 @@ def run_convert(options: ConvertOptions) -> int:
                     "shard_size_bytes": shard_size_bytes,
                     "max_side": options.max_side,
                     "min_side": options.min_side,
-                    "quality": options.quality,
+                    "quality": options.quality or DEFAULT_QUALITY,
                     "tiles": options.tiles,
                     "raw": options.raw,
                     "subset": parse_subset(options.subset) if split == "train" else None,
@@ -98,7 +104,7 @@ def run_convert(options: ConvertOptions) -> int:
     ]
     workers = options.workers or len(os.sched_getaffinity(0))
     if options.plan:
-        _print_plan(conversions, workers)
+        _print_plan(conversions, workers, as_json=options.log_json)
         return EXIT_DONE
     for conversion in conversions:
         # All are asked before the first is begun: bad input is never half accepted.
@@ -109,9 +115,27 @@ def run_convert(options: ConvertOptions) -> int:
     manifests = [_convert_one(conversion, workers, options) for conversion in conversions]
     left_out = sum(len(manifest.left_out) for manifest in manifests)
     if left_out and options.strict:
-        print(f"imagenet-mds: {left_out} images were left out, and --strict was given", file=sys.stderr)
+        words = f"{left_out} images were left out, and --strict was given"
+        print(_json("strict", left_out=left_out) if options.log_json else f"imagenet-mds: {words}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
+
+
+def _refuse_options(options: ConvertOptions) -> None:
+    """Options that do not fit together, or would do nothing."""
+    if options.max_side and options.min_side:
+        raise UserError("give --max-side or --min-side, not both: each alone says how large an image may be")
+    if options.raw and options.tiles:
+        raise UserError("give --raw or --tiles, not both: raw samples are pixels, and tiles are of JPEG files")
+    if options.raw and not (options.max_side or options.min_side):
+        raise UserError(
+            "--raw alone would take many times the disk, for it stores the pixels of whole photographs: "
+            "give a side too, --min-side 256"
+        )
+    if options.quality is not None and (options.raw or not (options.max_side or options.min_side)):
+        raise UserError(
+            "--quality is of JPEG files that are scaled: give it with --max-side or --min-side, and not with --raw"
+        )
 
 
 def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOptions) -> Manifest:
@@ -119,50 +143,77 @@ def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOpti
         clear_split(conversion.destination)
     elif manifest := conversion.finished():
         remove_leavings(conversion.destination)
-        print(f"{conversion.location} is complete already: {manifest.samples:,} images ({manifest.fingerprint})")
+        if options.log_json:
+            print(_json("complete", **_json_fields(conversion, manifest)))
+        else:
+            print(f"{conversion.location} is complete already: {manifest.samples:,} images ({manifest.fingerprint})")
         return manifest
     started = time.monotonic()
-    made = kept = left_out = source_bytes = 0
+    seen = kept = made_images = left_out = source_bytes = 0
     total = Spent()
     images = len(conversion.plan.order)
     with ProgressLine(conversion.split, images, "images", as_json=options.log_json) as progress:
 
         def on_shard(record: ShardRecord, spent: Spent | None) -> None:
-            nonlocal made, kept, left_out, source_bytes
-            left_out += len(record.left_out)
+            nonlocal seen, kept, made_images, left_out, source_bytes
+            seen, left_out = seen + 1, left_out + len(record.left_out)
+            done = (record.info.samples if record.info else 0) + len(record.left_out)
             if spent is None:
-                kept += 1
-            else:
-                made, source_bytes = made + 1, source_bytes + record.source_bytes
-                total.add(spent)
+                kept += record.info is not None
+                progress.keep(done)
+                return
+            made_images, source_bytes = made_images + done, source_bytes + record.source_bytes
+            total.add(spent)
             rate = source_bytes / 1e6 / max(time.monotonic() - started, 1e-9)
-            note = f"{rate:,.0f} MB/s, shard {made + kept} of {conversion.plan.shards}, {left_out} left out"
-            progress.advance((record.info.samples if record.info else 0) + len(record.left_out), note)
+            note = f"{rate:,.0f} MB/s, shard {seen} of {conversion.plan.shards}, {left_out} left out"
+            progress.advance(done, note)
 
         manifest = convert_split(conversion, workers, on_shard, _ENGINES[options.engine])
-    seconds = time.monotonic() - started
+    seconds, parts = time.monotonic() - started, _parts(total, conversion.destination)
     if options.log_json:
-        line = {"event": "done", "split": manifest.split, "location": conversion.location, "kept_shards": kept}
-        counts = {"images": manifest.samples, "shards": len(manifest.shards), "bytes": manifest.size_bytes}
-        took = {"seconds": round(seconds, 3), "workers": workers, "worker_seconds": asdict(total)}
-        print(json.dumps(line | counts | took | {"fingerprint": manifest.fingerprint, "left_out": left_out}))
+        took = {"seconds": round(seconds, 3), "workers": workers, "worker_seconds": parts}
+        made = {"kept_shards": kept, "made_images": made_images}
+        print(_json("done", **_json_fields(conversion, manifest), **made, **took))
         return manifest
     again = f" ({kept} of them from before)" if kept else ""
     print(
         f"{conversion.location}: {manifest.samples:,} images in {len(manifest.shards):,} shards{again}, "
         f"{manifest.size_bytes / 1e6:,.1f} MB, {manifest.fingerprint}"
     )
-    rates = f"{images / seconds:,.0f} images/s, {source_bytes / 1e6 / seconds:,.0f} MB/s with {workers} workers"
-    print(f"  {rates}; {_shares(total)}")
+    rates = f"{made_images / seconds:,.0f} images/s, {source_bytes / 1e6 / seconds:,.0f} MB/s with {workers} workers"
+    print(f"  {rates}; {_shares(parts)}")
     report_exceptions(manifest)
     return manifest
 
 
-def _shares(spent: Spent) -> str:
-    """Where the workers' time went, the slowest part first."""
+def _json(event: str, **fields: Any) -> str:
+    """A line for programs."""
+    return json.dumps({"event": event, **fields})
+
+
+def _json_fields(conversion: SplitConversion, manifest: Manifest) -> dict[str, Any]:
+    """What a line for programs says of a split that is complete."""
+    return {
+        "split": manifest.split,
+        "location": conversion.location,
+        "images": manifest.samples,
+        "shards": len(manifest.shards),
+        "bytes": manifest.size_bytes,
+        "fingerprint": manifest.fingerprint,
+        "left_out": len(manifest.left_out),
+    }
+
+
+def _parts(spent: Spent, destination: Storage) -> dict[str, float]:
+    """Where the workers' time went, the slowest part first: what is written to S3 is uploaded."""
+    names = {"write": "upload"} if destination.remote else {}
     parts = sorted(asdict(spent).items(), key=lambda part: -part[1])
-    whole = sum(seconds for _, seconds in parts) or 1.0
-    return "of the workers' time " + ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in parts)
+    return {names.get(name, name): seconds for name, seconds in parts}
+
+
+def _shares(parts: dict[str, float]) -> str:
+    whole = sum(parts.values()) or 1.0
+    return "of the workers' time " + ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in parts.items())
 
 
 def report_exceptions(manifest: Manifest) -> None:
@@ -184,12 +235,17 @@ def report_exceptions(manifest: Manifest) -> None:
             print(f"  {verb}: {more:,} more, all in {manifest.split}/{MANIFEST_BASENAME}")
 
 
-def _print_plan(conversions: Sequence[SplitConversion], workers: int) -> None:
+def _print_plan(conversions: Sequence[SplitConversion], workers: int, *, as_json: bool) -> None:
     """What the conversion will be and take; nothing is written."""
+    costs = [estimate(conversion, workers) for conversion in conversions]
+    free = conversions[0].destination.free_bytes()
+    if as_json:
+        for conversion, cost in zip(conversions, costs, strict=True):
+            _print_json_plan(conversion, cost, free)
+        return
     table = Table(
         "split", "images", "classes", "shards", "bytes", "minutes here", "conversion", box=None, header_style=""
     )
-    costs = [estimate(conversion, workers) for conversion in conversions]
     for conversion, cost in zip(conversions, costs, strict=True):
         table.add_row(
             conversion.split,
@@ -202,7 +258,6 @@ def _print_plan(conversions: Sequence[SplitConversion], workers: int) -> None:
         )
     Console(width=120, highlight=False).print(table)
     size_gb = sum(cost.size_bytes for cost in costs) / 1e9
-    free = conversions[0].destination.free_bytes()
     print(f"minutes: with {workers} workers, at the rate of the first images in one process here")
     if free is None:
         requests = sum(cost.s3_requests for cost in costs)
@@ -210,6 +265,24 @@ def _print_plan(conversions: Sequence[SplitConversion], workers: int) -> None:
         print(f"S3: {requests:,} requests, ${once:,.2f} once, and ${monthly:,.2f} a month to keep it")
     else:
         print(f"disk: {size_gb:,.1f} GB needed, {free / 1e9:,.1f} GB free")
+
+
+def _print_json_plan(conversion: SplitConversion, cost: Cost, free_bytes: int | None) -> None:
+    dollars = {"s3_dollars_once": cost.s3_dollars_once, "s3_dollars_monthly": cost.s3_dollars_monthly}
+    print(
+        _json(
+            "plan",
+            split=conversion.split,
+            location=conversion.location,
+            images=cost.images,
+            classes=len(conversion.source.classes),
+            shards=cost.shards,
+            bytes=cost.size_bytes,
+            minutes=round(cost.minutes, 3),
+            conversion=conversion.fingerprint,
+            **({"s3_requests": cost.s3_requests, **dollars} if free_bytes is None else {"free_bytes": free_bytes}),
+        )
+    )
 
 
 def run_verify(dataset: str, *, deep: bool, repair: str | None) -> int:

@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "overwrite": False,
     "max_side": None,
     "min_side": None,
-    "quality": 90,
+    "quality": None,
     "log_json": False,
 }
 

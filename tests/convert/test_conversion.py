@@ -127,6 +127,21 @@ def test_an_image_that_cannot_be_read_is_left_out_with_the_systems_reason(
     assert "left out: n00000001/gone.JPEG: cannot be read (No such file or directory)" in capsys.readouterr().out
 
 
+def test_a_file_longer_than_any_image_is_left_out_unread_and_asks_for_no_room(small_tree: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(small_tree, tree)
+    with open(tree / "train" / "n00000001" / "huge.JPEG", "wb") as file:
+        file.truncate(1 << 43)
+    # Neither the memory nor the disk for it is anywhere.
+    assert convert_here(tree, tmp_path / "plan", plan=True) == 0
+    assert convert_here(tree, tmp_path / "mds") == 0
+    manifest = read_manifest(tmp_path / "mds" / "train")
+    assert [(entry.key, entry.reason) for entry in manifest.left_out] == [
+        ("n00000001/huge.JPEG", "a file of 8,796,093,022,208 bytes, more than 268,435,456")
+    ]
+    assert manifest.samples == 8
+
+
 def test_strict_ends_with_status_1_and_the_dataset_is_whole_still(
     tree: Path, small_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -379,6 +394,8 @@ def test_a_run_that_continues_asks_for_the_room_of_what_is_missing_alone(
         ({"subset": "half"}, "--subset half: give tiny,"),
         ({"shard_size": "1KiB"}, "--shard-size 1KiB: a shard has 4 KiB to 2 GiB"),
         ({"shard_size": "4GiB"}, "--shard-size 4GiB: a shard has 4 KiB to 2 GiB"),
+        ({"quality": 80}, "--quality is of JPEG files that are scaled: give it with --max-side or --min-side"),
+        ({"quality": 80, "raw": True, "min_side": 64}, "--quality is of JPEG files that are scaled"),
         ({"shard_size": "64 parsecs"}, "--shard-size 64 parsecs: give a number and B, KB, MB"),
     ],
 )

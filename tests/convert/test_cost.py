@@ -1,12 +1,14 @@
 """What a conversion will take, before it is begun."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imagenet_mds.manifest import Policy
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.cost import Cost, estimate, requests_for
+from imagenet_mds_convert.convert import convert_split
+from imagenet_mds_convert.cost import Cost, estimate, needed_bytes, requests_for
 from imagenet_mds_convert.sources import open_source
 from tests.command import done
 
@@ -29,11 +31,26 @@ def test_the_estimate_counts_what_the_conversion_makes(tree: Path, tmp_path: Pat
     )
     one, two = estimate(conversion, 1), estimate(conversion, 2)
     assert (one.images, one.shards) == (100, conversion.plan.shards)
-    assert one.size_bytes == sum(conversion.shard_source_bytes(shard) for shard in range(conversion.plan.shards))
+    assert one.size_bytes == sum(conversion.samples[place].size_bytes for place in conversion.plan.order.tolist())
     assert one.s3_requests == 2 * one.shards + 8
     assert one.minutes > 0
     assert two.minutes > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{"min_side": 32}, {"max_side": 64}, {"raw": True, "min_side": 64}])
+@pytest.mark.usefixtures("in_process")
+def test_where_images_are_not_stored_as_they_are_the_estimate_is_of_what_they_become(
+    tree: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    conversion = SplitConversion.plan_for(
+        open_source(str(tree)), "train", tmp_path, Policy(shard_size_bytes=1 << 16, **options)
+    )
+    cost, needed = estimate(conversion, 1), needed_bytes(conversion, range(conversion.plan.shards))
+    assert list(tmp_path.iterdir()) == []
+    stored = convert_split(conversion, 1).size_bytes
+    assert cost.size_bytes == pytest.approx(stored, rel=0.1)
+    assert needed == pytest.approx(stored, rel=0.1)
 
 
 def test_the_plan_says_disk_or_dollars(tree: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,15 +10,19 @@ import xxhash
 from PIL import Image
 from streaming import StreamingDataset
 
-from imagenet_mds.manifest import read_keys, read_manifest
+from imagenet_mds.errors import UserError
+from imagenet_mds.manifest import Policy, read_keys, read_manifest
 from imagenet_mds.mds import read_shard
 from imagenet_mds.raw import decode_raw, encode_raw, is_raw
 from imagenet_mds.tiles import TileMap
-from imagenet_mds_convert.images import Scaling, Unusable, check_stored, prepare
+from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.images import Form, Scaling, Unusable, check_stored, likely_bytes, prepare
+from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.tiles import untile_jpeg
 from tests.command import run
 from tests.convert.drawing import encoded, files, make_tree, noise
 from tests.convert.running import convert_here
+from tests.convert.sources import make_images, put_archives, shards
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +127,57 @@ def test_a_raw_sample_cut_short_is_found() -> None:
             check_stored(broken)
     with pytest.raises(ValueError, match="no raw RGB sample"):
         decode_raw(b"\xff\xd8")
+
+
+def test_raw_without_a_side_is_refused(photographs: Path, tmp_path: Path) -> None:
+    outcome = run("convert", photographs, tmp_path / "mds", "--raw", "--plan")
+    assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert "give a side too, --min-side 256" in outcome.err
+
+
+@pytest.mark.usefixtures("in_process")
+def test_raw_shards_respect_the_size_and_are_the_same_from_archives(tmp_path: Path) -> None:
+    tree = make_images(tmp_path / "tree")
+    assert convert_here(tree, tmp_path / "mds", raw=True, max_side=24) == 0
+    planned = SplitConversion.plan_for(
+        open_source(str(tree)), "train", tmp_path, Policy(shard_size_bytes=4096, raw=True, max_side=24)
+    ).plan
+    # Three of 24 x 18 pixels, 3,888 bytes; the files are of 900 and would be four in a shard.
+    assert np.diff(planned.shard_starts).tolist() == [3, 3, 3, 3, 2]
+    assert all(shard.size_bytes < 4096 + 1000 for shard in read_manifest(tmp_path / "mds" / "train").shards)
+    archives = put_archives(tree, tmp_path / "archives")
+    assert convert_here(archives, tmp_path / "same", raw=True, max_side=24) == 0
+    assert shards(tmp_path / "same") == shards(tmp_path / "mds")
+
+
+@pytest.mark.parametrize(
+    ("options", "size_bytes", "expected"),
+    [
+        ({}, 110_000, 110_000),
+        ({"tiles": True}, 110_000, 110_000),
+        ({"min_side": 256}, 110_000, 600 + 256 * 341 // 2),
+        ({"min_side": 256}, 9_000, 9_000),
+        ({"max_side": 400}, 110_000, 600 + 400 * 300 // 2),
+        ({"raw": True, "min_side": 256}, 1, 256 * 341 * 3),
+        ({"raw": True, "max_side": 400}, 1 << 40, 400 * 300 * 3),
+    ],
+)
+def test_an_image_is_planned_as_it_will_most_likely_be(options: dict[str, Any], size_bytes: int, expected: int) -> None:
+    policy = Policy(**options)
+    form: Form = "raw" if policy.raw else "tiles" if policy.tiles else "file"
+    assert likely_bytes(size_bytes, Scaling(policy.max_side, policy.min_side), form) == expected
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_shard_that_grows_beyond_what_can_be_addressed_is_said(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagenet_mds.mds._OFFSETS_END", 50_000)
+    with pytest.raises(UserError) as caught:
+        convert_here(photographs, tmp_path / "mds", raw=True, min_side=200, shard_size="1MiB")
+    assert str(caught.value).startswith(f"{tmp_path}/mds/train/shard.00000.mds: a shard of ")
+    assert str(caught.value).endswith(": give a smaller --shard-size")
+    assert not list((tmp_path / "mds").rglob("*.mds"))
 
 
 def test_raw_and_tiles_exclude_each_other(photographs: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +15,21 @@ from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import convert_split
 from imagenet_mds_convert.engines import run_tasks_on_ray
 from imagenet_mds_convert.sources.tree import TreeSource
-from tests.command import ROOTS
+from tests.command import ROOTS, run, start
 from tests.convert.drawing import files
 from tests.convert.running import convert_here
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """A cluster of two workers for the module: to start one takes seconds."""
+def cluster() -> Iterator[str]:
+    """A cluster of two workers for the module: to start one takes seconds. Its address."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(ROOTS))
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-        yield
+        yield ray.get_runtime_context().gcs_address
         ray.shutdown()
 
 
@@ -73,3 +74,32 @@ def test_what_ray_cannot_write_is_said(tree: Path, tmp_path: Path) -> None:
         convert_split(conversion, 2, engine=run_tasks_on_ray)
     in_the_way.rmdir()
     assert convert_split(conversion, 2, engine=run_tasks_on_ray).samples == 50
+
+
+def test_stopped_in_good_order_or_killed_it_continues_to_the_same_bytes(
+    cluster: str, tree: Path, tmp_path: Path, in_process: None
+) -> None:
+    convert_here(tree, tmp_path / "whole", shard_size="4KiB")
+    dest, log = tmp_path / "mds", tmp_path / "log"
+    command = ("convert", tree, dest, "--shard-size", "4KiB", "--engine", "ray", "--workers", 2)
+
+    def recorded() -> int:
+        return len(list((dest / "train" / ".work").glob("shard.*.json")))
+
+    for number, status in ((signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGKILL, -signal.SIGKILL)):
+        process = start(*command, log=log, RAY_ADDRESS=cluster)
+        wanted, deadline = recorded() + 10, time.monotonic() + 60
+        while recorded() < wanted:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(number)
+        assert process.wait(60) == status, log.read_text()
+        if status == 75:
+            said = log.read_text()
+            assert said.endswith("imagenet-mds: stopped; what is complete stays, and the same command continues\n")
+            assert "***" not in said  # as Ray's dump of stacks begins
+        assert not (dest / "train" / "manifest.json").exists()
+    outcome = run(*command, RAY_ADDRESS=cluster)
+    assert outcome.status == 0, outcome.err
+    assert files(dest) == files(tmp_path / "whole")

@@ -1,6 +1,7 @@
 """Converting to S3, verifying and repairing there: a real server over HTTP, with what goes wrong on the way."""
 
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ def stored(prefix: str) -> dict[str, bytes]:
 def test_a_dataset_in_s3_has_the_bytes_of_one_on_a_disk(proxy: Proxy, tree: Path, dataset: Path) -> None:
     outcome = run("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS)
     assert outcome.status == 0, outcome.err
+    assert re.search(r"of the workers' time (\w+ \d+%, )*upload \d+%", outcome.out)
     assert stored("mds") == files(dataset)
     again = run("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS)
     assert "is complete already" in again.out

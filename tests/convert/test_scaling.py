@@ -1,7 +1,9 @@
 """Pictures made smaller, duplicates found, and what a conversion says of itself to programs."""
 
 import io
+import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import read_keys, read_manifest
+from imagenet_mds.manifest import Policy, read_keys, read_manifest
 from imagenet_mds.mds import read_shard
+from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.images import Scaling, Stored, prepare
+from imagenet_mds_convert.shard import run_shard_task
+from imagenet_mds_convert.sources import open_source
 from tests.command import done
 from tests.convert.drawing import encoded, noise
 from tests.convert.running import convert_here
@@ -103,15 +108,71 @@ def test_the_same_file_twice_in_a_class_is_reported(
 def test_the_summary_says_where_the_time_went(tree: Path, tmp_path: Path) -> None:
     outcome = done("convert", tree, tmp_path / "mds", "--split", "val")
     assert "images/s" in outcome.out
-    assert all(part in outcome.out for part in ("read ", "check ", "encode ", "write "))
+    assert all(part in outcome.out for part in ("read ", "decode ", "pack ", "write "))
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("log_json", [False, True])
+def test_a_continuation_counts_what_it_made_alone(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, log_json: bool
+) -> None:
+    conversion = SplitConversion.plan_for(open_source(str(tree)), "train", tmp_path, Policy(shard_size_bytes=4096))
+    conversion.begin()
+    for shard in range(conversion.plan.shards - 1):
+        run_shard_task(conversion.task(shard))
+    # A clock on which the little that is left takes seconds.
+    clock = itertools.count(0, 0.5)
+    monkeypatch.setattr("imagenet_mds.cli.convert.time.monotonic", lambda: next(clock))
+    assert convert_here(tree, tmp_path, splits=("train",), log_json=log_json) == 0
+    said = capsys.readouterr().out
+    # Two of the 160 shards are of a broken image each, and have no file.
+    if log_json:
+        line = json.loads(said)
+        assert (line["images"], line["shards"], line["kept_shards"], line["made_images"]) == (158, 158, 157, 1)
+    else:
+        assert ": 158 images in 158 shards (157 of them from before), " in said
+        assert re.search(r"^  [01] images/s, 0 MB/s with 1 workers; ", said, re.MULTILINE)
 
 
 def test_programs_get_json(tree: Path, tmp_path: Path) -> None:
     outcome = done("convert", tree, tmp_path / "mds", "--log-json", "--workers", 1)
     lines: list[dict[str, Any]] = [json.loads(line) for line in outcome.out.splitlines()]
-    assert [line["split"] for line in lines] == ["train", "val"]
+    assert [(line["event"], line["split"]) for line in lines] == [("done", "train"), ("done", "val")]
     manifest = read_manifest(tmp_path / "mds" / "train")
     assert lines[0]["fingerprint"] == manifest.fingerprint
     assert (lines[0]["images"], lines[0]["left_out"]) == (manifest.samples, 2)
-    assert lines[0]["worker_seconds"].keys() == {"read", "check", "encode", "write"}
+    assert lines[0]["worker_seconds"].keys() == {"read", "decode", "pack", "write"}
     assert all(seconds > 0 for seconds in lines[0]["worker_seconds"].values())
+
+
+@pytest.mark.usefixtures("in_process")
+def test_programs_get_json_of_everything(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noted = tmp_path / "noted"
+    shutil.copytree(tree, noted)
+    for split in ("train", "val"):
+        (noted / split / "n90000000").rename(noted / split / "no wnid")
+
+    def said(**options: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        convert_here(noted, tmp_path / "mds", log_json=True, **options)
+        out, err = capsys.readouterr()
+        return [json.loads(line) for line in out.splitlines()], [json.loads(line) for line in err.splitlines()]
+
+    plans, notes = said(plan=True)
+    assert [(line["event"], line["split"], line["images"]) for line in plans] == [
+        ("plan", "train", 160),
+        ("plan", "val", 50),
+    ]
+    assert all(line["bytes"] > 0 and line["minutes"] >= 0 and line["free_bytes"] > 0 for line in plans)
+    assert [line["event"] for line in notes] == ["note"]
+    assert notes[0]["note"].endswith(" no wnid")
+    made, complaints = said(strict=True)
+    assert [line["event"] for line in made] == ["done", "done"]
+    assert complaints == [*notes, {"event": "strict", "left_out": 2}]
+    again, _ = said()
+    same = ("split", "location", "images", "shards", "bytes", "fingerprint", "left_out")
+    assert [line["event"] for line in again] == ["complete", "complete"]
+    assert [[line[name] for name in same] for line in again] == [[line[name] for name in same] for line in made]
+    remote = convert_here(noted, "s3://bucket/mds", log_json=True, plan=True)
+    assert remote == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(line["s3_requests"] > 0 and line["s3_dollars_monthly"] > 0 for line in lines)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from imagenet_mds import s3
-from imagenet_mds.errors import UserError
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.manifest import Policy, read_manifest
 from imagenet_mds.s3 import S3Storage
 from imagenet_mds.storage import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import convert_split
-from imagenet_mds_convert.shard import SourceFailed, build_shard
+from imagenet_mds_convert.shard import build_shard
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.archives import TRAIN_BASENAME, VAL_BASENAME
 from tests.command import run
@@ -194,7 +194,7 @@ def test_a_read_that_fails_otherwise_leaves_nothing_out(
     conversion = SplitConversion.plan_for(source, "val", tmp_path, Policy())
     bad = conversion.samples[2].key
     proxy.choose = lambda request: "reset" if request.path.endswith(bad) else None
-    with pytest.raises(SourceFailed, match=rf"{bad}: s3://.*{bad} broke off 2 times"):
+    with pytest.raises(WorldError, match=rf"the source cannot be read: {bad}: s3://.*{bad} broke off 2 times"):
         build_shard(conversion.task(0))
     proxy.choose = lambda request: "expired" if request.path.endswith(bad) else None
     with pytest.raises(UserError, match=rf"{bad}: the credentials have expired: renew them"):

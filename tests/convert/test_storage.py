@@ -1,19 +1,22 @@
 """What belongs to the machine and not to an image never decides what is in a dataset."""
 
 import errno
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from imagenet_mds.cli.convert import run_verify
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import locked
 from imagenet_mds.manifest import Policy
 from imagenet_mds_convert import images
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import convert_split
-from imagenet_mds_convert.shard import SourceFailed, build_shard
+from imagenet_mds_convert.shard import build_shard
 from imagenet_mds_convert.sources.tree import TreeSource
+from tests.convert.running import convert_here
 
 
 class FailingTree(TreeSource):
@@ -39,12 +42,31 @@ def test_a_failing_disk_leaves_no_image_out(tree: Path, tmp_path: Path) -> None:
         for shard in range(failing.plan.shards)
         if any(sample.key.endswith("_3.JPEG") for _, sample in failing.task(shard).samples)
     )
-    with pytest.raises(SourceFailed, match=r"_3\.JPEG: Input/output error"):
+    with pytest.raises(WorldError, match=r"the source cannot be read: .*_3\.JPEG: Input/output error"):
         build_shard(failing.task(first))
     with pytest.raises(WorldError, match=r"the source cannot be read: .*_3\.JPEG: Input/output error"):
         convert_split(failing, workers=1)
     manifest = convert_split(whole, workers=1)
     assert manifest.left_out == []
+
+
+def test_a_failing_disk_is_said_by_the_plan_and_by_repairing_too(
+    tree: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(dataset, tmp_path / "mds")
+    for shard in (tmp_path / "mds" / "val").glob("*.mds"):
+        shard.unlink()
+
+    def fail(self: TreeSource, where: str) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(TreeSource, "read", fail)
+    words = r"^the source cannot be read: n\d+/\S+: Input/output error\. What is complete stays: run the same command"
+    with pytest.raises(WorldError, match=words):
+        convert_here(tree, tmp_path / "other", plan=True)
+    with pytest.raises(WorldError, match=words):
+        run_verify(str(tmp_path / "mds"), deep=False, repair=str(tree))
+    assert not list((tmp_path / "mds" / "val").glob("*.mds"))
 
 
 def test_short_memory_leaves_no_image_out(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:

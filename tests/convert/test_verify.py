@@ -9,10 +9,12 @@ import pytest
 
 from imagenet_mds.cli.convert import run_verify
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.manifest import WORK_FOLDER
+from imagenet_mds.manifest import WORK_FOLDER, read_manifest
+from imagenet_mds_convert.images import Stored
 from tests.command import run
 from tests.convert.drawing import encoded, files, make_tree, noise
 from tests.convert.running import convert_here
+from tests.convert.sources import make_images, put_archives
 
 
 @pytest.fixture
@@ -112,6 +114,39 @@ def test_repair_with_another_source_is_refused_with_both_names(copy: Path, small
     with pytest.raises(UserError, match=r"was made from another source \(160 images, \w{16}; this one has 8 images, "):
         run_verify(str(copy), deep=False, repair=str(small_tree))
     assert files(copy) == before
+
+
+def test_repair_that_gives_other_bytes_names_the_versions_that_differ(
+    copy: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(copy / "train")
+    assert manifest.versions.keys() == {"imagenet-mds", "pillow", "simplejpeg"}
+    first = copy / "train" / manifest.shards[0].basename
+    _flip(first)
+    other = manifest.versions | {"simplejpeg": "9.9"}
+    monkeypatch.setattr("imagenet_mds_convert.verify.versions", lambda: other)
+    # As if an image became other bytes with them.
+    monkeypatch.setattr("imagenet_mds_convert.shard.prepare", lambda data, *_: Stored(data + b"\0"))
+    with pytest.raises(WorldError) as caught:
+        run_verify(str(copy), deep=False, repair=str(tree))
+    assert str(caught.value).endswith(
+        "the source's images have changed since, or other versions make other bytes of them "
+        f"(simplejpeg {manifest.versions['simplejpeg']}, now 9.9)"
+    )
+
+
+@pytest.mark.usefixtures("in_process")
+def test_repair_takes_the_same_images_from_another_kind_of_source(tmp_path: Path) -> None:
+    tree = make_images(tmp_path / "tree")
+    archives = put_archives(tree, tmp_path / "archives")
+    convert_here(tree, tmp_path / "mds")
+    whole = files(tmp_path / "mds")
+    for split in ("train", "val"):
+        for shard in (tmp_path / "mds" / split).glob("*.mds"):
+            shard.unlink()
+        (tmp_path / "mds" / split / "keys.txt").unlink()
+    assert run_verify(str(tmp_path / "mds"), deep=False, repair=str(archives)) == 0
+    assert files(tmp_path / "mds") == whole
 
 
 def test_repair_from_images_that_have_changed_is_refused_and_replaces_nothing(

@@ -24,6 +24,7 @@ from imagenet_mds.mds import (
     read_shard,
     shard_basename,
 )
+from tests.command import done
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 RECORDS = st.lists(st.builds(Record, INT64, st.binary(max_size=40), INT64), max_size=6)
@@ -146,13 +147,31 @@ def test_the_stock_dataset_reads_every_sample_pixel_for_pixel(tree: Path, datase
                 assert np.array_equal(_pixels(image), _pixels(sample["x"]))
 
 
-def test_the_stock_imagenet_dataset_reads_images_and_classes(tree: Path, dataset: Path) -> None:
-    stock = StreamingImageNet(local=str(dataset), split="val", batch_size=1, shuffle=False, transform=_pixels)
-    keys = read_keys(dataset / "val")
-    wnids = [entry.wnid for entry in read_manifest(dataset / "val").classes]
-    assert len(stock) == len(keys)
+@pytest.fixture(scope="module")
+def tiled(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images with restart tiles."""
+    root = tmp_path_factory.mktemp("tiled") / "mds"
+    done("convert", tree, root, "--tiles", "--shard-size", "64KiB")
+    return root
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("form", ["dataset", "tiled"])
+def test_the_stock_imagenet_dataset_reads_images_and_classes(
+    tree: Path, request: pytest.FixtureRequest, form: str, split: str
+) -> None:
+    root: Path = request.getfixturevalue(form)
+    manifest, keys = read_manifest(root / split), read_keys(root / split)
+    # Not all pictures of the tree can have tiles, but most do.
+    assert (manifest.tiled > manifest.samples // 2) == (form == "tiled")
+    changed = {entry.key for entry in manifest.changed}
+    stock = StreamingImageNet(
+        local=str(root), split=split, batch_size=1, shuffle=False, validate_hash="xxh64", transform=_pixels
+    )
+    wnids = [entry.wnid for entry in manifest.classes]
+    assert len(stock) == len(keys) == manifest.samples
     for place, key in enumerate(keys):
         pixels, label = stock[place]
-        with Image.open(tree / "val" / key) as image:
-            assert np.array_equal(_pixels(image), pixels)
+        with Image.open(tree / split / key) as image:
+            assert key in changed or np.array_equal(_pixels(image), pixels)
         assert wnids[label] == key.split("/")[0]

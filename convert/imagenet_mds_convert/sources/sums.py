@@ -33,8 +33,9 @@ _FILES = {"train": (TRAIN_BASENAME,), "val": (DEVKIT_BASENAME, VAL_BASENAME)}
 _CHUNK_BYTES = 8 * 10**6
 
 
-def verify_source(source: Source, splits: Iterable[str]) -> None:
-    """Compare the MD5 of every file that the splits need with the official one, with a line of progress each.
+def verify_source(source: Source, splits: Iterable[str], *, as_json: bool = False) -> None:
+    """Compare the MD5 of every file that the splits need with the official one, with a line of progress each, of JSON
+    on request.
 
     Nothing is remembered: it is done each time that it is asked for, at the speed of the disk.
 
@@ -42,10 +43,10 @@ def verify_source(source: Source, splits: Iterable[str]) -> None:
         UserError: the source has no known sums, a file has another sum, or cannot be read.
     """
     if isinstance(source, ArchivesSource):
-        _compare(source.storage, {name: SUMS[name] for split in splits for name in _FILES[split]})
+        _compare(source.storage, {name: SUMS[name] for split in splits for name in _FILES[split]}, as_json)
     elif isinstance(source, Cifar10Source):
         names = [META_BASENAME, *(name for split in splits for name in BATCHES[split])]
-        _compare(source.storage, {name: CIFAR10_SUMS[name] for name in names})
+        _compare(source.storage, {name: CIFAR10_SUMS[name] for name in names}, as_json)
     else:
         raise UserError(
             f"--verify-source: only the official archives have known MD5 sums, ImageNet's and CIFAR-10's, and this "
@@ -53,20 +54,20 @@ def verify_source(source: Source, splits: Iterable[str]) -> None:
         )
 
 
-def _compare(storage: Storage, known: Mapping[str, str]) -> None:
+def _compare(storage: Storage, known: Mapping[str, str], as_json: bool) -> None:
     for name, official in known.items():
-        found, where = _md5(storage, name), f"{storage.location}/{name}"
+        found, where = _md5(storage, name, as_json), f"{storage.location}/{name}"
         if found == TASK_3_SUM:
             raise UserError(f"{where} {TASK_3_MISTAKE}")
         if found != official:
             raise UserError(f"{where} has MD5 {found}, and the official one has {official}: download it again")
 
 
-def _md5(storage: Storage, name: str) -> str:
+def _md5(storage: Storage, name: str, as_json: bool) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     if (size_bytes := storage.size_bytes(name)) is None:
         raise UserError(f"{storage.location}/{name} is not there any more")
-    with ProgressLine(f"MD5 of {name}", size_bytes // 10**6, "MB") as progress:
+    with ProgressLine(f"MD5 of {name}", size_bytes // 10**6, "MB", as_json=as_json) as progress:
         try:
             for start in range(0, size_bytes, _CHUNK_BYTES):
                 chunk = storage.read_range(name, start, _CHUNK_BYTES)
