@@ -36,7 +36,8 @@ _FORMS: dict[str, tuple[str, dict[str, int]]] = {
 
 @dataclass(frozen=True)
 class Findings:
-    """What was measured, images a second unless said; `loader` by workers, `forms` by the options of `convert`."""
+    """What was measured, images a second unless said; `loader` by workers, `views` of one process by the training size;
+    `forms`, by the options of `convert`, how many times as fast views would be, 1 where no image would change."""
 
     storage_bytes_per_second: float
     image_bytes: float
@@ -45,6 +46,7 @@ class Findings:
     crop: float
     view: float
     loader: dict[int, float]
+    views: dict[int, float]
     forms: dict[str, float]
     processors: int
     size_px: int
@@ -54,6 +56,10 @@ class Findings:
         """The fewest workers that give nearly what any number gives."""
         best = max(self.loader.values())
         return min(number for number, rate in self.loader.items() if rate >= _SHORT_OF_WORKERS * best)
+
+    def loader_at(self, size_px: int) -> float:
+        """What the loader gives at a training size: what was measured, times what that size makes of the views."""
+        return max(self.loader.values()) * self.views[size_px] / self.view
 
     @property
     def limit(self) -> str:
@@ -125,7 +131,7 @@ def measure(config: TrainConfig, train: OpenSplit) -> Findings:
                 raise UserError(
                     f"{where}: a stored image is damaged ({reason}): see `imagenet-mds verify {where} --deep`"
                 ) from None
-            forms[options] = speed.view_rate(config, made)
+            forms[options] = 1.0 if made == files else speed.view_ratio(config, files, made)
     tried = sorted({0, 1, 2, *(processors * share // 4 for share in (2, 3, 4))})
     return Findings(
         storage_bytes_per_second=storage,
@@ -135,6 +141,7 @@ def measure(config: TrainConfig, train: OpenSplit) -> Findings:
         crop=parts.crop,
         view=parts.view,
         loader={number: speed.measure_loader(config, train, number) for number in tried},
+        views={size_px: speed.view_rate_at(config, files, size_px) for size_px in _SIZES_PX},
         forms=forms,
         processors=processors,
         size_px=config.augment.size_px,
@@ -158,17 +165,18 @@ def _print(found: Findings, data: str) -> None:
     for workers, rate in found.loader.items():
         table.add_row(f"loader, {workers} workers", f"{rate:,.0f}", "")
     Console(width=120, highlight=False).print(table)
-    best = max(found.loader.values())
     print(f"limit: {found.limit}")
     print(
         f"workers: data.workers_per_rank={found.workers} on one rank gives {found.loader[found.workers]:,.0f} images/s"
     )
-    table = Table("GPUs (T4)", *(f"need at {size} px" for size in _SIZES_PX), box=None, header_style="")
+    table = Table("trained at", *(f"{size} px" for size in _SIZES_PX), box=None, header_style="")
+    table.add_row("this loader gives", *(f"{found.loader_at(size):,.0f}" for size in _SIZES_PX))
     for gpus in _GPUS:
-        needs = [gpus * T4_IMAGES_PER_SECOND * (224 / size) ** 2 for size in _SIZES_PX]
+        needs = {size: gpus * T4_IMAGES_PER_SECOND * (224 / size) ** 2 for size in _SIZES_PX}
         table.add_row(
-            str(gpus), *(f"{need:,.0f}{'' if need <= best else ' (more than the loader gives)'}" for need in needs)
+            f"{gpus} T4 need{'' if gpus > 1 else 's'}",
+            *(f"{need:,.0f}{'' if need <= found.loader_at(size) else ' (short)'}" for size, need in needs.items()),
         )
     Console(width=120, highlight=False).print(table)
-    for options, rate in found.forms.items():
-        print(f"converted with {options}: {rate / found.view:.2f} times the views of one process")
+    for options, times in found.forms.items():
+        print(f"converted with {options}: {f'{times:.2f} times the views' if times != 1 else 'no image would change'}")

@@ -1,22 +1,26 @@
 """`doctor --data`: what it measures is there, fits together, and is said."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from imagenet_mds.cli.doctor import Findings
+from imagenet_mds.manifest import read_keys
+from imagenet_mds.mds import read_shard
 from tests.command import done, run
 
 SMALL = ("augment.size_px=32", "global_batch_size=16")
-KNOWN = {"storage_bytes_per_second", "image_bytes", "read", "decode", "crop", "view", "loader", "forms", "processors"}
+RATES = {"storage_bytes_per_second", "image_bytes", "read", "decode", "crop", "view", "processors"}
+TABLES = {"loader", "views", "forms"}
 
 
 def test_it_measures_every_part_and_says_what_limits(dataset: Path) -> None:
     outcome = done("doctor", "--data", dataset, "--config", "demo", "--json", *SMALL)
     found = json.loads(outcome.out)
-    assert found.keys() >= KNOWN
-    assert all(found[name] > 0 for name in KNOWN - {"loader", "forms"})
+    assert found.keys() >= RATES | TABLES
+    assert all(found[name] > 0 for name in RATES)
     assert {"0", "1", "2"} <= found["loader"].keys()
     assert found["forms"].keys() == {
         "--tiles",
@@ -24,7 +28,9 @@ def test_it_measures_every_part_and_says_what_limits(dataset: Path) -> None:
         "--max-side 400 --tiles",
         "--raw --min-side 256",
     }
-    assert all(rate > 0 for rate in [*found["loader"].values(), *found["forms"].values()])
+    assert all(figure > 0 for name in TABLES for figure in found[name].values())
+    assert found["forms"]["--max-side 400"] == 1, "the pictures are smaller"
+    assert found["views"]["128"] > found["views"]["224"]
     assert found["read"] > found["view"]
     assert str(found["workers"]) in found["loader"]
     assert found["limit"]
@@ -36,6 +42,18 @@ def test_what_it_cannot_measure_is_said_in_a_line(tmp_path: Path) -> None:
         outcome = run("doctor", *arguments)
         assert (outcome.status, outcome.err.count("\n")) == (2, 1)
         assert words in outcome.err
+
+
+def test_a_damaged_image_is_named(dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "mds"))
+    shard = copy / "train" / "shard.00000.mds"
+    data = shard.read_bytes()
+    image = next(read_shard(shard)).image
+    shard.write_bytes(data.replace(image, image[: len(image) // 2] + bytes(len(image) - len(image) // 2)))
+    outcome = run("doctor", "--data", copy, "--config", "demo", *SMALL)
+    _, line = outcome.err.splitlines()
+    assert outcome.status == 1
+    assert f"({read_keys(copy / 'train')[0]}, shard.00000.mds, place 0) does not decode" in line
 
 
 @pytest.mark.parametrize(
@@ -57,6 +75,7 @@ def test_the_limit_follows_from_the_figures(changes: dict[str, object], limit: s
         "crop": 500.0,
         "view": 480.0,
         "loader": {0: 400.0, 1: 450.0, 2: 900.0, 4: 1700.0},
+        "views": {224: 480.0, 176: 600.0, 128: 960.0},
         "forms": {},
         "processors": 4,
         "size_px": 224,
@@ -64,3 +83,4 @@ def test_the_limit_follows_from_the_figures(changes: dict[str, object], limit: s
     found = Findings(**(figures | changes))  # type: ignore[arg-type] # of a table
     assert limit in found.limit
     assert found.workers == workers
+    assert found.loader_at(128) == max(found.loader.values()) * 960 / found.view

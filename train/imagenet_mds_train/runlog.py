@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +22,15 @@ class NotFinite(Exception):  # noqa: N818 # what the loss is
 
 _SCALED_PATIENCE_BATCHES = 10
 """So many losses in a row may overflow in fp16, where the scaler leaves such steps out; elsewhere none."""
+
+
+@dataclass
+class _Interval:
+    """The time from one line to the next: after which batch it began, when, and how long the loader was waited for."""
+
+    after_batch: int = 0
+    begun_at: float = field(default_factory=lambda: time.monotonic())
+    waited_seconds: float = 0.0
 
 
 class RunLog(Callback):
@@ -42,12 +52,8 @@ class RunLog(Callback):
         self.every_batches = every_batches
         self.print_every_batches = print_every_batches
         self.global_batch_size = global_batch_size
-        self._marked_at = time.monotonic()
-        self._marked_batch = 0
-        self._asked_at = self._marked_at
-        self._waited_seconds = 0.0
-        """For the loader, since the mark."""
-
+        self._in_log, self._on_screen = _Interval(), _Interval()
+        self._asked_at = time.monotonic()
         self.counts: Callable[[], dict[str, int]] = dict
         """What this rank's loader has counted of its samples."""
 
@@ -71,13 +77,13 @@ class RunLog(Callback):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Say where the run starts."""
-        self._marked_batch = state.timestamp.batch.value
         if dist.get_global_rank() == 0:
             self.write("start", batch=state.timestamp.batch.value, ranks=dist.get_world_size())
 
     def epoch_start(self, state: State, logger: Logger) -> None:
         """The time between epochs (validation, a checkpoint) is no training speed."""
-        self._mark(state)
+        batch = state.timestamp.batch.value
+        self._in_log, self._on_screen = _Interval(batch), _Interval(batch)
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
         """The next batch is asked for. A copy to the device that is still under way is not waited for here."""
@@ -85,7 +91,9 @@ class RunLog(Callback):
 
     def after_dataloader(self, state: State, logger: Logger) -> None:
         """It is there."""
-        self._waited_seconds += time.monotonic() - self._asked_at
+        waited_seconds = time.monotonic() - self._asked_at
+        self._in_log.waited_seconds += waited_seconds
+        self._on_screen.waited_seconds += waited_seconds
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """A line when it is time."""
@@ -96,22 +104,28 @@ class RunLog(Callback):
         in_log, on_screen = batch % self.every_batches == 0, batch % self.print_every_batches == 0
         if dist.get_global_rank() or not (in_log or on_screen):
             return
-        seconds = time.monotonic() - self._marked_at
-        rate = (batch - self._marked_batch) * self.global_batch_size / max(seconds, 1e-9)
-        waiting = min(1.0, self._waited_seconds / max(seconds, 1e-9))
         # The schedulers step before this event, so what they hold is the next batch's rate.
         lr = state.optimizers[0].param_groups[0]["lr"]
         epoch = state.timestamp.epoch.value
         if in_log:
+            rate, waiting = self._speed(self._in_log, batch)
+            self._in_log = _Interval(batch)
             speed = {"images_per_second": round(rate, 1), "waiting_for_data": round(waiting, 3)}
             self.write("batch", batch=batch, epoch=epoch, loss=loss, next_lr=lr, **speed)
         if on_screen:
+            rate, waiting = self._speed(self._on_screen, batch)
+            self._on_screen = _Interval(batch)
             in_epoch = f"{state.timestamp.batch_in_epoch.value}/{batches_per_epoch(state)}"
             self._say(
                 f"epoch {epoch + 1}/{_epochs(state)} batch {in_epoch} loss {loss:.4f} lr {lr:.4f} {rate:,.0f} images/s "
                 f"({waiting:.0%} waiting for data)"
             )
-            self._mark(state)
+
+    def _speed(self, interval: "_Interval", batch: int) -> tuple[float, float]:
+        """Images a second since the interval began, and which share of it the data were waited for."""
+        seconds = max(time.monotonic() - interval.begun_at, 1e-9)
+        rate = (batch - interval.after_batch) * self.global_batch_size / seconds
+        return rate, min(1.0, interval.waited_seconds / seconds)
 
     def _watch(self, loss: float, batch: int, *, scaled: bool) -> None:
         """End a run whose loss is no number, in every rank alike: the loss is the mean over all of them."""
@@ -138,11 +152,6 @@ class RunLog(Callback):
             f"epoch {state.timestamp.epoch.value}/{_epochs(state)} validation: top-1 {values['top1']:.2%}, "
             f"top-5 {values['top5']:.2%}, loss {values['loss']:.4f}"
         )
-
-    def _mark(self, state: State) -> None:
-        self._marked_at = time.monotonic()
-        self._marked_batch = state.timestamp.batch.value
-        self._waited_seconds = 0.0
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ Rates are of wall time, images a second. Parts are measured in one process, the 
 """
 
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ _SECONDS = 1.0
 """What each part is measured for; the loader longer by the time its workers start."""
 
 _LOADER_SECONDS = 2.5
+_PAIRS = 5
 _STORAGE_BYTES = 256 << 20
 
 
@@ -79,7 +81,7 @@ def spread(samples: int, most: int) -> list[int]:
     return sorted({samples * place // most for place in range(most)})
 
 
-def view_rate(config: TrainConfig, files: Sequence[bytes]) -> float:
+def view_rate(config: TrainConfig, files: Sequence[bytes], seconds: float = _SECONDS) -> float:
     """Training's views of stored samples, in one process; seeds as in an epoch."""
     augmentation = Augmentation(config.augment)
     last = config.schedule.epochs - 1
@@ -87,14 +89,33 @@ def view_rate(config: TrainConfig, files: Sequence[bytes]) -> float:
     def view(number: int) -> None:
         augmentation.view(files[number % len(files)], sample_seed(config.seed, 0, number), last)
 
-    return rate(view)
+    return rate(view, seconds)
+
+
+def view_rate_at(config: TrainConfig, files: Sequence[bytes], size_px: int) -> float:
+    """As `view_rate`, of another training size."""
+    augment = config.augment.model_copy(update={"size_px": size_px, "progressive": None})
+    return view_rate(config.model_copy(update={"augment": augment}), files)
+
+
+def view_ratio(config: TrainConfig, files: Sequence[bytes], other: Sequence[bytes]) -> float:
+    """How many times as fast the views of `other` are: the median of pairs, for a busy machine slows what it likes."""
+    pairs = [[view_rate(config, those, _SECONDS / _PAIRS) for those in (files, other)] for _ in range(_PAIRS)]
+    return statistics.median(second / first for first, second in pairs)
 
 
 def stored_files(config: TrainConfig, train: OpenSplit, most: int) -> list[bytes]:
-    """The stored bytes of up to `most` samples, evenly from the whole training split."""
+    """The stored bytes of up to `most` samples, evenly from the whole training split.
+
+    Raises:
+        Undecodable: one of them does not decode.
+    """
     with own_resources():
         images = TrainingImages(config, train.files, train.contents.samples)
-        return [images.read(sample)[0] for sample in spread(train.contents.samples, most)]
+        samples = spread(train.contents.samples, most)
+        for sample in samples:
+            images.view(sample, 0)
+        return [images.read(sample)[0] for sample in samples]
 
 
 def measure_parts(config: TrainConfig, train: OpenSplit, files: Sequence[bytes]) -> Parts:
@@ -105,7 +126,7 @@ def measure_parts(config: TrainConfig, train: OpenSplit, files: Sequence[bytes])
         if jpeg_size(data) is None:
             decode_slowly(data)
         else:
-            simplejpeg.decode_jpeg(data, "RGB", strict=False)
+            simplejpeg.decode_jpeg(data, "RGB", strict=False)  # of odd headers it warns
 
     torch.set_num_threads(1)  # as in a worker
     with own_resources():

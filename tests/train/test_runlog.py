@@ -1,0 +1,51 @@
+"""The run's log: each line speaks of the time since the one before it."""
+
+import json
+import time
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of importing Composer, see Attempt.environment
+    from imagenet_mds_train.runlog import RunLog
+
+
+def test_speed_and_waiting_are_of_the_lines_own_interval(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Lines of the log and of the screen come in their own rhythms: the data are late for batch 4 alone."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    log = RunLog(tmp_path / "log", attempt=1, every_batches=2, print_every_batches=3, global_batch_size=10)
+
+    def value(number: int) -> SimpleNamespace:
+        return SimpleNamespace(value=number)
+
+    state: Any = SimpleNamespace(
+        total_loss_dict={"loss/train/total": torch.tensor(1.0)},
+        scaler=None,
+        optimizers=[torch.optim.SGD([torch.zeros(1)], lr=0.1)],
+        dataloader_len=value(6),
+        max_duration=value(1),
+        timestamp=SimpleNamespace(batch=value(0), epoch=value(0), batch_in_epoch=value(0)),
+    )
+    logger: Any = None
+    log.epoch_start(state, logger)
+    for batch in range(1, 7):
+        log.before_dataloader(state, logger)
+        now += 3.0 if batch == 4 else 0.0
+        log.after_dataloader(state, logger)
+        now += 1.0
+        state.timestamp.batch = state.timestamp.batch_in_epoch = value(batch)
+        log.batch_end(state, logger)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text(encoding="utf-8").splitlines()]
+    speeds = [(line["batch"], line["images_per_second"], line["waiting_for_data"]) for line in lines]
+    assert speeds == [(2, 10.0, 0.0), (4, 4.0, 0.6), (6, 10.0, 0.0)]
+    first, second = capfd.readouterr().err.splitlines()
+    assert "batch 3/6 loss 1.0000 lr 0.1000 10 images/s (0% waiting for data)" in first
+    assert "batch 6/6 loss 1.0000 lr 0.1000 5 images/s (50% waiting for data)" in second
