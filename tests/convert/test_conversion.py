@@ -377,6 +377,19 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(
     assert convert_here(tree, tmp_path / "mds", subset="2") == 0
 
 
+def test_the_room_for_pixels_is_that_of_pixels(
+    small_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagenet_mds_convert.convert._SPARE_BYTES", 0)
+    # Eight files of 900 bytes, which are 1,152 as pixels.
+    free = 8 * 1000
+    monkeypatch.setattr("imagenet_mds.storage.shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
+    assert convert_here(small_tree, tmp_path / "files") == 0
+    with pytest.raises(UserError, match=r"train needs about 0\.0 GB more"):
+        convert_here(small_tree, tmp_path / "pixels", raw=True, max_side=24)
+    assert not (tmp_path / "pixels").exists()
+
+
 def test_a_run_that_continues_asks_for_the_room_of_what_is_missing_alone(
     small_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,8 @@ from imagenet_mds import s3
 from imagenet_mds.errors import UserError
 from imagenet_mds.s3 import S3Storage
 from tests.command import run, start
-from tests.convert.drawing import files
+from tests.convert.drawing import files, make_tree
+from tests.convert.running import convert_here
 from tests.s3_server import BUCKET, Proxy, Request, direct
 
 OPTIONS = ("--shard-size", "64KiB", "--workers", 2)
@@ -36,7 +37,7 @@ def test_a_dataset_in_s3_has_the_bytes_of_one_on_a_disk(proxy: Proxy, tree: Path
         assert outcome.status == 0, outcome.err
 
 
-def test_faults_on_the_way_lose_and_double_nothing(proxy: Proxy, server: int, tree: Path, dataset: Path) -> None:
+def test_faults_on_the_way_lose_and_double_nothing(proxy: Proxy, tree: Path, dataset: Path) -> None:
     dice = random.Random(0)
 
     def choose(request: Request) -> str | None:
@@ -52,7 +53,6 @@ def test_faults_on_the_way_lose_and_double_nothing(proxy: Proxy, server: int, tr
     assert {"slow down", "reset", "stall"} <= set(proxy.faults())
     proxy.choose = lambda request: None
     assert stored("mds") == files(dataset)
-    assert direct(server).list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
 
 
 def test_killed_at_ten_random_moments_and_continued(proxy: Proxy, tree: Path, dataset: Path, tmp_path: Path) -> None:
@@ -68,6 +68,46 @@ def test_killed_at_ten_random_moments_and_continued(proxy: Proxy, tree: Path, da
     outcome = run("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS)
     assert outcome.status == 0, outcome.err
     assert stored("mds") == files(dataset)
+
+
+def test_killed_in_the_middle_of_an_upload_in_parts_it_leaves_none_unfinished(
+    proxy: Proxy, server: int, tmp_path: Path, in_process: None
+) -> None:
+    tree = make_tree(tmp_path / "tree", n00000001=5, n00000002=5)
+    for path in (tree / "train").glob("*/*"):
+        # What stands behind the end of an image is kept: 40 MiB in a shard, three parts.
+        path.write_bytes(path.read_bytes() + bytes(4 << 20))
+    convert_here(tree, tmp_path / "mds", shard_size="64MiB")
+    client = direct(server)
+
+    def unfinished() -> list[dict[str, str]]:
+        found: list[dict[str, str]] = client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+        return found
+
+    def parts_there() -> int:
+        uploads = unfinished()
+        return sum(
+            len(client.list_parts(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"]).get("Parts", []))
+            for upload in uploads
+        )
+
+    # The first part is through, the others are on their way for seconds.
+    proxy.choose = lambda request: "stall" if re.search(r"partNumber=[23]\b", request.path) else None
+    command = ("convert", tree, f"s3://{BUCKET}/mds", "--shard-size", "64MiB", "--workers", 1)
+    process = start(*command, log=tmp_path / "log", **proxy.variables)
+    deadline = time.monotonic() + 60
+    while not parts_there():
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert [upload["Key"] for upload in unfinished()] == ["mds/train/shard.00000.mds"]
+    proxy.choose = lambda request: None
+    outcome = run(*command)
+    assert outcome.status == 0, outcome.err
+    assert stored("mds") == files(tmp_path / "mds")
+    assert unfinished() == []
 
 
 def test_an_expired_token_is_said_in_one_line(proxy: Proxy, tree: Path) -> None:
