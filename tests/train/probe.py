@@ -26,6 +26,12 @@ ALONE_WORKERS = (0, 1, 2, 8)
 RESUME_AT = (1, 7, 18)
 """Batches after which a second loader takes over in the first epoch."""
 
+RESUME_WORKERS = {1: 0, 7: 2, 18: 1}
+"""How many workers the second loader has; the first had none."""
+
+PREFETCH = {1: 5, 2: 1, 8: 3}
+"""How many batches each worker keeps ready, of so many workers."""
+
 
 class Probe(TrainingImages):
     """The training images with their numbers."""
@@ -44,6 +50,7 @@ def batches(dataset: Probe, config: TrainConfig, workers: int, epochs: int) -> l
         num_workers=workers,
         drop_last=True,
         persistent_workers=workers > 0,
+        prefetch_factor=PREFETCH.get(workers),
         collate_fn=list,
     )
     return [batch for _ in range(epochs) for batch in loader]
@@ -66,7 +73,7 @@ def main(dataset: Path, config_path: Path, out: Path) -> None:
         state = before.state_dict(at % per_epoch * config.global_batch_size, from_beginning=True)
         after = Probe(config, SplitFiles(dataset / "train"), samples)
         after.load_state_dict(state)
-        found[f"resumed {at}"] = batches(after, config, 0, 1)
+        found[f"resumed {at}"] = batches(after, config, RESUME_WORKERS.get(at, 0), 1)
     out.write_text(json.dumps(found), encoding="utf-8")
     torch.distributed.destroy_process_group()
 
