@@ -25,7 +25,8 @@ class Contents:
 
     `classes` are the folder names (wnids) in the order of their numbers, None where no manifest says them; then the
     `fingerprint` is of the index alone. `raw` says that images are stored as pixels, `packed` that shards are stored
-    compressed; `shards` are what is in them.
+    compressed; `shards` are what is in them. `planned_subset` is how many images the conversion was to keep, None for
+    all; `samples` are fewer where some were left out.
     """
 
     split: str
@@ -35,6 +36,7 @@ class Contents:
     fingerprint: str
     raw: bool
     packed: bool = False
+    planned_subset: int | None = None
 
     @property
     def classes_fingerprint(self) -> str | None:
@@ -78,6 +80,7 @@ def read_contents(where: Path | Storage) -> Contents:
         classes=tuple(entry.wnid for entry in manifest.classes),
         fingerprint=manifest.fingerprint,
         raw=manifest.policy.raw,
+        planned_subset=manifest.policy.subset,
     )
 
 

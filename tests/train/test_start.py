@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imagenet_mds.config import TrainConfig, load_config
+from imagenet_mds.contents import Contents, read_contents
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.manifest import read_manifest
 from imagenet_mds.opened import OpenDataset
@@ -199,6 +201,20 @@ def test_only_the_subsets_shards_are_read(dataset: Path, tmp_path: Path) -> None
     (_, kept), _ = start.shards()
     assert sum(shard.samples for shard in kept) >= 40 > sum(shard.samples for shard in kept[:-1])
     assert kept == list(start.train.contents.shards[: len(kept)])
+
+
+def test_a_dataset_of_a_subset_is_that_subset_whatever_was_left_out(
+    monkeypatch: pytest.MonkeyPatch, dataset: Path, tmp_path: Path
+) -> None:
+    def converted_with(subset: int) -> Contents:
+        return replace(read_contents(dataset / "train"), planned_subset=subset)
+
+    opened = replace(OpenDataset.at(str(dataset)).split("train"), contents=converted_with(160))
+    val = OpenDataset.at(str(dataset)).split("val")
+    monkeypatch.setattr(OpenDataset, "split", lambda self, name: opened if name == "train" else val)
+    assert prepare(demo("data.subset=160"), dataset, RunFolder(tmp_path / "run")).train_samples == 158
+    with pytest.raises(UserError, match=r"data\.subset asks for 159"):
+        prepare(demo("data.subset=159"), dataset, RunFolder(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,13 @@ class Start:
                 f"{dataset.location} has no manifest that says that its beginning has all classes in equal share: "
                 f"give data.subset=null to train on all of it"
             )
-        if subset is not None and subset > train.contents.samples:
+        # A dataset of so many is that subset, also where some of its images were left out.
+        if subset is not None and subset > train.contents.samples and subset != train.contents.planned_subset:
             raise UserError(
                 f"data.subset asks for {subset:,} training images and {dataset.location} has "
                 f"{train.contents.samples:,}: give data.subset=null to train on all of them"
             )
-        samples = subset or train.contents.samples
+        samples = _samples(config, train)
         if samples < config.global_batch_size:
             raise UserError(
                 f"{samples:,} training images do not fill one batch of global_batch_size={config.global_batch_size}: "
@@ -87,7 +88,7 @@ class Start:
     @property
     def train_samples(self) -> int:
         """Training images, subset applied."""
-        return self.config.data.subset_samples() or self.train.contents.samples
+        return _samples(self.config, self.train)
 
     @property
     def classes(self) -> list[str]:
@@ -208,6 +209,10 @@ def _identity(config: TrainConfig, train: OpenSplit, val: OpenSplit) -> dict[str
 def _outputs(config: TrainConfig, train: OpenSplit) -> int:
     known = train.contents.classes
     return config.model.classes or (STOCK_CLASSES if known is None else len(known))
+
+
+def _samples(config: TrainConfig, train: OpenSplit) -> int:
+    return min(config.data.subset_samples() or train.contents.samples, train.contents.samples)
 
 
 def _refuse_classes(config: TrainConfig, train: OpenSplit) -> None:
