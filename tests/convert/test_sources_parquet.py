@@ -133,6 +133,8 @@ class Hub:
 
     def __init__(self, root: Path) -> None:
         self.root, self.asked, self.refusal = root, list[str](), (0, "")
+        self.said_bytes: int | None = None
+        """The size of each file, as it says; None for the true one."""
         self.sha = "0123456789abcdef0123456789abcdef01234567"
 
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
@@ -142,8 +144,11 @@ class Hub:
         name = request.path.partition(f"/resolve/{self.sha}/")[2]
         if request.headers.get("Authorization") != "Bearer hf_good":
             status, headers = 401, {"X-Error-Code": "RepoNotFound"}
-        elif request.path == "/api/datasets/ILSVRC/imagenet-1k":
-            files = [{"rfilename": str(path.relative_to(self.root))} for path in self.root.rglob("*.parquet")]
+        elif request.path.partition("?")[0] == "/api/datasets/ILSVRC/imagenet-1k":
+            files = [
+                {"rfilename": str(path.relative_to(self.root)), "size": self.said_bytes or path.stat().st_size}
+                for path in self.root.rglob("*.parquet")
+            ]
             body = json.dumps({"id": "ILSVRC/imagenet-1k", "sha": self.sha, "siblings": files}).encode()
         elif self.refusal[0]:
             status, headers = self.refusal[0], {"X-Error-Code": self.refusal[1]}
@@ -190,13 +195,21 @@ def test_the_hub_gives_the_same_shards_and_only_the_files_asked_for(hub: Hub, tm
     here: Callable[..., int] = lambda where, **options: convert_here(where, tmp_path / "b", **options)  # noqa: E731
     location: Any = "hf://imagenet-1k"
     assert here(location, split_given=True, splits=("val",)) == 0
-    assert {path.rpartition("/")[2] for path in hub.asked} == {"imagenet-1k", "validation-00000-of-00001.parquet"}
+    names = {path.partition("?")[0].rpartition("/")[2] for path in hub.asked}
+    assert names == {"imagenet-1k", "validation-00000-of-00001.parquet"}
     assert here(location) == 0
     assert not [path for path in hub.asked if "test-" in path]
     same_as_the_tree(tmp_path, tmp_path / "b")
     files = open_source("huggingface:ILSVRC/imagenet-1k")
     assert files == open_source("hf://datasets/ILSVRC/imagenet-1k")
     assert pickle.loads(pickle.dumps(files)) == files
+
+
+def test_files_that_the_disk_has_no_room_for_are_not_fetched(hub: Hub) -> None:
+    hub.said_bytes = 1 << 60
+    with pytest.raises(UserError, match=r"would take 1,152,921,504\.6 GB more in .*cache, .* set HF_HOME to a folder"):
+        open_source("hf://imagenet-1k").samples("val")
+    assert len(hub.asked) == 1
 
 
 def test_what_the_hub_refuses_is_said_with_the_way_in(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

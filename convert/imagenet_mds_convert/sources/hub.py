@@ -5,9 +5,9 @@ was stopped goes on with those that are there.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagenet_mds.errors import UserError, WorldError
@@ -45,27 +45,29 @@ def open_hub(location: str) -> "HubSource":
             f"at https://huggingface.co/settings/tokens, and set HF_TOKEN to it"
         )
     with _explained(repo):
-        info = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(repo)
+        info = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(repo, files_metadata=True)
     files = select_files([file.rfilename for file in info.siblings or ()])
     if not files or not info.sha:
         raise UserError(f"{location} has no train-*-of-*.parquet or validation-*-of-*.parquet")
     cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
     snapshot = cache / f"datasets--{repo.replace('/', '--')}" / "snapshots" / info.sha
-    return HubSource(LocalStorage(snapshot), files, repo=repo, revision=info.sha)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    return HubSource(LocalStorage(snapshot), files, repo=repo, revision=info.sha, sizes_bytes=sizes)
 
 
 @dataclass(frozen=True)
 class HubSource(ParquetSource):
-    """A repository of the hub at one revision."""
+    """A repository of the hub at one revision; `sizes_bytes` of its files, as the hub says."""
 
     repo: str = ""
     revision: str = ""
+    sizes_bytes: dict[str, int] = field(default_factory=dict, hash=False)
 
     def samples(self, split: str) -> list[Sample]:
         """Fetch the files of the split, one after the other, then list them.
 
         Raises:
-            UserError: as `ParquetSource.samples`; the token does not open the files.
+            UserError: as `ParquetSource.samples`; the token does not open the files; the disk has no room for them.
             WorldError: a file cannot be fetched.
         """
         import huggingface_hub
@@ -73,6 +75,7 @@ class HubSource(ParquetSource):
 
         disable_progress_bars()
         files = self.split_files(split)
+        self._refuse_small_disk(files)
         with ProgressLine(f"fetching {split}", len(files), "files") as progress:
             for name in files:
                 with _explained(self.repo):
@@ -86,6 +89,15 @@ class HubSource(ParquetSource):
                     )
                 progress.advance(1)
         return super().samples(split)
+
+    def _refuse_small_disk(self, files: Sequence[str]) -> None:
+        cache = LocalStorage(Path(self.storage.location).parents[2])
+        needed = sum(self.sizes_bytes.get(name, 0) for name in files if self.storage.size_bytes(name) is None)
+        if needed > (free := cache.free_bytes()):
+            raise UserError(
+                f"{self.repo} would take {needed / 1e9:,.1f} GB more in {cache.location}, whose disk has "
+                f"{free / 1e9:,.1f} GB free: set HF_HOME to a folder on a larger disk"
+            )
 
 
 @contextmanager
