@@ -1,8 +1,8 @@
 """The run of a conversion: shards by an engine, index, manifest; and the same again for what is missing."""
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 import PIL
 import xxhash
@@ -33,9 +33,30 @@ _SPARE_BYTES = 16 << 20
 """Free disk to ask for beyond the shards: index, keys, manifest, and room to breathe."""
 
 
+@contextmanager
+def held(destination: Storage) -> Iterator[None]:
+    """Hold a split's place against other conversions: what is seen, removed and written there, from the look at what it
+    holds to the manifest, is under one hold. S3 cannot be held.
+
+    Raises:
+        UserError: another process is converting to it.
+        WorldError: the storage refuses.
+    """
+    with ExitStack() as stack:
+        try:
+            with writing_to(destination, but=BlockingIOError):
+                stack.enter_context(destination.exclusive())
+        except BlockingIOError:
+            raise UserError(
+                f"{destination.location} is being converted to by another process: wait for it, or give another "
+                f"destination"
+            ) from None
+        yield
+
+
 def clear_split(destination: Storage) -> None:
-    """Empty a split's place: the manifest first, so that a half removed split is never taken for whole, and the work
-    folder last, so that the place is known for ours until it is empty.
+    """Empty a split's place, which must be `held`: the manifest first, so that a half removed split is never taken for
+    whole, and the work folder last, so that the place is known for ours until it is empty.
 
     Raises:
         WorldError: the storage refuses.
@@ -70,13 +91,13 @@ def convert_split(
     """Make what is missing of a split, then its index, then its manifest.
 
     Args:
-        conversion: what to make; `finished()` must have returned None.
+        conversion: what to make; its place must be `held`, and `finished()` must have returned None since.
         workers: processes; the bytes do not depend on it, nor on the engine.
         on_shard: called once for each shard, with its record and, if it was made now, what it took.
         engine: what runs the shard tasks; processes of this machine if not given.
 
     Raises:
-        UserError: another process is converting to the same folder.
+        UserError: the disk is too small, or none of the images can be used.
         WorldError: a full disk or a lost worker; complete shards stay, and the same command continues.
     """
     destination = conversion.destination
@@ -86,20 +107,14 @@ def convert_split(
             records[shard] = record
             on_shard(record, None)
     missing = [shard for shard in range(conversion.plan.shards) if shard not in records]
-    _refuse_small_disk(conversion, missing)
-    with ExitStack() as stack:
-        try:
-            with writing_to(destination, but=BlockingIOError):
-                stack.enter_context(destination.exclusive())
-        except BlockingIOError:
-            raise UserError(f"{conversion.location} is being converted to by another process: wait for it") from None
-        with writing_to(destination):
-            tidy(destination)
-            conversion.begin()
-        for record, spent in (engine or run_tasks)((conversion.task(shard) for shard in missing), workers, destination):
-            records[record.shard] = record
-            on_shard(record, spent)
-        return _publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
+    refuse_small_disk(conversion, records)
+    with writing_to(destination):
+        tidy(destination)
+        conversion.begin()
+    for record, spent in (engine or run_tasks)((conversion.task(shard) for shard in missing), workers, destination):
+        records[record.shard] = record
+        on_shard(record, spent)
+    return _publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
 
 
 def tidy(destination: Storage) -> None:
@@ -108,7 +123,13 @@ def tidy(destination: Storage) -> None:
         destination.tidy(folder)
 
 
-def _refuse_small_disk(conversion: SplitConversion, missing: list[int]) -> None:
+def refuse_small_disk(conversion: SplitConversion, done: Collection[int]) -> None:
+    """Ask for room for the shards that are not done.
+
+    Raises:
+        UserError: there is too little.
+    """
+    missing = [shard for shard in range(conversion.plan.shards) if shard not in done]
     needed = sum(conversion.shard_source_bytes(shard) for shard in missing)
     free = conversion.destination.free_bytes()
     if missing and free is not None and needed + _SPARE_BYTES > free:
