@@ -181,13 +181,21 @@ class S3Storage:
             )
 
     def delete(self, name: str) -> None:
-        """Remove an object, or all below a folder."""
+        """Remove an object, or all below a folder.
+
+        Raises:
+            UserError: it is refused, by the credentials most likely.
+        """
         with self._explained(name):
             keys = [self._key(name), *(f"{self._key(name)}/{entry.name}" for entry in self.child(name).files())]
             # A thousand at a time is what one request takes.
             for start in range(0, len(keys), 1000):
                 batch = [{"Key": key} for key in keys[start : start + 1000]]
-                _s3().delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+                answer = _s3().delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+                # The request succeeds though every key in it may be refused.
+                for refused in answer.get("Errors", []):
+                    if refused.get("Code") not in _MISSING:
+                        raise botocore.exceptions.ClientError({"Error": refused}, "DeleteObjects")
 
     def files(self) -> Iterator[Entry]:
         """Every object below the prefix."""

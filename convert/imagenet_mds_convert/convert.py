@@ -8,7 +8,7 @@ import PIL
 import xxhash
 
 from imagenet_mds import __version__
-from imagenet_mds.errors import UserError
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import (
     KEYS_BASENAME,
@@ -22,7 +22,7 @@ from imagenet_mds.manifest import (
     ShardEntry,
     content_fingerprint,
 )
-from imagenet_mds.mds import INDEX_BASENAME
+from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
 from imagenet_mds.storage import Storage, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.engines import Engine, run_tasks
@@ -78,7 +78,7 @@ def is_ours(basename: str) -> bool:
 
 def remove_leavings(destination: Storage) -> None:
     """Remove what a run leaves that is killed after it has written the manifest. If that fails, nothing is lost."""
-    with suppress(OSError):
+    with suppress(OSError, UserError):
         destination.delete(WORK_FOLDER)
 
 
@@ -97,13 +97,15 @@ def convert_split(
         engine: what runs the shard tasks; processes of this machine if not given.
 
     Raises:
-        UserError: the disk is too small, or none of the images can be used.
-        WorldError: a full disk or a lost worker; complete shards stay, and the same command continues.
+        UserError: the disk is too small, none of the images can be used, or another conversion was begun in the same
+            place in S3.
+        WorldError: a full disk, a lost worker, or another process that writes in the same place in S3; complete shards
+            stay, and the same command continues.
     """
     destination = conversion.destination
     records: dict[int, ShardRecord] = {}
     for shard in recorded_shards(destination):
-        if shard < conversion.plan.shards and (record := read_record(destination, shard)):
+        if shard < conversion.plan.shards and (record := read_record(destination, shard, conversion.fingerprint)):
             records[shard] = record
             on_shard(record, None)
     missing = [shard for shard in range(conversion.plan.shards) if shard not in records]
@@ -139,6 +141,19 @@ def refuse_small_disk(conversion: SplitConversion, done: Collection[int]) -> Non
         )
 
 
+def _refuse_mixed(conversion: SplitConversion, shards: list[ShardInfo]) -> None:
+    """See that what was made is there still: S3 cannot be held, and another process may have removed or replaced it."""
+    destination = conversion.destination
+    conversion.finished()
+    sizes = {entry.name: entry.size_bytes for entry in destination.listing().files}
+    for shard in shards:
+        if sizes.get(shard.basename) != shard.size_bytes:
+            raise WorldError(
+                f"{destination.location}/{shard.basename} is not as it was made: another process writes here too. "
+                f"Let one alone convert to one place, then run the same command again"
+            )
+
+
 def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifest:
     """Write keys, index and manifest, in this order: what exists is complete."""
     destination = conversion.destination
@@ -153,6 +168,8 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
     for sample in stored:
         counts[sample.label] += 1
     shards = [record.info for record in records if record.info]
+    with writing_to(destination):
+        _refuse_mixed(conversion, shards)
     keys = keys_file(stored)
     classes = [
         ClassEntry(wnid=wnid, name=name, samples=count)

@@ -12,6 +12,7 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.s3 import S3Storage
 from tests.command import run, start
 from tests.convert.drawing import files
+from tests.convert.running import convert_here
 from tests.s3_server import BUCKET, Proxy, Request, direct
 
 OPTIONS = ("--shard-size", "64KiB", "--workers", 2)
@@ -103,6 +104,21 @@ def test_another_conversion_in_the_bucket_is_refused(proxy: Proxy, tree: Path) -
     other = ("--split", "val", *OPTIONS, "--seed", 1, "--overwrite")
     assert run("convert", tree, f"s3://{BUCKET}/mds", *other).status == 0
     assert stored("mds") != before
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_may_not_be_removed_is_said_and_not_mixed_with(proxy: Proxy, small_tree: Path) -> None:
+    address = f"s3://{BUCKET}/mds"
+    proxy.choose = lambda request: "kept" if "delete" in request.path else None
+    # A complete dataset is complete though its leavings stay.
+    for _ in range(2):
+        assert convert_here(small_tree, address) == 0
+    before = stored("mds")
+    with pytest.raises(UserError, match=r"manifest\.json: access is denied: .* s3:DeleteObject .* \(AccessDenied\)"):
+        convert_here(small_tree, address, seed=1, overwrite=True)
+    after = stored("mds")
+    assert after.pop("train/.work/clearing") == b""
+    assert after == before
 
 
 def test_a_broken_object_is_found_and_repaired(proxy: Proxy, tree: Path, dataset: Path) -> None:
