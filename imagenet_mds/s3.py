@@ -44,6 +44,7 @@ _MENDS = {
     "AccessDenied": _DENIED,
     "403": _DENIED,
     "NoSuchBucket": "there is no such bucket: make it, or check the name",
+    "NoSuchUpload": "another process has completed what is made here and ended this upload: run the same command again",
     "PermanentRedirect": "the bucket is in another region: set AWS_DEFAULT_REGION",
 }
 """What the user can mend, by S3's error code."""
@@ -232,8 +233,11 @@ class S3Storage:
             raise FileNotFoundError(errno.ENOENT, "No such prefix", self.location)
         return Listing(tuple(files), tuple(name for name in folders if name))
 
-    def tidy(self, folder: str = "") -> None:
-        """Abort the uploads that a killed run left unfinished: their parts are invisible and cost money."""
+    def tidy(self, folder: str = "", *, complete: bool) -> None:
+        """Abort unfinished uploads, whose parts are invisible and cost money, once all is complete. Before, those of a
+        killed run cannot be told from those of one that is alive."""
+        if not complete:
+            return
         below = self._key(f"{folder}/" if folder else "")
         with self._explained(folder):
             pages = _s3().get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=below)
@@ -243,7 +247,8 @@ class S3Storage:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Nothing: S3 has no locks. Two runs of the same conversion write the same bytes; another is refused."""
+        """Nothing: S3 has no locks. Two runs of one conversion write the same bytes; whether another has written must be
+        looked at."""
         yield
 
     def free_bytes(self) -> None:

@@ -40,8 +40,8 @@ class Request:
 
 
 Fault = str | None
-"""`slow down`, `reset`, `stall`, `expired`, `kept` (a removal of many is answered as one of which none was allowed), or
-None for none."""
+"""`slow down`, `reset`, `stall`, `expired`, `ended` (there is no such upload), `kept` (a removal of many is answered as
+one of which nothing was allowed), or None for none."""
 
 
 @dataclass
@@ -153,6 +153,9 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 error = "<Error><Key>{}</Key><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
                 errors = "".join(error.format(key) for key in re.findall("<Key>(.*?)</Key>", body.decode()))
                 self.answer_xml(200, f"<DeleteResult>{errors}</DeleteResult>")
+                return
+            if fault == "ended":
+                self.refuse(404, "NoSuchUpload", "The specified upload does not exist.")
                 return
             if fault == "expired":
                 self.refuse(400, "ExpiredToken", "The provided token has expired.")

@@ -77,9 +77,10 @@ def is_ours(basename: str) -> bool:
 
 
 def remove_leavings(destination: Storage) -> None:
-    """Remove what a run leaves that is killed after it has written the manifest. If that fails, nothing is lost."""
+    """Remove what this run and killed ones have left beside a complete split. If that fails, nothing is lost."""
     with suppress(OSError, UserError):
         destination.delete(WORK_FOLDER)
+        tidy(destination, complete=True)
 
 
 def convert_split(
@@ -111,7 +112,7 @@ def convert_split(
     missing = [shard for shard in range(conversion.plan.shards) if shard not in records]
     refuse_small_disk(conversion, records)
     with writing_to(destination):
-        tidy(destination)
+        tidy(destination, complete=False)
         conversion.begin()
     for record, spent in (engine or run_tasks)((conversion.task(shard) for shard in missing), workers, destination):
         records[record.shard] = record
@@ -119,10 +120,10 @@ def convert_split(
     return _publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
 
 
-def tidy(destination: Storage) -> None:
-    """Remove what a killed run left half written."""
+def tidy(destination: Storage, *, complete: bool) -> None:
+    """Remove what a killed run left half written; see `Storage.tidy`."""
     for folder in ("", WORK_FOLDER):
-        destination.tidy(folder)
+        destination.tidy(folder, complete=complete)
 
 
 def refuse_small_disk(conversion: SplitConversion, done: Collection[int]) -> None:
