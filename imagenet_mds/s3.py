@@ -247,7 +247,7 @@ class S3Storage:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Nothing: S3 has no locks. Two runs of one conversion write the same bytes; whether another has written must be
+        """Nothing: S3 has no locks. Two runs of one conversion write the same bytes; whether another writes too must be
         looked at."""
         yield
 
@@ -261,8 +261,7 @@ class S3Storage:
         for attempt in range(_BODY_ATTEMPTS):
             try:
                 with self._explained(name), _telling_breaks():
-                    body = _s3().get_object(Bucket=self.bucket, Key=self._key(name), **extra)["Body"]
-                    return bytes(body.read())
+                    return bytes(self._body(name, extra).read())
             except _PastTheEnd:
                 return b""
             except _BrokenOff as error:
@@ -270,6 +269,14 @@ class S3Storage:
                     raise OSError(errno.EIO, f"{self.location}/{name} broke off {_BODY_ATTEMPTS} times") from error
                 time.sleep(random.uniform(0, 0.2 * 2**attempt))
         raise AssertionError("the loop returns or raises")
+
+    def _body(self, name: str, extra: dict[str, str]) -> Any:
+        """The answer to a request, its body still to be read."""
+        try:
+            return _s3().get_object(Bucket=self.bucket, Key=self._key(name), **extra)["Body"]
+        except botocore.exceptions.HTTPClientError as error:
+            # Boto has asked as often as it may. To ask as often again, as for a broken body, took half an hour.
+            raise OSError(errno.EIO, str(error)) from error
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:

@@ -184,6 +184,15 @@ def test_an_upload_that_another_run_has_ended_is_said(proxy: Proxy) -> None:
         S3Storage.at(f"s3://{BUCKET}/mds").write("shard", bytes(40 << 20))
 
 
+def test_a_silent_line_is_given_up_after_botos_attempts(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_READ_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(s3, "_ATTEMPTS", 2)
+    proxy.choose = lambda request: "stall"
+    with pytest.raises(OSError, match="Read timeout on endpoint URL"):
+        S3Storage.at(f"s3://{BUCKET}/mds").read("object")
+    assert len(proxy.seen) == 1 + s3._ATTEMPTS
+
+
 def test_no_credentials_are_said(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
