@@ -44,6 +44,7 @@ _MENDS = {
     "AccessDenied": _DENIED,
     "403": _DENIED,
     "NoSuchBucket": "there is no such bucket: make it, or check the name",
+    "NoSuchUpload": "another process has completed what is made here and ended this upload: run the same command again",
     "PermanentRedirect": "the bucket is in another region: set AWS_DEFAULT_REGION",
 }
 """What the user can mend, by S3's error code."""
@@ -181,13 +182,21 @@ class S3Storage:
             )
 
     def delete(self, name: str) -> None:
-        """Remove an object, or all below a folder."""
+        """Remove an object, or all below a folder.
+
+        Raises:
+            UserError: it is refused, by the credentials most likely.
+        """
         with self._explained(name):
             keys = [self._key(name), *(f"{self._key(name)}/{entry.name}" for entry in self.child(name).files())]
             # A thousand at a time is what one request takes.
             for start in range(0, len(keys), 1000):
                 batch = [{"Key": key} for key in keys[start : start + 1000]]
-                _s3().delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+                answer = _s3().delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+                # The request succeeds though every key in it may be refused.
+                for refused in answer.get("Errors", []):
+                    if refused.get("Code") not in _MISSING:
+                        raise botocore.exceptions.ClientError({"Error": refused}, "DeleteObjects")
 
     def files(self) -> Iterator[Entry]:
         """Every object below the prefix."""
@@ -224,8 +233,11 @@ class S3Storage:
             raise FileNotFoundError(errno.ENOENT, "No such prefix", self.location)
         return Listing(tuple(files), tuple(name for name in folders if name))
 
-    def tidy(self, folder: str = "") -> None:
-        """Abort the uploads that a killed run left unfinished: their parts are invisible and cost money."""
+    def tidy(self, folder: str = "", *, complete: bool) -> None:
+        """Abort unfinished uploads, whose parts are invisible and cost money, once all is complete. Before, those of a
+        killed run cannot be told from those of one that is alive."""
+        if not complete:
+            return
         below = self._key(f"{folder}/" if folder else "")
         with self._explained(folder):
             pages = _s3().get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=below)
@@ -235,7 +247,8 @@ class S3Storage:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Nothing: S3 has no locks. Two runs of the same conversion write the same bytes; another is refused."""
+        """Nothing: S3 has no locks. Two runs of one conversion write the same bytes; whether another writes too must be
+        looked at."""
         yield
 
     def free_bytes(self) -> None:
@@ -248,8 +261,7 @@ class S3Storage:
         for attempt in range(_BODY_ATTEMPTS):
             try:
                 with self._explained(name), _telling_breaks():
-                    body = _s3().get_object(Bucket=self.bucket, Key=self._key(name), **extra)["Body"]
-                    return bytes(body.read())
+                    return bytes(self._body(name, extra).read())
             except _PastTheEnd:
                 return b""
             except _BrokenOff as error:
@@ -257,6 +269,14 @@ class S3Storage:
                     raise OSError(errno.EIO, f"{self.location}/{name} broke off {_BODY_ATTEMPTS} times") from error
                 time.sleep(random.uniform(0, 0.2 * 2**attempt))
         raise AssertionError("the loop returns or raises")
+
+    def _body(self, name: str, extra: dict[str, str]) -> Any:
+        """The answer to a request, its body still to be read."""
+        try:
+            return _s3().get_object(Bucket=self.bucket, Key=self._key(name), **extra)["Body"]
+        except botocore.exceptions.HTTPClientError as error:
+            # Boto has asked as often as it may. To ask as often again, as for a broken body, took half an hour.
+            raise OSError(errno.EIO, str(error)) from error
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:

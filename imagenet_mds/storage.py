@@ -145,8 +145,14 @@ class Storage(Readable, Protocol):
             NotADirectoryError: a file lies where a folder should.
         """
 
-    def tidy(self, folder: str = "") -> None:
-        """Remove what a killed writer left in a folder: partial files, unfinished uploads."""
+    def tidy(self, folder: str = "", *, complete: bool) -> None:
+        """Remove what a killed writer left in a folder: partial files, unfinished uploads.
+
+        Args:
+            folder: where.
+            complete: all is there that should be, nobody has anything to write any more. Before, what nobody can be
+                held off from writing stays: another may be writing it now.
+        """
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold the location against another process that asks the same, where it can be held.
@@ -275,8 +281,8 @@ class LocalStorage:
                     files.append(Entry(entry.name, size_bytes))
         return Listing(tuple(files), tuple(folders))
 
-    def tidy(self, folder: str = "") -> None:
-        """Remove the temporary files of a killed run."""
+    def tidy(self, folder: str = "", *, complete: bool) -> None:
+        """Remove the temporary files of a killed run: who asks holds the folder."""
         for path in (self.root / folder).glob(".*.tmp"):
             path.unlink(missing_ok=True)
 

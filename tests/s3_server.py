@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -39,7 +40,8 @@ class Request:
 
 
 Fault = str | None
-"""`slow down`, `reset`, `stall`, `expired`, or None for none."""
+"""`slow down`, `reset`, `stall`, `expired`, `ended` (there is no such upload), `kept` (a removal of many is answered as
+one of which nothing was allowed), or None for none."""
 
 
 @dataclass
@@ -147,6 +149,14 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             if fault == "slow down":
                 self.refuse(503, "SlowDown", "Please reduce your request rate.")
                 return
+            if fault == "kept":
+                error = "<Error><Key>{}</Key><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+                errors = "".join(error.format(key) for key in re.findall("<Key>(.*?)</Key>", body.decode()))
+                self.answer_xml(200, f"<DeleteResult>{errors}</DeleteResult>")
+                return
+            if fault == "ended":
+                self.refuse(404, "NoSuchUpload", "The specified upload does not exist.")
+                return
             if fault == "expired":
                 self.refuse(400, "ExpiredToken", "The provided token has expired.")
                 return
@@ -173,7 +183,11 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
 
         def refuse(self, status: int, code: str, message: str) -> None:
             """An error as S3 writes it."""
-            data = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+            self.answer_xml(status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>")
+
+        def answer_xml(self, status: int, text: str) -> None:
+            """A whole answer."""
+            data = f"<?xml version='1.0'?>{text}".encode()
             self.send_response_only(status)
             self.send_header("Content-Type", "application/xml")
             self.send_header("Content-Length", str(len(data)))

@@ -1,12 +1,14 @@
 """Looking into shards: one sample, a contact sheet."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from imagenet_mds.manifest import read_keys, read_manifest
+from imagenet_mds.mds import read_shard
 from tests.command import done, run
 
 
@@ -69,3 +71,52 @@ def test_options_that_would_do_nothing_are_refused(dataset: Path, arguments: tup
     outcome = run("inspect", dataset, *arguments)
     assert outcome.status == 2
     assert words in outcome.err
+
+
+@pytest.fixture
+def damaged(dataset: Path, tmp_path: Path) -> Path:
+    """A copy of `dataset`: a shard of val is cut short, in one of train an image is zeros and one has no tables."""
+    copy = tmp_path / "mds"
+    shutil.copytree(dataset, copy)
+    shard = copy / "val" / "shard.00000.mds"
+    shard.write_bytes(shard.read_bytes()[:-200])
+    shard = copy / "train" / "shard.00000.mds"
+    data = shard.read_bytes()
+    zeros, no_tables = (list(read_shard(shard))[place].image for place in (1, 3))
+    data = data.replace(zeros, bytes(len(zeros))).replace(no_tables, no_tables.replace(b"\xff\xdb", b"\xff\xfe"))
+    shard.write_bytes(data)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("inspect", "--split", "val", "--sample", "0"), "val/shard.00000.mds should end at byte "),
+        (("preview", "sheet.png", "--split", "val"), "val/shard.00000.mds should end at byte "),
+        (("inspect", "--sample", "1"), "train: sample 1 (KEY) does not decode (no image that can be read): "),
+        (("preview", "sheet.png"), "train: sample 1 (KEY) does not decode (no image that can be read): "),
+        (("preview", "sheet.png", "--start", "3"), "train: sample 3 (KEY) does not decode ("),
+    ],
+)
+def test_what_is_damaged_is_named_with_its_mend(damaged: Path, arguments: tuple[str, ...], words: str) -> None:
+    command, *rest = arguments
+    outcome = run(command, damaged, *rest, cwd=damaged.parent)
+    assert outcome.status == 1
+    assert len(outcome.err.splitlines()) == 1, outcome.err
+    place = 3 if "--start" in rest else 1
+    assert f"{damaged}/{words.replace('KEY', read_keys(damaged / 'train')[place])}" in outcome.err
+    assert outcome.err.endswith(f": `imagenet-mds verify {damaged} --deep` finds all that is damaged\n")
+    assert "0x" not in outcome.err
+
+
+def test_a_class_that_there_is_not_is_damage(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "mds")
+    shard = tmp_path / "mds" / "val" / "shard.00000.mds"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-8] + (10).to_bytes(8, "little"))
+    last = len(list(read_shard(shard))) - 1
+    outcome = run("inspect", tmp_path / "mds", "--split", "val", "--sample", last)
+    assert outcome.status == 1
+    assert (
+        f"val/shard.00000.mds: sample {last} is of class 10, which there is not: `imagenet-mds verify " in outcome.err
+    )

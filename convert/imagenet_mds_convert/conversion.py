@@ -92,6 +92,7 @@ class SplitConversion:
     def task(self, shard: int) -> ShardTask:
         """The task that makes one shard."""
         return ShardTask(
+            conversion=self.fingerprint,
             shard=shard,
             samples=tuple((place, self.samples[place]) for place in self.plan.shard(shard).tolist()),
             source=self.source,

@@ -1,15 +1,15 @@
 """The run of a conversion: shards by an engine, index, manifest; and the same again for what is missing."""
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 import PIL
 import simplejpeg
 import xxhash
 
 from imagenet_mds import __version__
-from imagenet_mds.errors import UserError
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import (
     KEYS_BASENAME,
@@ -23,7 +23,7 @@ from imagenet_mds.manifest import (
     ShardEntry,
     content_fingerprint,
 )
-from imagenet_mds.mds import INDEX_BASENAME
+from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
 from imagenet_mds.storage import Storage, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.cost import needed_bytes
@@ -35,9 +35,30 @@ _SPARE_BYTES = 16 << 20
 """Free disk to ask for beyond the shards: index, keys, manifest, and room to breathe."""
 
 
+@contextmanager
+def held(destination: Storage) -> Iterator[None]:
+    """Hold a split's place against other conversions: what is seen, removed and written there, from the look at what it
+    holds to the manifest, is under one hold. S3 cannot be held.
+
+    Raises:
+        UserError: another process is converting to it.
+        WorldError: the storage refuses.
+    """
+    with ExitStack() as stack:
+        try:
+            with writing_to(destination, but=BlockingIOError):
+                stack.enter_context(destination.exclusive())
+        except BlockingIOError:
+            raise UserError(
+                f"{destination.location} is being converted to by another process: wait for it, or give another "
+                f"destination"
+            ) from None
+        yield
+
+
 def clear_split(destination: Storage) -> None:
-    """Empty a split's place: the manifest first, so that a half removed split is never taken for whole, and the work
-    folder last, so that the place is known for ours until it is empty.
+    """Empty a split's place, which must be `held`: the manifest first, so that a half removed split is never taken for
+    whole, and the work folder last, so that the place is known for ours until it is empty.
 
     Raises:
         WorldError: the storage refuses.
@@ -58,9 +79,10 @@ def is_ours(basename: str) -> bool:
 
 
 def remove_leavings(destination: Storage) -> None:
-    """Remove what a run leaves that is killed after it has written the manifest. If that fails, nothing is lost."""
-    with suppress(OSError):
+    """Remove what this run and killed ones have left beside a complete split. If that fails, nothing is lost."""
+    with suppress(OSError, UserError):
         destination.delete(WORK_FOLDER)
+        tidy(destination, complete=True)
 
 
 def convert_split(
@@ -72,46 +94,47 @@ def convert_split(
     """Make what is missing of a split, then its index, then its manifest.
 
     Args:
-        conversion: what to make; `finished()` must have returned None.
+        conversion: what to make; its place must be `held`, and `finished()` must have returned None since.
         workers: processes; the bytes do not depend on it, nor on the engine.
         on_shard: called once for each shard, with its record and, if it was made now, what it took.
         engine: what runs the shard tasks; processes of this machine if not given.
 
     Raises:
-        UserError: another process is converting to the same folder.
-        WorldError: a full disk, a source that fails, or a lost worker; complete shards stay, and the same command
-            continues.
+        UserError: the disk is too small, none of the images can be used, or another conversion was begun in the same
+            place in S3.
+        WorldError: a full disk, a source that fails, a lost worker, or another process that writes in the same place in
+            S3; complete shards stay, and the same command continues.
     """
     destination = conversion.destination
     records: dict[int, ShardRecord] = {}
     for shard in recorded_shards(destination):
-        if shard < conversion.plan.shards and (record := read_record(destination, shard)):
+        if shard < conversion.plan.shards and (record := read_record(destination, shard, conversion.fingerprint)):
             records[shard] = record
             on_shard(record, None)
     missing = [shard for shard in range(conversion.plan.shards) if shard not in records]
-    _refuse_small_disk(conversion, missing)
-    with ExitStack() as stack:
-        try:
-            with writing_to(destination, but=BlockingIOError):
-                stack.enter_context(destination.exclusive())
-        except BlockingIOError:
-            raise UserError(f"{conversion.location} is being converted to by another process: wait for it") from None
-        with writing_to(destination):
-            tidy(destination)
-            conversion.begin()
-        for record, spent in (engine or run_tasks)((conversion.task(shard) for shard in missing), workers, destination):
-            records[record.shard] = record
-            on_shard(record, spent)
-        return _publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
+    refuse_small_disk(conversion, records)
+    with writing_to(destination):
+        tidy(destination, complete=False)
+        conversion.begin()
+    for record, spent in (engine or run_tasks)((conversion.task(shard) for shard in missing), workers, destination):
+        records[record.shard] = record
+        on_shard(record, spent)
+    return _publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
 
 
-def tidy(destination: Storage) -> None:
-    """Remove what a killed run left half written."""
+def tidy(destination: Storage, *, complete: bool) -> None:
+    """Remove what a killed run left half written; see `Storage.tidy`."""
     for folder in ("", WORK_FOLDER):
-        destination.tidy(folder)
+        destination.tidy(folder, complete=complete)
 
 
-def _refuse_small_disk(conversion: SplitConversion, missing: list[int]) -> None:
+def refuse_small_disk(conversion: SplitConversion, done: Collection[int]) -> None:
+    """Ask for room for the shards that are not done.
+
+    Raises:
+        UserError: there is too little.
+    """
+    missing = [shard for shard in range(conversion.plan.shards) if shard not in done]
     free = conversion.destination.free_bytes()
     if not missing or free is None:
         return
@@ -121,6 +144,19 @@ def _refuse_small_disk(conversion: SplitConversion, missing: list[int]) -> None:
             f"{conversion.location} needs about {needed / 1e9:,.1f} GB more "
             f"and its disk has {free / 1e9:,.1f} GB free: give a larger disk or a --subset"
         )
+
+
+def _refuse_mixed(conversion: SplitConversion, shards: list[ShardInfo]) -> None:
+    """See that what was made is there still: S3 cannot be held, and another process may have removed or replaced it."""
+    destination = conversion.destination
+    conversion.finished()
+    sizes = {entry.name: entry.size_bytes for entry in destination.listing().files}
+    for shard in shards:
+        if sizes.get(shard.basename) != shard.size_bytes:
+            raise WorldError(
+                f"{destination.location}/{shard.basename} is not as it was made: another process writes here too. "
+                f"Let one alone convert to one place, then run the same command again"
+            )
 
 
 def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifest:
@@ -137,6 +173,8 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
     for sample in stored:
         counts[sample.label] += 1
     shards = [record.info for record in records if record.info]
+    with writing_to(destination):
+        _refuse_mixed(conversion, shards)
     keys = keys_file(stored)
     classes = [
         ClassEntry(wnid=wnid, name=name, samples=count)

@@ -33,9 +33,11 @@ _RECORD = re.compile(r"shard\.(\d{5,})\.json")
 class ShardTask:
     """Everything that decides a shard's bytes, and where it goes.
 
-    `samples` are (place in the sorted source, sample), in stored order.
+    `conversion` is the name of the conversion that the shard is of, and goes into its record. `samples` are (place in
+    the sorted source, sample), in stored order.
     """
 
+    conversion: str
     shard: int
     samples: tuple[tuple[int, Sample], ...]
     source: Source
@@ -202,7 +204,7 @@ def run_shard_task(task: ShardTask) -> tuple[ShardRecord, Spent]:
     _buffers.append(whole.obj)
     begun = time.perf_counter()
     # A record that a power cut takes costs making its shard again; one that outlives its shard is not believed.
-    task.destination.note(record_name(task.shard), json_bytes(asdict(record)))
+    task.destination.note(record_name(task.shard), json_bytes(asdict(record) | {"conversion": task.conversion}))
     spent.write += time.perf_counter() - begun
     return record, spent
 
@@ -218,12 +220,14 @@ def recorded_shards(destination: Storage) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def read_record(destination: Storage, shard: int) -> ShardRecord | None:
-    """The record of a shard that is done, None where it is not: no record, half of one (a power cut leaves that), or no
-    file of the recorded size."""
+def read_record(destination: Storage, shard: int, conversion: str) -> ShardRecord | None:
+    """The record of a shard that is done, None where it is not: no record, half of one (a power cut leaves that), one
+    of another conversion (S3 cannot be held against it), or no file of the recorded size."""
     try:
         raw = json.loads(destination.read(record_name(shard)))
     except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    if raw.pop("conversion", None) != conversion:
         return None
     info = ShardInfo(**raw["info"]) if raw["info"] else None
     if info and destination.size_bytes(info.basename) != info.size_bytes:

@@ -109,7 +109,7 @@ def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source
         name for name in {fault.name for fault in faults} if name not in entries or shard_fault(split, entries[name])
     }
     with writing_to(split):
-        tidy(split)
+        tidy(split, complete=True)
     written = []
     for shard in range(conversion.plan.shards):
         name = shard_basename(shard)

@@ -27,10 +27,17 @@ from imagenet_mds.manifest import (
 from imagenet_mds.progress import ProgressLine
 from imagenet_mds.storage import Storage, open_storage
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import clear_split, convert_split, is_ours, remove_leavings
+from imagenet_mds_convert.convert import (
+    clear_split,
+    convert_split,
+    held,
+    is_ours,
+    refuse_small_disk,
+    remove_leavings,
+)
 from imagenet_mds_convert.cost import Cost, estimate
 from imagenet_mds_convert.engines import Engine, run_tasks_on_ray
-from imagenet_mds_convert.shard import ShardRecord, Spent
+from imagenet_mds_convert.shard import ShardRecord, Spent, recorded_shards
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.sums import verify_source
 from imagenet_mds_convert.verify import repair_split, verify_split
@@ -110,8 +117,8 @@ def run_convert(options: ConvertOptions) -> int:
         # All are asked before the first is begun: bad input is never half accepted.
         if options.overwrite:
             _refuse_foreign(conversion.destination)
-        else:
-            conversion.finished()
+        elif not conversion.finished():
+            refuse_small_disk(conversion, recorded_shards(conversion.destination))
     manifests = [_convert_one(conversion, workers, options) for conversion in conversions]
     left_out = sum(len(manifest.left_out) for manifest in manifests)
     if left_out and options.strict:
@@ -139,15 +146,24 @@ def _refuse_options(options: ConvertOptions) -> None:
 
 
 def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOptions) -> Manifest:
-    if options.overwrite:
-        clear_split(conversion.destination)
-    elif manifest := conversion.finished():
-        remove_leavings(conversion.destination)
-        if options.log_json:
-            print(_json("complete", **_json_fields(conversion, manifest)))
-        else:
-            print(f"{conversion.location} is complete already: {manifest.samples:,} images ({manifest.fingerprint})")
-        return manifest
+    with held(conversion.destination):
+        # Asked again: since the first look another process may have made something here.
+        if options.overwrite:
+            _refuse_foreign(conversion.destination)
+            clear_split(conversion.destination)
+        elif manifest := conversion.finished():
+            remove_leavings(conversion.destination)
+            if options.log_json:
+                print(_json("complete", **_json_fields(conversion, manifest)))
+            else:
+                print(
+                    f"{conversion.location} is complete already: {manifest.samples:,} images ({manifest.fingerprint})"
+                )
+            return manifest
+        return _make_one(conversion, workers, options)
+
+
+def _make_one(conversion: SplitConversion, workers: int, options: ConvertOptions) -> Manifest:
     started = time.monotonic()
     seen = kept = made_images = left_out = source_bytes = 0
     total = Spent()

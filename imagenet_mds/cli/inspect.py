@@ -18,12 +18,11 @@ from imagenet_mds.cli.convert import report_exceptions, splits_of
 from imagenet_mds.config import TrainConfig, load_config
 from imagenet_mds.contact_sheet import contact_sheet
 from imagenet_mds.contents import Contents, read_contents
-from imagenet_mds.dataset import stored_samples
+from imagenet_mds.dataset import open_sample, stored_samples
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import write_atomic
 from imagenet_mds.manifest import Manifest, read_keys, read_manifest
 from imagenet_mds.opened import OpenDataset, OpenSplit
-from imagenet_mds.raw import open_stored
 from imagenet_mds.storage import Readable, Storage, open_storage
 from imagenet_mds.unpacked import unpacked
 
@@ -70,11 +69,12 @@ def inspect_sample(dataset: str, split_name: str, sample: int, *, as_json: bool)
 
     Raises:
         UserError: the split has no such sample.
+        WorldError: it, or its shard, is damaged.
     """
     split, contents, names = _split_with(dataset, split_name, sample)
     stored = next(stored_samples(split, contents, sample))
     record = stored.record
-    with open_stored(record.image) as image:
+    with open_sample(split, contents, stored, decoded=False) as image:
         facts: dict[str, object] = {
             "sample": sample,
             "key": read_keys(split)[sample] if contents.classes else None,
@@ -103,12 +103,12 @@ def run_preview(dataset: str, file: Path, *, split: str, start: int, count: int,
 
     Raises:
         UserError: no PNG's name, no folder for it, or the split has no sample `start`.
-        WorldError: the file cannot be written.
+        WorldError: the file cannot be written, or a sample, or its shard, is damaged.
     """
     _refuse_file(file)
     storage, contents, names = _split_with(dataset, split, start)
     pictures = [
-        (_name(names, stored.record.label), open_stored(stored.record.image))
+        (_name(names, stored.record.label), open_sample(storage, contents, stored))
         for stored in itertools.islice(stored_samples(storage, contents, start), count)
     ]
     _write_sheet(file, pictures, columns)

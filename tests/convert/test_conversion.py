@@ -13,12 +13,12 @@ from PIL import Image
 from imagenet_mds.cli.arguments import parse_size
 from imagenet_mds.cli.convert import parse_subset
 from imagenet_mds.cli.inspect import run_inspect
-from imagenet_mds.errors import UserError
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.manifest import Policy, read_keys, read_manifest
 from imagenet_mds.mds import read_shard
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import convert_split
-from imagenet_mds_convert.shard import run_shard_task
+from imagenet_mds_convert.convert import clear_split, convert_split
+from imagenet_mds_convert.shard import ShardRecord, Spent, run_shard_task
 from imagenet_mds_convert.sources import open_source
 from tests.convert.drawing import encoded, files, make_tree, noise
 from tests.convert.running import convert_here
@@ -220,6 +220,47 @@ def test_a_shard_that_is_recorded_but_not_there_whole_is_made_again(
     convert_split(conversion, 1, on_shard=lambda record, spent: fresh.update({record.shard: spent is not None}))
     assert fresh == {shard: shard == 1 for shard in range(conversion.plan.shards)}
     assert files(tmp_path / "mds" / "train") == files(tmp_path / "whole" / "train")
+
+
+def test_records_of_another_conversion_are_not_believed(small_tree: Path, tmp_path: Path) -> None:
+    source = open_source(str(small_tree))
+    mine, other = (
+        SplitConversion.plan_for(source, "train", tmp_path, Policy(shard_size_bytes=4096, seed=seed)) for seed in (0, 1)
+    )
+    mine.begin()
+    for shard in range(other.plan.shards):
+        run_shard_task(other.task(shard))
+    fresh = []
+    convert_split(mine, 1, on_shard=lambda record, spent: fresh.append(spent is not None))
+    assert fresh == [True] * mine.plan.shards
+    convert_here(small_tree, tmp_path / "alone")
+    assert files(tmp_path / "train") == files(tmp_path / "alone" / "train")
+
+
+def test_what_another_process_takes_away_before_the_end_is_not_called_complete(
+    small_tree: Path, tmp_path: Path
+) -> None:
+    # As in S3, where it cannot be held off.
+    source, train = open_source(str(small_tree)), tmp_path / "train"
+    mine, other = (
+        SplitConversion.plan_for(source, "train", tmp_path, Policy(shard_size_bytes=4096, seed=seed)) for seed in (0, 1)
+    )
+    last = mine.plan.shards - 1
+
+    def removes(record: ShardRecord, spent: Spent | None) -> None:
+        if record.shard == last:
+            (train / "shard.00001.mds").unlink()
+
+    def begins(record: ShardRecord, spent: Spent | None) -> None:
+        if record.shard == 1:
+            clear_split(mine.destination)
+            other.begin()
+
+    with pytest.raises(WorldError, match=r"shard\.00001\.mds is not as it was made: another process writes here too"):
+        convert_split(mine, 1, removes)
+    with pytest.raises(UserError, match=r"another seed \(1, now 0\)"):
+        convert_split(mine, 1, begins)
+    assert not (train / "manifest.json").exists()
 
 
 @pytest.mark.parametrize(

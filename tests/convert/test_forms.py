@@ -159,7 +159,8 @@ def test_raw_shards_respect_the_size_and_are_the_same_from_archives(tmp_path: Pa
         ({"min_side": 256}, 9_000, 9_000),
         ({"max_side": 400}, 110_000, 600 + 400 * 300 // 2),
         ({"raw": True, "min_side": 256}, 1, 256 * 341 * 3),
-        ({"raw": True, "max_side": 400}, 1 << 40, 400 * 300 * 3),
+        ({"raw": True, "max_side": 400}, 1 << 28, 400 * 300 * 3),
+        ({"raw": True, "max_side": 400}, (1 << 28) + 1, 0),  # it is left out
     ],
 )
 def test_an_image_is_planned_as_it_will_most_likely_be(options: dict[str, Any], size_bytes: int, expected: int) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imagenet_mds.errors import WorldError
 from imagenet_mds.manifest import Policy, read_manifest
@@ -20,7 +21,7 @@ from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.engines import run_tasks
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.tree import TreeSource
-from tests.command import done, environment, run, start
+from tests.command import PROGRAM, done, environment, run, start
 from tests.convert.drawing import files, folders
 
 OPTIONS = ("--shard-size", "4KiB")
@@ -100,6 +101,38 @@ def test_interrupted_from_the_keyboard_it_says_so_and_continues(tree: Path, whol
     assert log.read_text() == "imagenet-mds: stopped; what is complete stays, and the same command continues\n"
     assert not list(dest.rglob("*.tmp"))
     done("convert", tree, dest, *OPTIONS)
+    assert files(dest) == files(whole)
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_interrupted_again_it_ends_at_once(tmp_path: Path, times: int) -> None:
+    # Large images, all in one shard: a worker that is not done for seconds.
+    source, dest, log = tmp_path / "tree", tmp_path / "mds", tmp_path / "log"
+    large = tmp_path / "large.JPEG"
+    Image.new("RGB", (9000, 9000)).save(large)
+    for wnid in ("n00000000", "n00000001"):
+        (source / "train" / wnid).mkdir(parents=True)
+        for number in range(25):
+            (source / "train" / wnid / f"{number}.JPEG").hardlink_to(large)
+    process = start("convert", source, dest, "--workers", 1, log=log)
+    _wait_until(lambda: any((dest / "train").glob(".shard.*.tmp")), "the shard's first bytes")
+    begun = time.monotonic()
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert process.wait(DEADLINE_SECONDS) == 75
+    assert time.monotonic() - begun < 3, "it does not wait for the shard"
+    assert log.read_text() == "imagenet-mds: stopped; what is complete stays, and the same command continues\n"
+
+
+def test_a_signal_that_it_was_started_to_ignore_does_not_stop_it(tree: Path, whole: Path, tmp_path: Path) -> None:
+    dest, ignoring = tmp_path / "mds", "trap '' HUP TERM; exec \"$@\""  # as nohup does with HUP
+    command = [*PROGRAM, "convert", str(tree), str(dest), *OPTIONS, "--workers", "2"]
+    process = subprocess.Popen(["sh", "-c", ignoring, "sh", *command], env=environment())
+    _wait_until(lambda: _recorded(dest) >= 10, "10 shards")
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        process.send_signal(number)
+    assert process.wait(DEADLINE_SECONDS) == 0
     assert files(dest) == files(whole)
 
 

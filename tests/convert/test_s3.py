@@ -147,6 +147,21 @@ def test_another_conversion_in_the_bucket_is_refused(proxy: Proxy, tree: Path) -
     assert stored("mds") != before
 
 
+@pytest.mark.usefixtures("in_process")
+def test_what_may_not_be_removed_is_said_and_not_mixed_with(proxy: Proxy, small_tree: Path) -> None:
+    address = f"s3://{BUCKET}/mds"
+    proxy.choose = lambda request: "kept" if "delete" in request.path else None
+    # A complete dataset is complete though its leavings stay.
+    for _ in range(2):
+        assert convert_here(small_tree, address) == 0
+    before = stored("mds")
+    with pytest.raises(UserError, match=r"manifest\.json: access is denied: .* s3:DeleteObject .* \(AccessDenied\)"):
+        convert_here(small_tree, address, seed=1, overwrite=True)
+    after = stored("mds")
+    assert after.pop("train/.work/clearing") == b""
+    assert after == before
+
+
 def test_a_broken_object_is_found_and_repaired(proxy: Proxy, tree: Path, dataset: Path) -> None:
     assert run("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS).status == 0
     storage = S3Storage.at(f"s3://{BUCKET}/mds/train")
@@ -180,14 +195,43 @@ def test_a_large_object_goes_up_in_parts_over_a_bad_line(proxy: Proxy, server: i
     assert direct(server).list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
 
 
-def test_unfinished_uploads_of_a_killed_run_are_aborted(proxy: Proxy, server: int) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_unfinished_uploads_are_aborted_once_all_is_complete(proxy: Proxy, server: int, small_tree: Path) -> None:
     client = direct(server)
-    for key in ("mds/train/shard.00000.mds", "mds/train/.work/shard.00000.json", "other/object"):
+
+    def uploads() -> list[str]:
+        return [upload["Key"] for upload in client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])]
+
+    keys = ["mds/train/.work/shard.00000.json", "mds/train/shard.00000.mds", "other/object"]
+    for key in keys:
         upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)
         client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload["UploadId"], PartNumber=1, Body=b"x" * 100)
-    S3Storage.at(f"s3://{BUCKET}/mds/train").tidy()
-    left = client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
-    assert [upload["Key"] for upload in left] == ["other/object"]
+    seen = {}
+
+    def choose(request: Request) -> None:
+        if request.method == "PUT":
+            seen[request.path.partition("?")[0]] = sorted(uploads())
+
+    proxy.choose = choose
+    assert convert_here(small_tree, f"s3://{BUCKET}/mds") == 0
+    # While it runs they may be those of another run, which is alive.
+    assert seen[f"/{BUCKET}/mds/train/manifest.json"] == keys
+    assert uploads() == ["other/object"]
+
+
+def test_an_upload_that_another_run_has_ended_is_said(proxy: Proxy) -> None:
+    proxy.choose = lambda request: "ended" if "partNumber=2" in request.path else None
+    with pytest.raises(UserError, match="mds/shard: another process has completed what is made here"):
+        S3Storage.at(f"s3://{BUCKET}/mds").write("shard", bytes(40 << 20))
+
+
+def test_a_silent_line_is_given_up_after_botos_attempts(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_READ_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(s3, "_ATTEMPTS", 2)
+    proxy.choose = lambda request: "stall"
+    with pytest.raises(OSError, match="Read timeout on endpoint URL"):
+        S3Storage.at(f"s3://{BUCKET}/mds").read("object")
+    assert len(proxy.seen) == 1 + s3._ATTEMPTS
 
 
 def test_no_credentials_are_said(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +12,16 @@ import pytest
 from imagenet_mds.cli.convert import run_verify
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.files import locked
-from imagenet_mds.manifest import Policy
+from imagenet_mds.manifest import Policy, read_manifest
+from imagenet_mds.storage import LocalStorage
 from imagenet_mds_convert import images
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import convert_split
-from imagenet_mds_convert.shard import build_shard
+from imagenet_mds_convert.shard import build_shard, run_shard_task
 from imagenet_mds_convert.sources.tree import TreeSource
-from tests.convert.running import convert_here
+from imagenet_mds_convert.verify import verify_split
+from tests.convert.drawing import files
+from tests.convert.running import convert_here, run_tasks_here
 
 
 class FailingTree(TreeSource):
@@ -79,11 +84,36 @@ def test_short_memory_leaves_no_image_out(monkeypatch: pytest.MonkeyPatch, tree:
         images.prepare(data, "decode")
 
 
-def test_two_conversions_to_one_folder_do_not_meet(tree: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_two_conversions_to_one_folder_do_not_meet(tree: Path, tmp_path: Path, overwrite: bool) -> None:
     mine = conversion(TreeSource.open(tree), tmp_path)
-    folder = tmp_path / "val"
-    folder.mkdir()
-    with locked(folder), pytest.raises(UserError, match="is being converted to by another process"):
-        convert_split(mine, workers=1)
-    assert list(folder.iterdir()) == []
-    assert convert_split(mine, workers=1).samples == 50
+    mine.begin()
+    run_shard_task(mine.task(0))
+    before = files(tmp_path)
+    options = {"shard_size": "32KiB", "splits": ("val",), "split_given": True, "overwrite": overwrite}
+    with locked(tmp_path / "val"), pytest.raises(UserError, match="val is being converted to by another process: wait"):
+        convert_here(tree, tmp_path, **options)
+    assert files(tmp_path) == before
+    assert convert_here(tree, tmp_path, **options) == 0
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_another_process_has_made_since_the_first_look_is_seen(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"splits": ("val",), "split_given": True, "shard_size": "32KiB"}
+
+    @contextmanager
+    def after_another(storage: LocalStorage) -> Iterator[None]:
+        """Held only when another process has come, converted, and gone."""
+        monkeypatch.undo()
+        monkeypatch.setattr("imagenet_mds_convert.convert.run_tasks", run_tasks_here)
+        convert_here(tree, tmp_path, **options)
+        with storage.exclusive():
+            yield
+
+    monkeypatch.setattr(LocalStorage, "exclusive", after_another)
+    with pytest.raises(UserError, match=r"another seed \(0, now 1\)"):
+        convert_here(tree, tmp_path, **options, seed=1)
+    assert verify_split(LocalStorage(tmp_path / "val"), read_manifest(tmp_path / "val"), deep=False, threads=1) == []
