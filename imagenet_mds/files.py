@@ -121,8 +121,9 @@ def sync_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[int]:
     """Hold a folder against another process that asks the same; the kernel lets go when the holder ends, however it
-    ends. The lock is on the folder itself: no file is left. Gives the descriptor that holds it: a child that inherits
-    it holds the lock too.
+    ends. The lock is on the folder itself: no file is left, and one that may only be read can be held too. On a network
+    file system (NFS, EFS) it holds off the processes of this machine alone. Gives the descriptor that holds it: a child
+    that inherits it holds the lock too.
 
     Raises:
         BlockingIOError: it is held.
