@@ -36,8 +36,9 @@ _FORMS: dict[str, tuple[str, dict[str, int]]] = {
 
 @dataclass(frozen=True)
 class Findings:
-    """What was measured, images a second unless said; `loader` by workers, `views` of one process by the training size;
-    `forms`, by the options of `convert`, how many times as fast views would be, 1 where no image would change."""
+    """What was measured, images a second unless said; `loader` by workers. `sizes`, by the training size in pixels, and
+    `forms`, by the options of `convert`, are how many times as fast views are with them; a form is 1 where no image would
+    change."""
 
     storage_bytes_per_second: float
     image_bytes: float
@@ -46,7 +47,7 @@ class Findings:
     crop: float
     view: float
     loader: dict[int, float]
-    views: dict[int, float]
+    sizes: dict[int, float]
     forms: dict[str, float]
     processors: int
     size_px: int
@@ -59,7 +60,7 @@ class Findings:
 
     def loader_at(self, size_px: int) -> float:
         """What the loader gives at a training size: what was measured, times what that size makes of the views."""
-        return max(self.loader.values()) * self.views[size_px] / self.view
+        return max(self.loader.values()) * self.sizes[size_px]
 
     @property
     def limit(self) -> str:
@@ -131,7 +132,7 @@ def measure(config: TrainConfig, train: OpenSplit) -> Findings:
                 raise UserError(
                     f"{where}: a stored image is damaged ({reason}): see `imagenet-mds verify {where} --deep`"
                 ) from None
-            forms[options] = 1.0 if made == files else speed.view_ratio(config, files, made)
+            forms[options] = 1.0 if made == files else speed.view_ratio(config, files, stored=made)
     tried = sorted({0, 1, 2, *(processors * share // 4 for share in (2, 3, 4))})
     return Findings(
         storage_bytes_per_second=storage,
@@ -141,7 +142,7 @@ def measure(config: TrainConfig, train: OpenSplit) -> Findings:
         crop=parts.crop,
         view=parts.view,
         loader={number: speed.measure_loader(config, train, number) for number in tried},
-        views={size_px: speed.view_rate_at(config, files, size_px) for size_px in _SIZES_PX},
+        sizes={size_px: speed.view_ratio(config, files, size_px=size_px) for size_px in _SIZES_PX},
         forms=forms,
         processors=processors,
         size_px=config.augment.size_px,

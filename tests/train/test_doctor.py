@@ -13,7 +13,7 @@ from tests.command import done, run
 
 SMALL = ("augment.size_px=32", "global_batch_size=16")
 RATES = {"storage_bytes_per_second", "image_bytes", "read", "decode", "crop", "view", "processors"}
-TABLES = {"loader", "views", "forms"}
+TABLES = {"loader", "sizes", "forms"}
 
 
 def test_it_measures_every_part_and_says_what_limits(dataset: Path) -> None:
@@ -30,7 +30,7 @@ def test_it_measures_every_part_and_says_what_limits(dataset: Path) -> None:
     }
     assert all(figure > 0 for name in TABLES for figure in found[name].values())
     assert found["forms"]["--max-side 400"] == 1, "the pictures are smaller"
-    assert found["views"]["128"] > found["views"]["224"]
+    assert found["sizes"].keys() == {"224", "176", "128"}
     assert found["read"] > found["view"]
     assert str(found["workers"]) in found["loader"]
     assert found["limit"]
@@ -75,7 +75,7 @@ def test_the_limit_follows_from_the_figures(changes: dict[str, object], limit: s
         "crop": 500.0,
         "view": 480.0,
         "loader": {0: 400.0, 1: 450.0, 2: 900.0, 4: 1700.0},
-        "views": {224: 480.0, 176: 600.0, 128: 960.0},
+        "sizes": {224: 1.0, 176: 1.25, 128: 2.0},
         "forms": {},
         "processors": 4,
         "size_px": 224,
@@ -83,4 +83,4 @@ def test_the_limit_follows_from_the_figures(changes: dict[str, object], limit: s
     found = Findings(**(figures | changes))  # type: ignore[arg-type] # of a table
     assert limit in found.limit
     assert found.workers == workers
-    assert found.loader_at(128) == max(found.loader.values()) * 960 / found.view
+    assert found.loader_at(128) == 2 * max(found.loader.values())

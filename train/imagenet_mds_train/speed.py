@@ -92,15 +92,17 @@ def view_rate(config: TrainConfig, files: Sequence[bytes], seconds: float = _SEC
     return rate(view, seconds)
 
 
-def view_rate_at(config: TrainConfig, files: Sequence[bytes], size_px: int) -> float:
-    """As `view_rate`, of another training size."""
-    augment = config.augment.model_copy(update={"size_px": size_px, "progressive": None})
-    return view_rate(config.model_copy(update={"augment": augment}), files)
-
-
-def view_ratio(config: TrainConfig, files: Sequence[bytes], other: Sequence[bytes]) -> float:
-    """How many times as fast the views of `other` are: the median of pairs, for a busy machine slows what it likes."""
-    pairs = [[view_rate(config, those, _SECONDS / _PAIRS) for those in (files, other)] for _ in range(_PAIRS)]
+def view_ratio(
+    config: TrainConfig, files: Sequence[bytes], *, size_px: int | None = None, stored: Sequence[bytes] | None = None
+) -> float:
+    """How many times as fast views are of another training size, or of files stored otherwise: the median of pairs, for
+    a busy machine slows now one and now the other."""
+    other = config
+    if size_px is not None:
+        augment = config.augment.model_copy(update={"size_px": size_px, "progressive": None})
+        other = config.model_copy(update={"augment": augment})
+    sides = (config, files), (other, files if stored is None else stored)
+    pairs = [[view_rate(*side, _SECONDS / _PAIRS) for side in sides] for _ in range(_PAIRS)]
     return statistics.median(second / first for first, second in pairs)
 
 
