@@ -319,7 +319,10 @@ def run_verify(dataset: str, *, deep: bool, repair: str | None) -> int:
         if source is None:
             broken += len(faults)
             continue
-        repaired = repair_split(split, manifest, faults, source)
+        with held(split):
+            if read_manifest(split) != manifest:
+                raise UserError(f"{split.location} has been converted anew meanwhile: verify it again")
+            repaired = repair_split(split, manifest, faults, source)
         for name in repaired:
             print(f"repaired: {split.location}/{name}")
         # An image that does not decode in a whole shard came so from the source: nothing to rebuild.

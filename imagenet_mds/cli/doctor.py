@@ -37,7 +37,7 @@ _FORMS: dict[str, tuple[str, dict[str, int]]] = {
 @dataclass(frozen=True)
 class Findings:
     """What was measured, images a second unless said; `loader` by workers. `sizes`, by the training size in pixels, and
-    `forms`, by the options of `convert`, are how many times as fast views are with them, 1 where no image would change."""
+    `forms`, by the options of `convert`, are how many times as fast views are then, 1 where no image would change."""
 
     storage_bytes_per_second: float
     image_bytes: float

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import imagenet_mds.cli.convert as convert_cli
 from imagenet_mds.cli.convert import run_verify
 from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.files import locked
 from imagenet_mds.manifest import WORK_FOLDER, read_manifest
+from imagenet_mds.storage import LocalStorage
 from imagenet_mds_convert.images import Stored
 from tests.command import run
 from tests.convert.drawing import encoded, files, make_tree, noise
@@ -202,3 +205,16 @@ def test_a_source_that_is_not_there_is_said_before_anything_is_hashed(
     with pytest.raises(UserError, match="there is no source at"):
         run_verify(str(copy), deep=False, repair=str(copy / "none"))
     assert capsys.readouterr().out == ""
+
+
+def test_a_repair_waits_for_no_conversion_and_mixes_with_none(
+    copy: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy / "val" / "shard.00001.mds").unlink()
+    with locked(copy / "val"), pytest.raises(UserError, match="val is being converted to by another process"):
+        run_verify(str(copy), deep=False, repair=str(tree))
+    other = read_manifest(copy / "val").model_copy(update={"fingerprint": "another"})
+    monkeypatch.setattr(convert_cli, "read_dataset", lambda location: [(LocalStorage(copy / "val"), other)])
+    with pytest.raises(UserError, match="val has been converted anew meanwhile: verify it again"):
+        run_verify(str(copy), deep=False, repair=str(tree))
+    assert not (copy / "val" / "shard.00001.mds").exists()
