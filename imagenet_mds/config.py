@@ -344,7 +344,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), ranks: int | N
         )
     if ranks is not None:
         values["ranks"] = ranks
-    given = [override.split("=", 1)[0] for override in overrides]
+    given = [override.split("=", 1)[0] for override in overrides] + (["ranks"] if ranks is not None else [])
     return parse_config({str(key): value for key, value in values.items()}, str(path), given)
 
 
@@ -364,9 +364,18 @@ def parse_config(values: dict[str, Any], origin: str, given: Sequence[str] = ())
         return TrainConfig.model_validate_json(json.dumps(values, default=repr))
     except ValidationError as error:
         complaints = _complaints(error)
-        typed = {path for path in complaints for key in given if f"{path}.".startswith(f"{key}.")}
+        typed = {path for path in complaints if any(_is_of(path, key) for key in given)}
         where = "" if typed == complaints.keys() else f"{origin}: "
         raise UserError(where + "; ".join(complaints.values())) from None
+
+
+def _is_of(path: str, key: str) -> bool:
+    """Whether a mistake at a path is of what was typed for a key: there, below it, or in a group that it is in."""
+    return f"{path}.".startswith(f"{key}.") or f"{key}.".startswith(f"{path}.") or path.startswith(_WHOLE)
+
+
+_WHOLE = "Value error, "
+"""How the place of a mistake begins that is in none, but in the tree as a whole; the rest is the sentence."""
 
 
 def _complaints(error: ValidationError) -> dict[str, str]:

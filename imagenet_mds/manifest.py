@@ -180,12 +180,17 @@ def read_manifest(where: Path | Storage) -> Manifest:
         inside = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(
             f"{path} cannot be read ({inside}: {first['msg']}): "
-            f"convert {dataset} again with this version, or restore it"
+            f"restore it, or make it anew with `imagenet-mds convert SOURCE {dataset} --overwrite`"
         ) from None
 
 
 def _why_no_manifest(split: Storage) -> str:
     dataset, names = split.parent, split.names()
+    if KEYS_BASENAME in names and WORK_FOLDER not in names:
+        return (
+            f"{split.location} has lost its {MANIFEST_BASENAME}: restore it, or make it anew with "
+            f"`imagenet-mds convert SOURCE {dataset.location} --overwrite`"
+        )
     if INDEX_BASENAME in names and WORK_FOLDER not in names:
         return (
             f"{split.location} was not written by imagenet-mds: it has an {INDEX_BASENAME} and no {MANIFEST_BASENAME}; "

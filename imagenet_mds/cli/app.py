@@ -412,7 +412,7 @@ def _leave(*_: object) -> None:
 
 def _usage_error(error: typer.TyperException) -> str:
     """What typer finds wrong with what was typed, in one line; the whole help where nothing was typed."""
-    message = error.format_message()
+    message = error.format_message().replace("Value error, ", "")
     if "\n" in message:
         return message
     context: typer.Context | None = getattr(error, "ctx", None)

@@ -17,6 +17,7 @@ from imagenet_mds.config import SUBSETS
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
 from imagenet_mds.manifest import (
     DEFAULT_QUALITY,
+    KEYS_BASENAME,
     MANIFEST_BASENAME,
     SPLITS,
     WORK_FOLDER,
@@ -369,7 +370,7 @@ def _refuse_foreign(destination: Storage) -> None:
     except NotADirectoryError:
         raise UserError(f"{destination.location} is a file: remove it yourself") from None
     strange = [name for name in names if not is_ours(name)]
-    if names and not strange and not {MANIFEST_BASENAME, WORK_FOLDER} & set(names):
+    if names and not strange and not {MANIFEST_BASENAME, KEYS_BASENAME, WORK_FOLDER} & set(names):
         strange = names
     if strange:
         raise UserError(
@@ -389,5 +390,5 @@ def parse_subset(text: str | None) -> int | None:
         return SUBSETS[text]
     number = text.replace("_", "").replace(",", "")
     if not number.isdecimal() or int(number) < 1:
-        raise UserError(f"--subset {text}: give {', '.join(SUBSETS)}, full or a number of images")
+        raise UserError(f"--subset {text}: give {', '.join(SUBSETS)}, full or a number of images, 1 or more")
     return int(number)

@@ -82,15 +82,18 @@ def _run(start: Start, run: RunFolder, lock: int) -> int:
             print(f"note: {note}", file=sys.stderr)
     # Last, for a run that was refused must not hold its name.
     start.begin()
+    print("starting the ranks ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     status = start.go(lock)
     if status == EXIT_DONE:
         _print_result(run, time.monotonic() - started)
     elif status == EXIT_STOPPED:
-        print(f"{run.path} is stopped: the same command continues it from its last checkpoint", file=sys.stderr)
+        print(f"{run.path} is stopped: the same command continues it from what is saved", file=sys.stderr)
     elif status != EXIT_USER:
         print(
-            f"imagenet-mds: {run.path} failed; its last checkpoint stays, the same command continues", file=sys.stderr
+            f"imagenet-mds: {run.path} failed; what it has saved stays, and once the cause is mended the same command "
+            f"continues",
+            file=sys.stderr,
         )
     return status
 

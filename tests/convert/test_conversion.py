@@ -364,6 +364,16 @@ def test_a_foreign_folder_is_neither_mixed_with_nor_removed(
     assert files(tmp_path) == before
 
 
+def test_a_dataset_that_lost_its_manifest_is_made_anew(small_tree: Path, tmp_path: Path) -> None:
+    convert_here(small_tree, tmp_path)
+    before = files(tmp_path)
+    (tmp_path / "train" / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"train has lost its manifest\.json: restore it, or .* --overwrite"):
+        read_manifest(tmp_path / "train")
+    convert_here(small_tree, tmp_path, overwrite=True)
+    assert files(tmp_path) == before
+
+
 def test_overwrite_spares_a_dataset_to_which_something_was_added(small_tree: Path, tmp_path: Path) -> None:
     convert_here(small_tree, tmp_path)
     (tmp_path / "train" / "notes.txt").write_bytes(b"mine")

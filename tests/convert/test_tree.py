@@ -101,7 +101,7 @@ def test_names_for_people_come_from_the_mapping_beside_the_splits(tmp_path: Path
         (
             ["train/n01/", "train/n02/"],
             "train",
-            "{root}/train is one split: give the folder above it, {root}, and `--split train`",
+            "{root}/train is one split: give the folder above it, {root}; `convert --split train` takes it alone",
         ),
         (["n01/", "n02/"], "", "{root} holds neither train/ nor val/ but n01, n02: put the class folders into"),
         (["train/"], "", "{root}/train has no class folders: images belong into {root}/train/<wnid>/"),

@@ -155,7 +155,9 @@ def test_a_manifest_edited_by_hand_is_refused(
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
 def test_a_manifest_that_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST_BASENAME).write_text(text)
-    with pytest.raises(UserError, match="again with this version, or restore it"):
+    with pytest.raises(
+        UserError, match=r"restore it, or make it anew with `imagenet-mds convert SOURCE .* --overwrite`"
+    ):
         read_manifest(tmp_path)
 
 

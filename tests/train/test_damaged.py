@@ -113,7 +113,7 @@ def test_a_run_ends_at_it_or_goes_on_and_counts_it(damaged: Path, tmp_path: Path
     said = next(line for line in ended.err.splitlines() if line.startswith("imagenet-mds: sample"))
     assert any(read_keys(both / "train")[sample] in said for sample in (GONE, CUT, FLIPPED))
     assert "Traceback" not in ended.err
-    assert "its last checkpoint stays" in ended.err
+    assert "what it has saved stays" in ended.err
     went_on = run(*command, "--run-name", "went-on", "data.damaged=black")
     assert went_on.status == 0, went_on.err
     lines = (tmp_path / "went-on" / "log.jsonl").read_text(encoding="utf-8").splitlines()

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import multiprocessing.util
 import os
+import re
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
@@ -226,8 +227,8 @@ class ImageStream(StreamingDataset):
         name = reader.raw_data.basename if isinstance(reader, MDSReader) else f"shard {shard}"
         where = f"{self._key(sample)}{name}, place {place}"
         return Undecodable(
-            f"sample {sample} of {self.files.folder} ({where}) does not decode: {error}; "
-            f"see `imagenet-mds verify {self._dataset} --deep`"
+            f"sample {sample} of {self.files.folder} ({where}) does not decode: {_reason(error)}. Mend it with "
+            f"`imagenet-mds verify {self._dataset} --deep --repair SOURCE`, or go on without it: data.damaged=black"
         )
 
     @property
@@ -286,6 +287,11 @@ class ImageStream(StreamingDataset):
         batches = len(range(world.worker_of_rank, self.batches_per_epoch - batches_done, world.workers_per_rank))
         sample_ids: NDArray[np.int64] = super()._get_work(epoch, sample_in_epoch)
         return sample_ids[: batches * self.device_batch_size]
+
+
+def _reason(error: Exception) -> str:
+    """Pillow's words without the addresses of buffers."""
+    return re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error)) or type(error).__name__
 
 
 def _read_sample(path: Path, place: int) -> bytes:

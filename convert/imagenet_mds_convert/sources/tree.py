@@ -99,5 +99,7 @@ def _why_no_splits(storage: Storage) -> str:
             return f"{here} holds neither train/ nor val/, but {inner.location} does: give that folder"
     if storage.name in SPLITS:
         above = storage.parent.location
-        return f"{here} is one split: give the folder above it, {above}, and `--split {storage.name}`"
+        return (
+            f"{here} is one split: give the folder above it, {above}; `convert --split {storage.name}` takes it alone"
+        )
     return f"{here} holds neither train/ nor val/ but {some(folders)}: put the class folders into train/ and val/"
