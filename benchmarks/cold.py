@@ -39,8 +39,8 @@ CONFIG: dict[str, Any] = {
 
 def make_shards(folder: Path, shards: int) -> list[Any]:
     """The training split of small pictures; an index and no manifest."""
-    from imagenet_mds.files import write_json
     from imagenet_mds.mds import Record, describe_shard, encode_shard, index_json, shard_basename
+    from imagenet_mds.storage.atomic import write_json
 
     folder.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)

@@ -56,8 +56,8 @@ def write_shard(job: tuple[Path, int, int, int, bytes]) -> Any:
 
 def make_dataset(folder: Path, samples: int) -> None:
     """The training split."""
-    from imagenet_mds.files import write_json
     from imagenet_mds.mds import index_json
+    from imagenet_mds.storage.atomic import write_json
 
     folder.mkdir(parents=True)
     edges = [samples * shard // SHARDS for shard in range(SHARDS + 1)]

@@ -24,10 +24,11 @@ from pathlib import Path
 import xxhash
 
 from imagenet_mds.errors import CommandError, UserError, WorldError
-from imagenet_mds.files import file_state, write_atomic
 from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
 from imagenet_mds.shards import faulty_shards
-from imagenet_mds.storage import LocalStorage, Readable, writing_to
+from imagenet_mds.storage.atomic import file_state, write_atomic
+from imagenet_mds.storage.base import Readable, writing_to
+from imagenet_mds.storage.local import LocalStorage
 
 _HELD_FOLDER = ".held"
 _PIECE_BYTES = 16 << 20
@@ -218,7 +219,7 @@ class SplitFiles:
         """
         if self.remote is None:
             return []
-        sizes = {entry.name: entry.size_bytes for entry in self.remote.files()}
+        sizes = {entry.name: entry.size_bytes for entry in self.remote.walk()}
         return [
             f"{shard.basename} ({'missing' if shard.basename not in sizes else f'{sizes[shard.basename]:,} bytes'})"
             for shard in shards

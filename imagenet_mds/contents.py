@@ -13,7 +13,8 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.manifest import MANIFEST_BASENAME, WORK_FOLDER, read_manifest
 from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
-from imagenet_mds.storage import Storage, as_storage
+from imagenet_mds.storage.base import Storage
+from imagenet_mds.storage.local import as_storage
 
 STOCK_CLASSES = 1000
 """Outputs of a network for a dataset that does not say its classes: ImageNet's."""
@@ -69,7 +70,7 @@ def read_contents(where: Path | Storage) -> Contents:
         UserError: no dataset there, an incomplete one, or one that cannot be read.
     """
     split = as_storage(where)
-    names = split.names()
+    names = split.list_names()
     if INDEX_BASENAME in names and MANIFEST_BASENAME not in names and WORK_FOLDER not in names:
         return _of_index(split)
     manifest = read_manifest(split)

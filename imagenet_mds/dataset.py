@@ -11,7 +11,8 @@ from imagenet_mds.errors import WorldError
 from imagenet_mds.manifest import read_keys
 from imagenet_mds.mds import Record, decode_shard, decode_stock_shard
 from imagenet_mds.raw import open_stored
-from imagenet_mds.storage import Readable, as_storage
+from imagenet_mds.storage.base import Readable
+from imagenet_mds.storage.local import as_storage
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,7 @@ short enough to be read aloud. It is not a defence against forgery.
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import xxhash
 
 
 def fingerprint(value: Any) -> str:
@@ -46,12 +43,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for path in sorted(old.keys() | new.keys())
         if old.get(path, missing) != new.get(path, missing)
     ]
-
-
-def file_xxh64(path: Path, chunk_bytes: int = 1 << 22) -> str:
-    """The xxh64 of a file's content, 16 hexadecimal digits, read in chunks so that memory stays flat."""
-    digest = xxhash.xxh64()
-    with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(chunk_bytes):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
-from imagenet_mds.storage import Readable, Storage, as_storage
+from imagenet_mds.storage.base import Readable, Storage
+from imagenet_mds.storage.local import as_storage
 
 MANIFEST_BASENAME = "manifest.json"
 KEYS_BASENAME = "keys.txt"
@@ -185,7 +186,7 @@ def read_manifest(where: Path | Storage) -> Manifest:
 
 
 def _why_no_manifest(split: Storage) -> str:
-    dataset, names = split.parent, split.names()
+    dataset, names = split.parent, split.list_names()
     if KEYS_BASENAME in names and WORK_FOLDER not in names:
         return (
             f"{split.location} has lost its {MANIFEST_BASENAME}: restore it, or make it anew with "
@@ -196,17 +197,17 @@ def _why_no_manifest(split: Storage) -> str:
             f"{split.location} was not written by imagenet-mds: it has an {INDEX_BASENAME} and no {MANIFEST_BASENAME}; "
             f"convert it with `imagenet-mds convert SOURCE DEST`"
         )
-    if MANIFEST_BASENAME in dataset.names():
+    if MANIFEST_BASENAME in dataset.list_names():
         return f"{dataset.location} is one split: give the dataset, {dataset.parent.location}"
     if names and WORK_FOLDER not in names and not any(name.endswith(".mds") for name in names):
         return (
             f"{split.location} is no dataset but holds {names[0]}: give what `imagenet-mds convert SOURCE DEST` wrote, "
             f"its DEST"
         )
-    if names or split.name in dataset.names():
+    if names or split.name in dataset.list_names():
         return f"{split.location} is not complete: run the same `imagenet-mds convert` again, it does what is missing"
     make = f"`imagenet-mds convert SOURCE {dataset.location}`"
-    if not dataset.names() and dataset.name not in dataset.parent.names():
+    if not dataset.list_names() and dataset.name not in dataset.parent.list_names():
         return f"there is no dataset at {dataset.location}: make one with {make}"
     there = [name for name in SPLITS if dataset.child(name).size_bytes(MANIFEST_BASENAME) is not None]
     held = f"it holds {' and '.join(there)}" if there else "it holds no split"

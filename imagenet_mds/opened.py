@@ -10,7 +10,9 @@ from imagenet_mds.contents import Contents, read_contents
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.mds import ShardInfo
 from imagenet_mds.shards import faulty_shards
-from imagenet_mds.storage import LocalStorage, Storage, open_storage
+from imagenet_mds.storage import open_storage
+from imagenet_mds.storage.base import Storage
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.unpacked import unpacked
 
 

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from imagenet_mds.mds import ShardInfo
-from imagenet_mds.storage import Storage, as_storage, stored_xxh64
+from imagenet_mds.storage.base import Storage, stored_xxh64
+from imagenet_mds.storage.local import as_storage
 
 
 def shard_fault(where: Path | Storage, shard: ShardInfo) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from imagenet_mds.contents import Contents
 from imagenet_mds.mds import INDEX_BASENAME
-from imagenet_mds.storage import Entry, Readable, Storage
+from imagenet_mds.storage.base import Entry, Readable, Storage
 
 _MODULES = {"br": "brotli", "bz2": "bz2", "gz": "gzip", "snappy": "snappy", "zstd": "zstd"}
 """What unpacks each of the library's algorithms; the library brings those that Python lacks."""
@@ -92,9 +92,9 @@ class UnpackedSplit:
         for at in range(0, len(data), piece_bytes):
             yield data[at : at + piece_bytes]
 
-    def files(self) -> Iterator[Entry]:
+    def walk(self) -> Iterator[Entry]:
         """Every file, whole compressed shards as what is in them."""
-        sizes = {entry.name: entry.size_bytes for entry in self.packed.files()}
+        sizes = {entry.name: entry.size_bytes for entry in self.packed.walk()}
         unpacked = {
             name: shard.size_bytes
             for name, shard in self._shards.items()

@@ -60,7 +60,7 @@ def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A proxy before it, this process led there too, and an empty bucket behind it."""
     import boto3  # boto3 takes a quarter of a second, for those who need it
 
-    from imagenet_mds import s3
+    from imagenet_mds.storage import s3
 
     with proxy_before(server) as proxy:
         for name, value in proxy.variables.items():

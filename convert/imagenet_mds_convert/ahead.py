@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from imagenet_mds.storage import Storage
+from imagenet_mds.storage.base import Storage
 from imagenet_mds_convert.images import MAX_FILE_BYTES, Unusable
 from imagenet_mds_convert.source import Sample, Source
 

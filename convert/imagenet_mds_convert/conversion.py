@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.files import json_bytes
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.manifest import (
     MANIFEST_BASENAME,
@@ -21,7 +20,9 @@ from imagenet_mds.manifest import (
     read_manifest,
 )
 from imagenet_mds.mds import ShardInfo, index_json
-from imagenet_mds.storage import Storage, as_storage
+from imagenet_mds.storage.atomic import json_bytes
+from imagenet_mds.storage.base import Storage
+from imagenet_mds.storage.local import as_storage
 from imagenet_mds_convert.images import Form, Scaling, likely_bytes
 from imagenet_mds_convert.plan import Plan, make_plan
 from imagenet_mds_convert.shard import ShardTask
@@ -133,7 +134,7 @@ class SplitConversion:
             UserError: the destination holds something else.
         """
         try:
-            names = self.destination.names()
+            names = self.destination.list_names()
         except NotADirectoryError:
             raise UserError(f"{self.location} is a file or lies below one: give another destination") from None
         if MANIFEST_BASENAME in names:

@@ -10,7 +10,6 @@ import xxhash
 
 from imagenet_mds import __version__
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import (
     KEYS_BASENAME,
     MANIFEST_BASENAME,
@@ -24,7 +23,8 @@ from imagenet_mds.manifest import (
     content_fingerprint,
 )
 from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
-from imagenet_mds.storage import Storage, writing_to
+from imagenet_mds.storage.atomic import json_bytes
+from imagenet_mds.storage.base import Storage, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.cost import needed_bytes
 from imagenet_mds_convert.engines import Engine, run_tasks
@@ -47,7 +47,7 @@ def held(destination: Storage) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             with writing_to(destination, but=BlockingIOError):
-                stack.enter_context(destination.exclusive())
+                stack.enter_context(destination.lock())
         except BlockingIOError:
             raise UserError(
                 f"{destination.location} is being converted to by another process: wait for it, or give another "
@@ -63,7 +63,7 @@ def clear_split(destination: Storage) -> None:
     Raises:
         WorldError: the storage refuses.
     """
-    names = destination.names()
+    names = destination.list_names()
     if not names:
         return
     with writing_to(destination):
@@ -82,7 +82,7 @@ def remove_leavings(destination: Storage) -> None:
     """Remove what this run and killed ones have left beside a complete split. If that fails, nothing is lost."""
     with suppress(OSError, UserError):
         destination.delete(WORK_FOLDER)
-        tidy(destination, complete=True)
+        remove_partials(destination, complete=True)
 
 
 def convert_split(
@@ -114,7 +114,7 @@ def convert_split(
     missing = [shard for shard in range(conversion.plan.shards) if shard not in records]
     refuse_small_disk(conversion, records)
     with writing_to(destination):
-        tidy(destination, complete=False)
+        remove_partials(destination, complete=False)
         conversion.begin()
     for record, spent in (engine or run_tasks)((conversion.task(shard) for shard in missing), workers, destination):
         records[record.shard] = record
@@ -122,10 +122,10 @@ def convert_split(
     return _publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
 
 
-def tidy(destination: Storage, *, complete: bool) -> None:
-    """Remove what a killed run left half written; see `Storage.tidy`."""
+def remove_partials(destination: Storage, *, complete: bool) -> None:
+    """Remove what a killed run left half written; see `Storage.remove_partials`."""
     for folder in ("", WORK_FOLDER):
-        destination.tidy(folder, complete=complete)
+        destination.remove_partials(folder, complete=complete)
 
 
 def refuse_small_disk(conversion: SplitConversion, done: Collection[int]) -> None:

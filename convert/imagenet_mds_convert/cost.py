@@ -15,7 +15,7 @@ _MEASURED_SAMPLES = 64
 S3_STORAGE_DOLLARS_PER_GB_MONTH = 0.023
 S3_DOLLARS_PER_1000_PUTS = 0.005
 
-_PART_BYTES = 16 << 20  # of a multipart upload, as imagenet_mds.s3 has it
+_PART_BYTES = 16 << 20  # of a multipart upload, as imagenet_mds.storage.s3 has it
 
 
 @dataclass(frozen=True)

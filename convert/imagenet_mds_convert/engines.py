@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.storage import Storage, writing_to
+from imagenet_mds.storage.base import Storage, writing_to
 from imagenet_mds_convert.shard import ShardRecord, ShardTask, Spent, run_shard_task
 
 Engine = Callable[[Iterator[ShardTask], int, Storage], Iterator[tuple[ShardRecord, Spent]]]

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 import xxhash
 
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import WORK_FOLDER
 from imagenet_mds.mds import Record, ShardEncoder, ShardInfo, describe_shard, shard_basename
-from imagenet_mds.storage import Storage, Writing
+from imagenet_mds.storage.atomic import json_bytes
+from imagenet_mds.storage.base import Storage, Writing
 from imagenet_mds_convert.ahead import read_all
 from imagenet_mds_convert.images import Form, Scaling, Stored, Unusable, likely_bytes, prepare
 from imagenet_mds_convert.source import Sample, Source
@@ -142,13 +142,13 @@ def build_shard(
         _, end = encoder.filled
         # A sample that was left out moves all that follow: from then on nothing is written ahead.
         if draft and end - written >= _AHEAD_BYTES and not record.left_out:
-            draft.ahead(encoder.view(written, end), written)
+            draft.write_behind(encoder.view(written, end), written)
             written = end
             spent.write += time.perf_counter() - packed
     begun = time.perf_counter()
     if draft and not record.left_out:
         # So that it is written while the shard is hashed.
-        draft.ahead(encoder.view(written, encoder.filled[1]), written)
+        draft.write_behind(encoder.view(written, encoder.filled[1]), written)
     whole = encoder.finish()
     info = describe_shard(shard_basename(task.shard), whole, encoder.samples) if encoder.samples else None
     spent.pack += time.perf_counter() - begun
@@ -204,7 +204,9 @@ def run_shard_task(task: ShardTask) -> tuple[ShardRecord, Spent]:
     _buffers.append(whole.obj)
     begun = time.perf_counter()
     # A record that a power cut takes costs making its shard again; one that outlives its shard is not believed.
-    task.destination.note(record_name(task.shard), json_bytes(asdict(record) | {"conversion": task.conversion}))
+    task.destination.write_unsynced(
+        record_name(task.shard), json_bytes(asdict(record) | {"conversion": task.conversion})
+    )
     spent.write += time.perf_counter() - begun
     return record, spent
 
@@ -216,7 +218,7 @@ def record_name(shard: int) -> str:
 
 def recorded_shards(destination: Storage) -> list[int]:
     """The shards that have a record, by one listing: in S3 a look at each would take longer than some conversions."""
-    matches = (_RECORD.fullmatch(name) for name in destination.child(WORK_FOLDER).names())
+    matches = (_RECORD.fullmatch(name) for name in destination.child(WORK_FOLDER).list_names())
     return sorted(int(match[1]) for match in matches if match)
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import json_bytes
 from imagenet_mds.manifest import KEYS_BASENAME, Manifest
 from imagenet_mds.mds import INDEX_BASENAME, decode_shard, index_json, shard_basename
 from imagenet_mds.shards import faulty_shards, shard_fault
-from imagenet_mds.storage import Storage, stored_xxh64, writing_to
+from imagenet_mds.storage.atomic import json_bytes
+from imagenet_mds.storage.base import Storage, stored_xxh64, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import keys_file, tidy, versions
+from imagenet_mds_convert.convert import keys_file, remove_partials, versions
 from imagenet_mds_convert.images import Unusable, check_stored
 from imagenet_mds_convert.shard import build_shard
 from imagenet_mds_convert.source import Source
@@ -109,7 +109,7 @@ def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source
         name for name in {fault.name for fault in faults} if name not in entries or shard_fault(split, entries[name])
     }
     with writing_to(split):
-        tidy(split, complete=True)
+        remove_partials(split, complete=True)
     written = []
     for shard in range(conversion.plan.shards):
         name = shard_basename(shard)

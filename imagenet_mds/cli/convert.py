@@ -26,7 +26,8 @@ from imagenet_mds.manifest import (
     read_manifest,
 )
 from imagenet_mds.progress import ProgressLine
-from imagenet_mds.storage import Storage, open_storage
+from imagenet_mds.storage import open_storage
+from imagenet_mds.storage.base import Storage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import (
     clear_split,
@@ -359,14 +360,14 @@ def read_dataset(location: str) -> list[tuple[Storage, Manifest]]:
 def splits_of(location: str) -> list[Storage]:
     """Where the splits of a dataset are; the first one's place where there is none, for what is said of it."""
     root = open_storage(location)
-    names = root.names()
+    names = root.list_names()
     return [root.child(split) for split in SPLITS if split in names] or [root.child(SPLITS[0])]
 
 
 def _refuse_foreign(destination: Storage) -> None:
     """--overwrite removes datasets of ours, never anything else."""
     try:
-        names = destination.names()
+        names = destination.list_names()
     except NotADirectoryError:
         raise UserError(f"{destination.location} is a file: remove it yourself") from None
     strange = [name for name in names if not is_ours(name)]

@@ -20,10 +20,11 @@ from imagenet_mds.contact_sheet import contact_sheet
 from imagenet_mds.contents import Contents, read_contents
 from imagenet_mds.dataset import open_sample, stored_samples
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import write_atomic
 from imagenet_mds.manifest import Manifest, read_keys, read_manifest
 from imagenet_mds.opened import OpenDataset, OpenSplit
-from imagenet_mds.storage import Readable, Storage, open_storage
+from imagenet_mds.storage import open_storage
+from imagenet_mds.storage.atomic import write_atomic
+from imagenet_mds.storage.base import Readable, Storage
 from imagenet_mds.unpacked import unpacked
 
 if TYPE_CHECKING:

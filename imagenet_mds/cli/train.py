@@ -60,7 +60,7 @@ def run_train(options: TrainOptions) -> int:
         print(f"{key + ':':18} {value}", flush=True)
     if options.plan:
         return EXIT_DONE
-    with run.exclusive() as lock:
+    with run.lock() as lock:
         # Again, now that nobody else can change the run: another start may have gone on, or ended, in the meantime.
         start = Start.prepare(config, dataset, run)
         if run.read_result() is not None:

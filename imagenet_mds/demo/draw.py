@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from imagenet_mds.files import write_atomic
+from imagenet_mds.storage.atomic import write_atomic
 
 Point = tuple[float, float]
 Brush = Callable[[ImageDraw.ImageDraw, Callable[[float, float], Point], float, tuple[int, int, int]], None]

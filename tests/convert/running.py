@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_mds.cli.convert import ConvertOptions, run_convert
-from imagenet_mds.storage import Storage, writing_to
+from imagenet_mds.storage.base import Storage, writing_to
 from imagenet_mds_convert.shard import ShardRecord, ShardTask, Spent, run_shard_task
 
 DEFAULTS: dict[str, Any] = {

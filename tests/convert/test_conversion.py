@@ -413,7 +413,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(
         asked.append(path)
         return type("Usage", (), {"free": free})
 
-    monkeypatch.setattr("imagenet_mds.storage.shutil.disk_usage", disk_usage)
+    monkeypatch.setattr("imagenet_mds.storage.local.shutil.disk_usage", disk_usage)
     tree = make_tree(tmp_path / "tree", n00000001=4, n00000002=2)
     large = tree / "train" / "n00000001" / "large.JPEG"
     large.write_bytes(encoded(noise()) + bytes(1_000_000))
@@ -434,7 +434,7 @@ def test_the_room_for_pixels_is_that_of_pixels(
     monkeypatch.setattr("imagenet_mds_convert.convert._SPARE_BYTES", 0)
     # Eight files of 900 bytes, which are 1,152 as pixels.
     free = 8 * 1000
-    monkeypatch.setattr("imagenet_mds.storage.shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
+    monkeypatch.setattr("imagenet_mds.storage.local.shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
     assert convert_here(small_tree, tmp_path / "files") == 0
     with pytest.raises(UserError, match=r"train needs about 0\.0 GB more"):
         convert_here(small_tree, tmp_path / "pixels", raw=True, max_side=24)
@@ -445,7 +445,7 @@ def test_a_run_that_continues_asks_for_the_room_of_what_is_missing_alone(
     small_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     convert_here(small_tree, tmp_path)
-    monkeypatch.setattr("imagenet_mds.storage.shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
+    monkeypatch.setattr("imagenet_mds.storage.local.shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
     assert convert_here(small_tree, tmp_path) == 0
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_mds import s3
 from imagenet_mds.errors import UserError
-from imagenet_mds.s3 import S3Storage
+from imagenet_mds.storage import s3
+from imagenet_mds.storage.s3 import S3Storage
 from tests.command import run, start
 from tests.convert.drawing import files, make_tree
 from tests.convert.running import convert_here
@@ -22,7 +22,7 @@ OPTIONS = ("--shard-size", "64KiB", "--workers", 2)
 def stored(prefix: str) -> dict[str, bytes]:
     """Every object below a prefix, by name."""
     storage = S3Storage.at(f"s3://{BUCKET}/{prefix}")
-    return {entry.name: storage.read(entry.name) for entry in storage.files()}
+    return {entry.name: storage.read(entry.name) for entry in storage.walk()}
 
 
 def test_a_dataset_in_s3_has_the_bytes_of_one_on_a_disk(proxy: Proxy, tree: Path, dataset: Path) -> None:
@@ -248,14 +248,14 @@ def test_names_and_parents(proxy: Proxy) -> None:
     storage = S3Storage.at(f"s3://{BUCKET}//a/b/")
     assert (storage.location, storage.name, storage.parent.location) == (f"s3://{BUCKET}/a/b", "b", f"s3://{BUCKET}/a")
     assert storage.parent.parent.location == f"s3://{BUCKET}"
-    assert storage.names() == []
+    assert storage.list_names() == []
     for name in ("x", "c/y", "c/d/z"):
         storage.write(name, name.encode())
-    assert storage.names() == ["c", "x"]
-    assert sorted(entry.name for entry in storage.files()) == ["c/d/z", "c/y", "x"]
-    assert storage.parent.parent.child("a").names() == ["b"]
+    assert storage.list_names() == ["c", "x"]
+    assert sorted(entry.name for entry in storage.walk()) == ["c/d/z", "c/y", "x"]
+    assert storage.parent.parent.child("a").list_names() == ["b"]
     storage.delete("c")
-    assert storage.names() == ["x"]
+    assert storage.list_names() == ["x"]
     assert storage.size_bytes("c/y") is None
     with pytest.raises(FileNotFoundError):
         storage.read("c/y")

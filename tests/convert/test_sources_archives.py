@@ -12,7 +12,7 @@ import pytest
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.manifest import read_manifest
-from imagenet_mds.storage import LocalStorage
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.images import Unusable
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.archives import ArchivesSource

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_mds import s3
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.manifest import Policy, read_manifest
-from imagenet_mds.s3 import S3Storage
-from imagenet_mds.storage import LocalStorage
+from imagenet_mds.storage import s3
+from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds.storage.s3 import S3Storage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import convert_split
 from imagenet_mds_convert.shard import build_shard
@@ -96,7 +96,7 @@ def test_from_bucket_to_bucket_by_processes(
     assert outcome.status == 0, outcome.err
     assert convert_here(local / "tree", tmp_path, shard_size="64MiB") == 0
     made = S3Storage.at(f"s3://{BUCKET}/mds")
-    assert {entry.name: made.read(entry.name) for entry in made.files()} == files(tmp_path)
+    assert {entry.name: made.read(entry.name) for entry in made.walk()} == files(tmp_path)
 
 
 def test_a_tree_is_listed_by_pages_and_no_image_is_asked_for(

@@ -11,9 +11,9 @@ import pytest
 
 from imagenet_mds.cli.convert import run_verify
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import locked
 from imagenet_mds.manifest import Policy, read_manifest
-from imagenet_mds.storage import LocalStorage
+from imagenet_mds.storage.atomic import locked
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert import images
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import convert_split
@@ -111,7 +111,7 @@ def test_what_another_process_has_made_since_the_first_look_is_seen(
         monkeypatch.undo()
         monkeypatch.setattr("imagenet_mds_convert.convert.run_tasks", run_tasks_here)
         convert_here(tree, tmp_path, **options)
-        with storage.exclusive():
+        with storage.lock():
             yield
 
     monkeypatch.setattr(LocalStorage, "exclusive", after_another)

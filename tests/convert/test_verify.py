@@ -10,9 +10,9 @@ import pytest
 import imagenet_mds.cli.convert as convert_cli
 from imagenet_mds.cli.convert import run_verify
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import locked
 from imagenet_mds.manifest import WORK_FOLDER, read_manifest
-from imagenet_mds.storage import LocalStorage
+from imagenet_mds.storage.atomic import locked
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.images import Stored
 from tests.command import run
 from tests.convert.drawing import encoded, files, make_tree, noise

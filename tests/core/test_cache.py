@@ -16,7 +16,7 @@ from imagenet_mds.contents import Contents, read_contents
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.mds import ShardInfo
 from imagenet_mds.opened import OpenDataset
-from imagenet_mds.storage import LocalStorage
+from imagenet_mds.storage.local import LocalStorage
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_mds.files import Draft, json_bytes, write_atomic, write_json
+from imagenet_mds.storage.atomic import Draft, json_bytes, write_atomic, write_json
 
 
 def test_a_file_is_written_and_nothing_else(tmp_path: Path) -> None:
@@ -20,8 +20,8 @@ def test_a_file_written_ahead_is_whole_whether_its_parts_stayed_in_place_or_move
     if moved:
         whole = whole[:2] + whole[3:]
     with Draft(tmp_path / "a.bin") as draft:
-        draft.ahead(memoryview(whole if not moved else ahead)[4:10], 4)
-        draft.ahead(memoryview(whole if not moved else ahead)[10:12], 10)
+        draft.write_behind(memoryview(whole if not moved else ahead)[4:10], 4)
+        draft.write_behind(memoryview(whole if not moved else ahead)[10:12], 10)
         assert [path.name for path in tmp_path.iterdir()] != ["a.bin"]
         draft.publish(memoryview(whole), moved=moved)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.bin": whole}
@@ -32,7 +32,7 @@ def test_a_file_given_up_leaves_the_old_one(tmp_path: Path) -> None:
 
     def interrupted() -> None:
         with Draft(tmp_path / "a.bin") as draft:
-            draft.ahead(b"new", 0)
+            draft.write_behind(b"new", 0)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -54,7 +54,7 @@ def test_a_part_that_cannot_be_written_is_told_before_the_file_has_its_name(
     def written() -> None:
         with Draft(tmp_path / "a.bin") as draft:
             for part in range(parts):
-                draft.ahead(b"new", 3 * part)
+                draft.write_behind(b"new", 3 * part)
             draft.publish(parts * b"new")
 
     (tmp_path / "a.bin").write_bytes(b"old")

@@ -8,7 +8,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagenet_mds.fingerprint import differences, file_xxh64, fingerprint, flatten
+from imagenet_mds.fingerprint import differences, fingerprint, flatten
+from imagenet_mds.storage.base import file_xxh64
 
 LEAVES = st.none() | st.integers() | st.text(max_size=8)
 NAMES = st.text("abc", min_size=1, max_size=2)

@@ -6,7 +6,7 @@ import pytest
 
 from imagenet_mds.mds import ShardInfo, describe_shard
 from imagenet_mds.shards import faulty_shards, shard_fault
-from imagenet_mds.storage import Storage
+from imagenet_mds.storage.base import Storage
 
 DATA = b"a shard's bytes"
 

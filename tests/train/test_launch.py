@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from imagenet_mds.files import locked
+from imagenet_mds.storage.atomic import locked
 from imagenet_mds_train import attempt as attempt_module
 from imagenet_mds_train import launch as launch_module
 from imagenet_mds_train.attempt import SHARED_MEMORY, Attempt, attempt, clean_after_the_dead

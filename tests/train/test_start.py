@@ -167,7 +167,7 @@ def test_old_checkpoints_go_with_their_records(dataset: Path, tmp_path: Path) ->
 
 def test_a_run_is_held_against_a_second_start(dataset: Path, tmp_path: Path) -> None:
     folder = begun(dataset, tmp_path / "runs" / "demo")
-    with folder.exclusive():
+    with folder.lock():
         outcome = run("train", "--config", "demo", "--data", dataset, "--save", tmp_path / "runs")
     assert outcome.status == 2
     assert "is running already" in outcome.err

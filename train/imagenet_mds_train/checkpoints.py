@@ -22,7 +22,7 @@ from composer.utils.checkpoint import save_checkpoint
 
 from imagenet_mds.config import CheckpointConfig
 from imagenet_mds.errors import EXIT_STOPPED
-from imagenet_mds.files import sync_folder
+from imagenet_mds.storage.atomic import sync_folder
 from imagenet_mds_train.records import RunFolder
 from imagenet_mds_train.runlog import RunLog, batches_per_epoch
 

@@ -12,8 +12,8 @@ from typing import Any
 from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import TrainConfig, parse_config
 from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED, CommandError
-from imagenet_mds.files import write_json
 from imagenet_mds.storage import open_storage
+from imagenet_mds.storage.atomic import write_json
 from imagenet_mds.unpacked import UnpackedSplit
 from imagenet_mds_train.records import RunFolder
 

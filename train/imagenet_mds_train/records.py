@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.files import locked, write_json
-from imagenet_mds.fingerprint import differences, file_xxh64
+from imagenet_mds.fingerprint import differences
+from imagenet_mds.storage.atomic import locked, write_json
+from imagenet_mds.storage.base import file_xxh64
 
 _MOST_SHOWN = 6
 _LAST_BREATH_SECONDS = 3.0
@@ -76,7 +77,7 @@ class RunFolder:
         write_json(self.path / "run.json", {"format": 1, "config": config, "identity": identity})
 
     @contextlib.contextmanager
-    def exclusive(self) -> Iterator[int]:
+    def lock(self) -> Iterator[int]:
         """Hold the run against a second start of it; gives the descriptor that holds it.
 
         Raises:

@@ -15,9 +15,9 @@ from typing import Any
 from imagenet_mds.config import TrainConfig
 from imagenet_mds.contents import STOCK_CLASSES
 from imagenet_mds.errors import UserError
-from imagenet_mds.files import file_state, write_json
 from imagenet_mds.mds import ShardInfo
 from imagenet_mds.opened import OpenDataset, OpenSplit
+from imagenet_mds.storage.atomic import file_state, write_json
 from imagenet_mds_train.launch import launch
 from imagenet_mds_train.rank import Order, files_as_json
 from imagenet_mds_train.records import CheckpointRecord, RunFolder, refuse_other
@@ -136,7 +136,7 @@ class Start:
         ]
 
     def begin(self) -> None:
-        """Record the run; from here on it is this run and no other. Hold the run (`RunFolder.exclusive`) first."""
+        """Record the run; from here on it is this run and no other. Hold the run (`RunFolder.lock`) first."""
         if self.checkpoint is not None:
             self.run.remove_after(self.checkpoint.batch)
         self.run.begin(self.config.model_dump(mode="json"), self.identity)

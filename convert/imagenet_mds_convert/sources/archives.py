@@ -14,7 +14,7 @@ from functools import partial
 from itertools import pairwise
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.storage import Storage
+from imagenet_mds.storage.base import Storage
 from imagenet_mds_convert.ahead import reads_at_once, run_ahead
 from imagenet_mds_convert.classes import imagenet_names, name_classes, number_classes
 from imagenet_mds_convert.images import Unusable

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.storage import Storage
+from imagenet_mds.storage.base import Storage
 from imagenet_mds_convert.source import Sample
 from imagenet_mds_convert.sources.folders import sorted_by_key
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.storage import Storage
+from imagenet_mds.storage.base import Storage
 from imagenet_mds_convert.classes import WNID
 
 DEVKIT_BASENAME = "ILSVRC2012_devkit_t12.tar.gz"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.storage import Listing, Storage
+from imagenet_mds.storage.base import Listing, Storage
 from imagenet_mds_convert.ahead import reads_at_once, run_ahead
 from imagenet_mds_convert.source import Sample
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.manifest import SPLITS
-from imagenet_mds.storage import Storage
+from imagenet_mds.storage.base import Storage
 from imagenet_mds_convert.classes import imagenet_names
 from imagenet_mds_convert.source import Sample
 from imagenet_mds_convert.sources.folders import is_image_name, sorted_by_key
@@ -38,7 +38,7 @@ def parquet_files(storage: Storage) -> tuple[str, ...]:
     """The files of train and val, in `data/` or right here, sorted; none where this is not Hugging Face's layout."""
     for folder in ("data/", ""):
         try:
-            names = (storage.child("data") if folder else storage).names()
+            names = (storage.child("data") if folder else storage).list_names()
         except NotADirectoryError:
             continue
         if found := select_files([f"{folder}{name}" for name in names]):

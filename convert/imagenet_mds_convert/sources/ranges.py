@@ -2,7 +2,7 @@
 
 import io
 
-from imagenet_mds.storage import Storage
+from imagenet_mds.storage.base import Storage
 
 HEADER_AHEAD_BYTES = 1 << 12
 """A page: what a disk reads at the least, and enough for a tar's header with a long name."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.storage import Storage
+from imagenet_mds.storage.base import Storage
 from imagenet_mds_convert.sources.ranges import HEADER_AHEAD_BYTES, RangeFile
 
 _MOST_HEADER_BYTES = 1 << 20

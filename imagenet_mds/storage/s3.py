@@ -24,7 +24,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.storage import Entry, Listing, pieces
+from imagenet_mds.storage.base import Entry, Listing, RangeReads
 
 _ATTEMPTS = 10
 _BODY_ATTEMPTS = 6
@@ -35,7 +35,7 @@ _UPLOAD = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_P
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _DENIED = "access is denied: the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket"
-_MENDS = {
+_HINTS = {
     "ExpiredToken": "the credentials have expired: renew them and run the same command again",
     "ExpiredTokenException": "the credentials have expired: renew them and run the same command again",
     "RequestExpired": "the credentials have expired, or this machine's clock is wrong",
@@ -73,27 +73,27 @@ def _client() -> Any:
     )
 
 
-_MAKING_THE_CLIENT = threading.Lock()
+_client_lock = threading.Lock()
 
 
 def _s3() -> Any:
     """The process's client; threads that ask for it first together wait for one, for it takes a tenth of a second."""
-    with _MAKING_THE_CLIENT:
+    with _client_lock:
         return _client()
 
 
-def _forget_the_parents() -> None:
+def _reset_after_fork() -> None:
     """A forked process, as loader workers are, makes a client of its own; another thread may have held the lock."""
-    global _MAKING_THE_CLIENT
-    _MAKING_THE_CLIENT = threading.Lock()
+    global _client_lock
+    _client_lock = threading.Lock()
     _client.cache_clear()
 
 
-os.register_at_fork(after_in_child=_forget_the_parents)
+os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 @dataclass(frozen=True)
-class S3Storage:
+class S3Storage(RangeReads):
     """Objects under `s3://bucket/prefix/`. `prefix` is empty or ends without a slash."""
 
     bucket: str
@@ -153,17 +153,13 @@ class S3Storage:
             return b""
         return self._get(name, {"Range": f"bytes={start}-{start + length - 1}"})
 
-    def pieces(self, name: str, piece_bytes: int) -> Iterator[bytes]:
-        """A whole object in pieces of at most this size."""
-        return pieces(self, name, piece_bytes)
-
     @contextmanager
     def draft(self, name: str) -> Iterator["_Upload"]:
         """An object uploaded when it is whole: what it is made of need not be waited for, other shards are uploaded
         meanwhile."""
         yield _Upload(self, name)
 
-    def note(self, name: str, data: bytes) -> None:
+    def write_unsynced(self, name: str, data: bytes) -> None:
         """As `write`."""
         self.write(name, data)
 
@@ -188,7 +184,7 @@ class S3Storage:
             UserError: it is refused, by the credentials most likely.
         """
         with self._explained(name):
-            keys = [self._key(name), *(f"{self._key(name)}/{entry.name}" for entry in self.child(name).files())]
+            keys = [self._key(name), *(f"{self._key(name)}/{entry.name}" for entry in self.child(name).walk())]
             # A thousand at a time is what one request takes.
             for start in range(0, len(keys), 1000):
                 batch = [{"Key": key} for key in keys[start : start + 1000]]
@@ -198,7 +194,7 @@ class S3Storage:
                     if refused.get("Code") not in _MISSING:
                         raise botocore.exceptions.ClientError({"Error": refused}, "DeleteObjects")
 
-    def files(self) -> Iterator[Entry]:
+    def walk(self) -> Iterator[Entry]:
         """Every object below the prefix."""
         below = self._key("")
         with self._explained(""):
@@ -207,7 +203,7 @@ class S3Storage:
                     if not item["Key"].endswith("/"):  # what consoles make for an empty folder
                         yield Entry(item["Key"][len(below) :], int(item["Size"]))
 
-    def names(self) -> list[str]:
+    def list_names(self) -> list[str]:
         """The names of objects and folders right below the prefix, sorted."""
         try:
             found = self.listing()
@@ -233,7 +229,7 @@ class S3Storage:
             raise FileNotFoundError(errno.ENOENT, "No such prefix", self.location)
         return Listing(tuple(files), tuple(name for name in folders if name))
 
-    def tidy(self, folder: str = "", *, complete: bool) -> None:
+    def remove_partials(self, folder: str = "", *, complete: bool) -> None:
         """Abort unfinished uploads, whose parts are invisible and cost money, once all is complete. Before, those of a
         killed run cannot be told from those of one that is alive."""
         if not complete:
@@ -246,7 +242,7 @@ class S3Storage:
                     _s3().abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Nothing: S3 has no locks. Two runs of one conversion write the same bytes; whether another writes too must be
         looked at."""
         yield
@@ -260,7 +256,7 @@ class S3Storage:
     def _get(self, name: str, extra: dict[str, str]) -> bytes:
         for attempt in range(_BODY_ATTEMPTS):
             try:
-                with self._explained(name), _telling_breaks():
+                with self._explained(name), _marking_breaks():
                     return bytes(self._body(name, extra).read())
             except _PastTheEnd:
                 return b""
@@ -290,8 +286,8 @@ class S3Storage:
                 raise FileNotFoundError(errno.ENOENT, "No such object", where) from None
             if code == "InvalidRange":
                 raise _PastTheEnd from None
-            if code in _MENDS:
-                raise UserError(f"{where}: {_MENDS[code]} ({code})") from None
+            if code in _HINTS:
+                raise UserError(f"{where}: {_HINTS[code]} ({code})") from None
             raise OSError(errno.EIO, f"S3 answers {code}: {error}") from error
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError):
             raise UserError(
@@ -299,9 +295,9 @@ class S3Storage:
                 f"or give the machine a role"
             ) from None
         except boto3.exceptions.S3UploadFailedError as error:
-            known = next((code for code in _MENDS if f"({code})" in str(error)), None)
+            known = next((code for code in _HINTS if f"({code})" in str(error)), None)
             if known:
-                raise UserError(f"{where}: {_MENDS[known]} ({known})") from None
+                raise UserError(f"{where}: {_HINTS[known]} ({known})") from None
             raise OSError(errno.EIO, str(error)) from error
         except botocore.exceptions.BotoCoreError as error:
             raise OSError(errno.EIO, f"{error}") from error
@@ -314,7 +310,7 @@ class _Upload:
     storage: S3Storage
     name: str
 
-    def ahead(self, data: memoryview, start: int) -> None:
+    def write_behind(self, data: memoryview, start: int) -> None:
         """Nothing is sent before the whole is there."""
 
     def publish(self, data: memoryview, *, moved: bool = False) -> None:
@@ -323,7 +319,7 @@ class _Upload:
 
 
 @contextmanager
-def _telling_breaks() -> Iterator[None]:
+def _marking_breaks() -> Iterator[None]:
     """Tell a body that has broken off, which is asked for again, from what boto has given up."""
     try:
         yield

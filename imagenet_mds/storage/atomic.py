@@ -22,7 +22,7 @@ class Draft:
         self._path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._descriptor: int | None = None
-        self._ahead: tuple[int, int] | None = None
+        self._behind: tuple[int, int] | None = None
         self._writer: ThreadPoolExecutor | None = None
         self._under_way: list[Future[None]] = []
 
@@ -36,7 +36,7 @@ class Draft:
             os.close(self._descriptor)
         self._temporary.unlink(missing_ok=True)
 
-    def ahead(self, data: bytes | memoryview, start: int) -> None:
+    def write_behind(self, data: bytes | memoryview, start: int) -> None:
         """Write bytes that will most likely lie at `start`, each time where the last ones ended, while their maker goes
         on with the rest: a thread copies them to the kernel and has it take them to the disk.
 
@@ -47,13 +47,13 @@ class Draft:
         Raises:
             OSError: the system's own error, of this part or of one before.
         """
-        first, end = self._ahead or (start, start)
+        first, end = self._behind or (start, start)
         assert start == end, "parts follow one another"
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1)
         self._settle(*(part for part in self._under_way if part.done()))
         self._under_way.append(self._writer.submit(self._write_back, data, start))
-        self._ahead = first, start + len(data)
+        self._behind = first, start + len(data)
 
     def _write_back(self, data: bytes | memoryview, start: int) -> None:
         self._write(data, start)
@@ -77,7 +77,7 @@ class Draft:
             OSError: the system's own error.
         """
         self._settle(*self._under_way)
-        start, end = self._ahead if self._ahead and not moved else (0, 0)
+        start, end = self._behind if self._behind and not moved else (0, 0)
         view = memoryview(data)
         self._write(view[:start], 0)
         self._write(view[end:], end)

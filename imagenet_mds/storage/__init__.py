@@ -1,0 +1,25 @@
+"""Where bytes lie: a folder on a disk, or a prefix in S3. `open_storage` opens what a user typed."""
+
+from pathlib import Path
+
+from imagenet_mds.errors import UserError
+from imagenet_mds.storage.base import Storage
+from imagenet_mds.storage.local import LocalStorage
+
+
+def open_storage(location: str) -> Storage:
+    """The storage at a location that a user typed. Nothing is looked at yet.
+
+    Raises:
+        UserError: an address of a kind that the program does not know.
+    """
+    if location.startswith("s3://"):
+        from imagenet_mds.storage.s3 import S3Storage  # boto3 takes a quarter of a second, for those who need it
+
+        return S3Storage.at(location)
+    if "://" in location:
+        raise UserError(f"{location}: give a folder or an s3:// address")
+    path = Path(location)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: give a folder")
+    return LocalStorage(path)
