@@ -114,7 +114,7 @@ def test_what_another_process_has_made_since_the_first_look_is_seen(
         with storage.lock():
             yield
 
-    monkeypatch.setattr(LocalStorage, "exclusive", after_another)
+    monkeypatch.setattr(LocalStorage, "lock", after_another)
     with pytest.raises(UserError, match=r"another seed \(0, now 1\)"):
         convert_here(tree, tmp_path, **options, seed=1)
     assert verify_split(LocalStorage(tmp_path / "val"), read_manifest(tmp_path / "val"), deep=False, threads=1) == []
