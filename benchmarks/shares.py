@@ -54,9 +54,9 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
     from sides import our_config, samples_of
 
     from imagenet_mds.cache import SplitFiles
+    from imagenet_mds.jpeg.tiles import cut
     from imagenet_mds.raw import decode_raw, is_raw
     from imagenet_mds.seeds import SampleRandom, sample_seed
-    from imagenet_mds.tiles import cut
     from imagenet_mds_train.augment import Augmentation
     from imagenet_mds_train.crop import draw_crop, on_grid
     from imagenet_mds_train.data import TrainingImages

@@ -8,7 +8,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from imagenet_mds.tiles import DQT, SOS, Table, header_segments
+from imagenet_mds.jpeg.markers import DQT, SOS, header_segments
+from imagenet_mds.jpeg.tile_table import Table
 
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 

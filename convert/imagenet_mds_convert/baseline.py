@@ -11,7 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from imagenet_mds.tiles import APP0, APP14, COM, DHT, DQT, DRI, EOI, FRAMES, SOS, Array, header_segments, table_part
+from imagenet_mds.jpeg.markers import APP0, APP14, COM, DHT, DQT, DRI, EOI, FRAMES, SOS, Array, header_segments
+from imagenet_mds.jpeg.tile_table import table_part
 from imagenet_mds_convert import huffman, restarts
 
 _LARGEST_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION

@@ -15,7 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from imagenet_mds.tiles import Array
+from imagenet_mds.jpeg.markers import Array
 
 
 def compiled(function: Callable[..., Any]) -> Any:

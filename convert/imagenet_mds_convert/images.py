@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from imagenet_mds.damage import damage_in
+from imagenet_mds.jpeg.decoder_messages import damage_in, decoder_reason
 from imagenet_mds.raw import decode_raw, encode_raw, is_raw
 
 MAX_PIXELS = 1 << 27
@@ -374,7 +374,7 @@ def _open(data: bytes) -> Image.Image:
     except MemoryError:
         raise  # the machine's, not the image's
     except Exception as error:  # Pillow's plugins raise what they like on broken files: SyntaxError, struct.error, ...
-        raise Unusable(f"no image that can be read ({_reason(error)})") from None
+        raise Unusable(f"no image that can be read ({decoder_reason(error)})") from None
 
 
 def _load(image: Image.Image) -> None:
@@ -385,9 +385,4 @@ def _load(image: Image.Image) -> None:
     except MemoryError:
         raise  # as in _open
     except Exception as error:  # as in _open
-        raise Unusable(f"does not decode ({_reason(error)})") from None
-
-
-def _reason(error: Exception) -> str:
-    """Pillow's words without what differs from run to run (addresses of buffers)."""
-    return re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>| '<_io.*?>'", "", f"{error}") or type(error).__name__
+        raise Unusable(f"does not decode ({decoder_reason(error)})") from None

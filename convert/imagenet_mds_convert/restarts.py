@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imagenet_mds.tiles import Array
+from imagenet_mds.jpeg.markers import Array
 from imagenet_mds_convert.huffman import compiled
 
 ENDED, RUN_OUT, OUT_OF_ORDER, FILLED = range(4)

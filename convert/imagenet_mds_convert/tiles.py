@@ -2,7 +2,7 @@
 
 Only the DC difference of each component's first block in a segment is coded anew, for there the prediction starts at
 zero; all other codes are copied bit for bit, so that every coefficient stays. What is added stands in one piece
-directly before SOS: the tile table (`imagenet_mds.tiles` has its layout), a DHT where the picture's own DC tables lack
+directly before SOS: the tile table (`imagenet_mds.jpeg.tile_table`), a DHT where the picture's own DC tables lack
 a category, and DRI. So `untile_jpeg` gives the source back byte for byte, by construction: dropping that piece gives
 its header, the same walk with the restarts it had gives its scan (a DC difference has one code, since tables with two
 are left alone), the table keeps the only bits that are not determined, the fill before a marker, and what stands behind
@@ -16,7 +16,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from imagenet_mds.tiles import DHT, DRI, LONGEST_SEGMENT_BYTES, Array, Table, header_segments, table_part
+from imagenet_mds.jpeg.markers import DHT, DRI, Array, header_segments
+from imagenet_mds.jpeg.tile_table import LONGEST_SEGMENT_BYTES, Table, table_part
 from imagenet_mds_convert import huffman, restarts
 from imagenet_mds_convert.baseline import Damaged, Header, NotTileable, OtherKind, Stream, lookups, read_header, unstuff
 

@@ -5,7 +5,7 @@ from functools import partial
 
 from PIL import Image
 
-from imagenet_mds.tiles import DHT, header_segments
+from imagenet_mds.jpeg.markers import DHT, header_segments
 from tests.jpegs import SAMPLINGS, jpeg, picture, sampled, with_tables_of_16_bits
 
 ANY_SIZE = 10.0

@@ -11,10 +11,10 @@ from PIL import Image
 from streaming import StreamingDataset
 
 from imagenet_mds.errors import UserError
+from imagenet_mds.jpeg.tiles import TileMap
 from imagenet_mds.manifest import Policy, read_keys, read_manifest
 from imagenet_mds.mds import read_shard
 from imagenet_mds.raw import decode_raw, encode_raw, is_raw
-from imagenet_mds.tiles import TileMap
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.images import Form, Scaling, Unusable, check_stored, likely_bytes, prepare
 from imagenet_mds_convert.sources import open_source

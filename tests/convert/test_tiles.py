@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagenet_mds.tiles import APP11, DHT, DRI, TileMap, cut
+from imagenet_mds.jpeg.markers import APP11, DHT, DRI
+from imagenet_mds.jpeg.tiles import TileMap, cut
 from imagenet_mds_convert.baseline import NotTileable
 from imagenet_mds_convert.tiles import segment_mcus, tile_jpeg, untile_jpeg, whole_jpeg
 from tests.convert.jpeg_kinds import ANY_SIZE, SOURCES

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from imagenet_mds.tiles import TileMap, cut, header_segments
+from imagenet_mds.jpeg.markers import header_segments
+from imagenet_mds.jpeg.tiles import TileMap, cut
 from imagenet_mds_convert import images
 from imagenet_mds_convert.baseline import Damaged, NotTileable, OtherKind
 from imagenet_mds_convert.images import Stored, Unusable, prepare

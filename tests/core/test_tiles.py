@@ -9,19 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagenet_mds.tiles import (
-    APP0,
-    APP11,
-    APP14,
-    COM,
-    DRI,
-    LONGEST_SEGMENT_BYTES,
-    Table,
-    TileMap,
-    cut,
-    header_segments,
-    table_part,
-)
+from imagenet_mds.jpeg.markers import APP0, APP11, APP14, COM, DRI, header_segments
+from imagenet_mds.jpeg.tile_table import LONGEST_SEGMENT_BYTES, Table, table_part
+from imagenet_mds.jpeg.tiles import TileMap, cut
 from tests.jpegs import (
     SAMPLINGS,
     Pixels,
@@ -286,5 +276,5 @@ def test_no_bytes_make_the_header_walk_crash(tail: bytes) -> None:
 
 
 def test_reading_tiles_takes_neither_a_compiler_nor_a_decoder() -> None:
-    code = "import sys, imagenet_mds.tiles; sys.exit(bool({'numba', 'simplejpeg', 'PIL'} & sys.modules.keys()))"
+    code = "import sys, imagenet_mds.jpeg.tiles; sys.exit(bool({'numba', 'simplejpeg', 'PIL'} & sys.modules.keys()))"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

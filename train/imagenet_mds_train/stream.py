@@ -13,7 +13,6 @@ import contextlib
 import errno
 import multiprocessing.util
 import os
-import re
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from streaming.base.world import World
 from imagenet_mds.cache import Ahead, Need, SplitFiles
 from imagenet_mds.config import OrderConfig
 from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.jpeg.decoder_messages import decoder_reason
 from imagenet_mds.manifest import read_keys
 from imagenet_mds.mds import ShardInfo
 from imagenet_mds_train.attempt import BASE_VARIABLE, attempt
@@ -227,7 +227,7 @@ class ImageStream(StreamingDataset):
         name = reader.raw_data.basename if isinstance(reader, MDSReader) else f"shard {shard}"
         where = f"{self._key(sample)}{name}, place {place}"
         return Undecodable(
-            f"sample {sample} of {self.files.folder} ({where}) does not decode: {_reason(error)}. Mend it with "
+            f"sample {sample} of {self.files.folder} ({where}) does not decode: {decoder_reason(error)}. Mend it with "
             f"`imagenet-mds verify {self._dataset} --deep --repair SOURCE`, or go on without it: data.damaged=black"
         )
 
@@ -287,11 +287,6 @@ class ImageStream(StreamingDataset):
         batches = len(range(world.worker_of_rank, self.batches_per_epoch - batches_done, world.workers_per_rank))
         sample_ids: NDArray[np.int64] = super()._get_work(epoch, sample_in_epoch)
         return sample_ids[: batches * self.device_batch_size]
-
-
-def _reason(error: Exception) -> str:
-    """Pillow's words without the addresses of buffers."""
-    return re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error)) or type(error).__name__
 
 
 def _read_sample(path: Path, place: int) -> bytes:

@@ -1,0 +1,42 @@
+"""JPEG markers (ITU-T T.81, annex B) and the walk over a file's header."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+DHT, EOI, SOS, DQT, DRI, APP0, APP11, APP14, COM = 0xC4, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xEB, 0xEE, 0xFE
+FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+"""Markers without a segment behind them: TEM, RST0 to RST7, SOI. (EOI has none either, and ends the file.)"""
+
+_NOT_IN_A_HEADER = STANDALONE | {0x00, EOI}  # 0x00 is a stuffed zero, of entropy-coded data
+
+
+def header_segments(jpeg: bytes) -> list[tuple[int, int, int]]:
+    """Walk a JPEG's header.
+
+    Returns:
+        Of each segment from behind SOI to SOS the marker, where its 0xFF stands, and where it ends.
+
+    Raises:
+        ValueError: it is no JPEG, or not a sequence of segments as far as SOS.
+    """
+    if not jpeg.startswith(b"\xff\xd8"):
+        raise ValueError("no JPEG: it does not begin with the start-of-image marker")
+    found, at, size = [], 2, len(jpeg)
+    while at + 4 <= size:
+        if jpeg[at] != 0xFF or (marker := jpeg[at + 1]) in _NOT_IN_A_HEADER:
+            raise ValueError(f"broken JPEG: no header segment at byte {at}")
+        if marker == 0xFF:
+            at += 1
+            continue
+        length = jpeg[at + 2] << 8 | jpeg[at + 3]
+        end = at + 2 + length
+        if length < 2 or end > size:
+            break
+        found.append((marker, at, end))
+        if marker == SOS:
+            return found
+        at = end
+    raise ValueError("truncated JPEG: the file ends within its header")
