@@ -152,7 +152,7 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
 
 def measure(folder: Path, samples: int, ranks: int) -> list[dict[str, Any]]:
     """The figures of each of so many ranks."""
-    from imagenet_mds_train.attempt import attempt
+    from imagenet_mds.process.attempt import attempt
     from imagenet_mds_train.launch import rendezvous
 
     outs = [folder.parent / f"{rank}of{ranks}.json" for rank in range(ranks)]

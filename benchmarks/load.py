@@ -35,7 +35,7 @@ from peers import python_of, why_missing
 from shares import print_shares, shares_of
 from sides import BASELINE, BATCH_SIZE, COUNTER_SLOTS, OURS, SIDES
 
-from imagenet_mds_train.attempt import clean_after_the_dead
+from imagenet_mds.process.attempt import remove_stale
 
 HERE = Path(__file__).resolve().parent
 SETTLE_SECONDS = 0.2
@@ -246,7 +246,7 @@ def measure_case(
             os.sched_setaffinity(0, known)
             for side in sides.values():
                 side.end()
-            clean_after_the_dead()  # their shared memory
+            remove_stale()  # their shared memory
     return {name: one.row() for name, one in taken.items()}
 
 

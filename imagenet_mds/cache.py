@@ -11,13 +11,13 @@ the one that fetches is killed or meets an error, all others wait for ever.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,12 +25,13 @@ import xxhash
 
 from imagenet_mds.errors import CommandError, UserError, WorldError
 from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
+from imagenet_mds.process.locks import locked_file
 from imagenet_mds.shards import faulty_shards
 from imagenet_mds.storage.atomic import file_state, write_atomic
 from imagenet_mds.storage.base import Readable, writing_to
 from imagenet_mds.storage.local import LocalStorage
 
-_HELD_FOLDER = ".held"
+_LOCK_FOLDER = ".held"
 _PIECE_BYTES = 16 << 20
 _ATTEMPTS = 3
 """How often a shard is fetched that is not what the index says, before it is given up. Lost connections are the
@@ -74,15 +75,15 @@ class SplitFiles:
         self._refuse_small_disk(shards)
         index = self.remote.read(INDEX_BASENAME)
         with writing_to(LocalStorage(self.folder)):
-            (self.folder / _HELD_FOLDER).mkdir(parents=True, exist_ok=True)
-            self._remove_what_the_dead_began()
+            (self.folder / _LOCK_FOLDER).mkdir(parents=True, exist_ok=True)
+            self._remove_stale_partials()
             write_atomic(self.path(INDEX_BASENAME), index)
 
-    def _remove_what_the_dead_began(self) -> None:
-        """The files that nobody holds who would fetch on."""
+    def _remove_stale_partials(self) -> None:
+        """Remove partial downloads that no process is writing."""
         for path in self.folder.glob(".*.mds.tmp"):
-            with self._held(path.name[1:].removesuffix(".tmp"), wait=False) as held:
-                if held is not None:
+            with self._lock(path.name[1:].removesuffix(".tmp"), wait=False) as lock:
+                if lock is not None:
                     path.unlink(missing_ok=True)
 
     def _refuse_small_disk(self, shards: Sequence[ShardInfo]) -> None:
@@ -116,8 +117,8 @@ class SplitFiles:
             return True
         if self.remote is None:
             raise WorldError(f"{path} is missing: `imagenet-mds verify {self.folder.parent} --repair SOURCE` makes it")
-        with self._held(shard.basename, wait=wait) as held:
-            if held is None:
+        with self._lock(shard.basename, wait=wait) as lock:
+            if lock is None:
                 return False
             if path.exists():
                 return True
@@ -130,22 +131,12 @@ class SplitFiles:
                     self._download(self.remote, shard)
                 finally:
                     self._temporary(shard).unlink(missing_ok=True)  # its room is free again where that went wrong
-                _note(held, path)
+                _stamp(lock, path)
         return True
 
-    @contextlib.contextmanager
-    def _held(self, basename: str, *, wait: bool) -> Iterator[int | None]:
-        """The descriptor that holds a shard against every other process and thread; None where another holds it."""
-        descriptor = os.open(self.folder / _HELD_FOLDER / _flat(basename), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield None
-            else:
-                yield descriptor
-        finally:
-            os.close(descriptor)
+    def _lock(self, basename: str, *, wait: bool) -> AbstractContextManager[int | None]:
+        """Lock a shard against every other process and thread; gives None where another holds it."""
+        return locked_file(self.folder / _LOCK_FOLDER / _flat(basename), wait=wait)
 
     def _download(self, remote: Readable, shard: ShardInfo) -> None:
         temporary = self._temporary(shard)
@@ -181,9 +172,9 @@ class SplitFiles:
         Returns:
             Whether it fits now; if not, the room is taken by what others are fetching.
         """
-        with self._held(_ROOM, wait=True):
+        with self._lock(_ROOM, wait=True):
             if self.limit_bytes is not None:
-                self._remove_what_the_dead_began()
+                self._remove_stale_partials()
                 here, coming = self._sizes("[!.]*.mds"), self._sizes(".*.mds.tmp")
                 excess = sum(here.values()) + sum(coming.values()) + shard.size_bytes - self.limit_bytes
                 if excess > sum(here.values()):
@@ -236,23 +227,23 @@ class SplitFiles:
             The shards that were removed, each with what was wrong.
         """
         assert self.remote is not None, "only what can be fetched again is removed"
-        held = self.folder / _HELD_FOLDER
+        held = self.folder / _LOCK_FOLDER
         here = {path.name for path in self.folder.glob("[!.]*.mds")}
         touched = [
             shard
             for shard in shards
-            if (name := _flat(shard.basename)) in here and _noted(held / name) != file_state(self.folder / name)
+            if (name := _flat(shard.basename)) in here and _stamped(held / name) != file_state(self.folder / name)
         ]
         as_here = [replace(shard, basename=_flat(shard.basename)) for shard in touched]
         faults = faulty_shards(self.folder, as_here, threads, on_shard)
         broken = {shard.basename for shard, _ in faults}
         for shard in as_here:
-            with self._held(shard.basename, wait=True) as descriptor:
+            with self._lock(shard.basename, wait=True) as descriptor:
                 assert descriptor is not None
                 if shard.basename in broken:
                     self.path(shard.basename).unlink(missing_ok=True)
                 else:
-                    _note(descriptor, self.path(shard.basename))
+                    _stamp(descriptor, self.path(shard.basename))
         return faults
 
 
@@ -270,15 +261,15 @@ def _pieces(remote: Readable, basename: str) -> Iterator[bytes | memoryview]:
         ) from error
 
 
-def _note(descriptor: int, path: Path) -> None:
+def _stamp(descriptor: int, path: Path) -> None:
     """Write down that a shard as it is now is verified."""
     data = json.dumps(file_state(path)).encode("ascii")
     os.pwrite(descriptor, data, 0)
     os.truncate(descriptor, len(data))
 
 
-def _noted(path: Path) -> list[int] | None:
-    """What `_note` wrote; None where that cannot be read, for then the shard is verified again."""
+def _stamped(path: Path) -> list[int] | None:
+    """What `_stamp` wrote; None where that cannot be read, for then the shard is verified again."""
     try:
         state: list[int] = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):

@@ -7,7 +7,6 @@ needs with it and writes its shard itself, so nothing large crosses a pipe, and 
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.process.lifetime import end_with_pool
+from imagenet_mds.process.signals import sigint_blocked
 from imagenet_mds.storage.base import Storage, writing_to
 from imagenet_mds_convert.shard import ShardRecord, ShardTask, Spent, run_shard_task
 
@@ -31,12 +32,12 @@ def run_tasks(tasks: Iterator[ShardTask], workers: int, destination: Storage) ->
         WorldError: the disk refuses, the source's storage failed, or a worker was lost.
     """
     # spawn, for the live line of progress is a thread, and a fork with threads may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_pool)
     flying: set[Future[tuple[ShardRecord, Spent]]] = set()
     try:
         with writing_to(destination):
             for task in tasks:
-                with _deaf_to_interruption():
+                with sigint_blocked():
                     flying.add(pool.submit(run_shard_task, task))
                 if len(flying) > 2 * workers:
                     done, flying = wait(flying, return_when=FIRST_COMPLETED)
@@ -51,29 +52,6 @@ def run_tasks(tasks: Iterator[ShardTask], workers: int, destination: Storage) ->
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _deaf_to_interruption() -> Iterator[None]:
-    """Workers that are started in here never hear Ctrl-C, from their first instruction on: it is for the run to answer,
-    which lets them finish their shards. The run hears what came in between at the end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin_worker() -> None:
-    """Tie a worker to the run: if that is killed it ends at once, so that it writes nothing into what comes after."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    run = multiprocessing.parent_process()
-    assert run is not None
-    run.join()
-    os._exit(1)
 
 
 def run_tasks_on_ray(

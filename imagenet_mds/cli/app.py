@@ -1,20 +1,17 @@
 """The commands and their options, each declared once."""
 
-import contextlib
 import json
-import os
 import signal
 import sys
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import typer
 
 from imagenet_mds import __version__
 from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER, CommandError, UserError
+from imagenet_mds.process.signals import STOPPED_MESSAGE, handle_stop_signals, stop_cleanly
 
 app = typer.Typer(
     add_completion=False,
@@ -350,12 +347,10 @@ def configs_show(
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C; no command of ours returns it."""
 
-_STOPPED = "imagenet-mds: stopped; what is complete stays, and the same command continues\n"
-
 
 def main() -> None:
     """The program: run a command and exit with its status."""
-    _answer_signals(_stop)
+    handle_stop_signals(stop_cleanly)
     try:
         status = app(standalone_mode=False)
     except CommandError as error:
@@ -369,45 +364,10 @@ def main() -> None:
         print(f"imagenet-mds: {where}{error.strerror or error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     if status == _INTERRUPTED:
-        _answer_signals(signal.SIG_IGN)  # the end is near, and no place to be interrupted in
-        sys.stderr.write(_STOPPED)
+        handle_stop_signals(signal.SIG_IGN)  # ignore further signals while exiting
+        sys.stderr.write(STOPPED_MESSAGE)
         sys.exit(EXIT_STOPPED)
     sys.exit(status)
-
-
-def _answer_signals(answer: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    """Answer what asks the program to stop, but for what it was started to ignore, as nohup has it do."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, answer)
-
-
-def _stop(*_: object) -> None:
-    """Stop in good order, which may take the time of a shard."""
-    _answer_signals(_hurry)
-    raise KeyboardInterrupt
-
-
-def _hurry(*_: object) -> None:
-    """Who asks again does not want to wait for the workers. Without them all ends by itself; to interrupt the waiting
-    itself would not do, for a pool that is interrupted there never tells its workers to end."""
-    from multiprocessing import active_children  # who waits for workers has it already
-
-    _answer_signals(_leave)
-    workers = active_children()
-    for worker in workers:
-        worker.kill()
-    if not workers:
-        _leave()
-
-
-def _leave(*_: object) -> None:
-    """End at once, whatever goes on."""
-    with contextlib.suppress(OSError, RuntimeError):  # the signal may have come within a write
-        sys.stdout.flush()
-    cursor = "\r\x1b[?25h" if sys.stderr.isatty() else ""  # the line of progress hides it
-    os.write(sys.stderr.fileno(), f"{cursor}{_STOPPED}".encode("ascii"))
-    os._exit(EXIT_STOPPED)
 
 
 def _usage_error(error: typer.TyperException) -> str:

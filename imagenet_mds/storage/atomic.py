@@ -1,10 +1,7 @@
 """Files that are there whole or not at all: written under a temporary name, made durable, then renamed."""
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -114,24 +111,6 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Hold a folder against another process that asks the same; the kernel lets go when the holder ends, however it
-    ends. The lock is on the folder itself: no file is left, and one that may only be read can be held too. On a network
-    file system (NFS, EFS) it holds off the processes of this machine alone. Gives the descriptor that holds it: a child
-    that inherits it holds the lock too.
-
-    Raises:
-        BlockingIOError: it is held.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from imagenet_mds.storage.atomic import Draft, locked, sync_folder, write_atomic
+from imagenet_mds.process.locks import locked_folder
+from imagenet_mds.storage.atomic import Draft, sync_folder, write_atomic
 from imagenet_mds.storage.base import Entry, Listing, RangeReads, Readable
 
 
@@ -134,7 +135,7 @@ class LocalStorage(RangeReads):
     def lock(self) -> Iterator[None]:
         """Hold the folder; it is made if it is not there."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with locked(self.root):
+        with locked_folder(self.root):
             yield
 
     def free_bytes(self) -> int:

@@ -11,6 +11,7 @@ import pytest
 
 from imagenet_mds.errors import WorldError
 from imagenet_mds.manifest import Policy
+from imagenet_mds.process.signals import STOPPED_MESSAGE
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import convert_split
 from imagenet_mds_convert.engines import run_tasks_on_ray
@@ -97,7 +98,7 @@ def test_stopped_in_good_order_or_killed_it_continues_to_the_same_bytes(
         assert process.wait(60) == status, log.read_text()
         if status == 75:
             said = log.read_text()
-            assert said.endswith("imagenet-mds: stopped; what is complete stays, and the same command continues\n")
+            assert said.endswith(STOPPED_MESSAGE)
             assert "***" not in said  # as Ray's dump of stacks begins
         assert not (dest / "train" / "manifest.json").exists()
     outcome = run(*command, RAY_ADDRESS=cluster)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from imagenet_mds.errors import WorldError
 from imagenet_mds.manifest import Policy, read_manifest
+from imagenet_mds.process.signals import STOPPED_MESSAGE
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.engines import run_tasks
 from imagenet_mds_convert.sources import open_source
@@ -105,7 +106,7 @@ def test_interrupted_from_the_keyboard_it_says_so_and_continues(tree: Path, whol
     _wait_until(lambda: _recorded(dest) >= 20, "20 shards")
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(DEADLINE_SECONDS) == 75
-    assert log.read_text() == "imagenet-mds: stopped; what is complete stays, and the same command continues\n"
+    assert log.read_text() == STOPPED_MESSAGE
     assert not list(dest.rglob("*.tmp"))
     done("convert", tree, dest, *OPTIONS)
     assert files(dest) == files(whole)
@@ -129,7 +130,7 @@ def test_interrupted_again_it_ends_at_once(tmp_path: Path, times: int) -> None:
         time.sleep(0.3)
     assert process.wait(DEADLINE_SECONDS) == 75
     assert time.monotonic() - begun < 3, "it does not wait for the shard"
-    assert log.read_text() == "imagenet-mds: stopped; what is complete stays, and the same command continues\n"
+    assert log.read_text() == STOPPED_MESSAGE
 
 
 def test_a_signal_that_it_was_started_to_ignore_does_not_stop_it(tree: Path, whole: Path, tmp_path: Path) -> None:

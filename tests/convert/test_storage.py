@@ -12,7 +12,7 @@ import pytest
 from imagenet_mds.cli.convert import run_verify
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.manifest import Policy, read_manifest
-from imagenet_mds.storage.atomic import locked
+from imagenet_mds.process.locks import locked_folder
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert import images
 from imagenet_mds_convert.conversion import SplitConversion
@@ -93,7 +93,10 @@ def test_two_conversions_to_one_folder_do_not_meet(tree: Path, tmp_path: Path, o
     run_shard_task(mine.task(0))
     before = files(tmp_path)
     options = {"shard_size": "32KiB", "splits": ("val",), "split_given": True, "overwrite": overwrite}
-    with locked(tmp_path / "val"), pytest.raises(UserError, match="val is being converted to by another process: wait"):
+    with (
+        locked_folder(tmp_path / "val"),
+        pytest.raises(UserError, match="val is being converted to by another process: wait"),
+    ):
         convert_here(tree, tmp_path, **options)
     assert files(tmp_path) == before
     assert convert_here(tree, tmp_path, **options) == 0

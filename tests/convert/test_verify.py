@@ -11,7 +11,7 @@ import imagenet_mds.cli.convert as convert_cli
 from imagenet_mds.cli.convert import run_verify
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.manifest import WORK_FOLDER, read_manifest
-from imagenet_mds.storage.atomic import locked
+from imagenet_mds.process.locks import locked_folder
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.images import Stored
 from tests.command import run
@@ -211,7 +211,7 @@ def test_a_repair_waits_for_no_conversion_and_mixes_with_none(
     copy: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (copy / "val" / "shard.00001.mds").unlink()
-    with locked(copy / "val"), pytest.raises(UserError, match="val is being converted to by another process"):
+    with locked_folder(copy / "val"), pytest.raises(UserError, match="val is being converted to by another process"):
         run_verify(str(copy), deep=False, repair=str(tree))
     other = read_manifest(copy / "val").model_copy(update={"fingerprint": "another"})
     monkeypatch.setattr(convert_cli, "read_dataset", lambda location: [(LocalStorage(copy / "val"), other)])

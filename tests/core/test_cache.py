@@ -100,8 +100,8 @@ def _fetch_all(files: SplitFiles, contents: Contents, number: int) -> None:
 def test_one_that_is_being_fetched_is_not_waited_for_unless_asked(dataset: Path, tmp_path: Path) -> None:
     here = case(dataset, tmp_path)
     shard = here.contents.shards[0]
-    with here.files._held(shard.basename, wait=True) as held:
-        assert held is not None
+    with here.files._lock(shard.basename, wait=True) as lock:
+        assert lock is not None
         assert not here.files.fetch(shard, wait=False)
     assert here.files.fetch(shard, wait=False)
 
@@ -272,7 +272,7 @@ def test_what_others_are_fetching_takes_room_too(dataset: Path, tmp_path: Path) 
     first, second = here.contents.shards[:2]
     coming = here.files.folder / f".{second.basename}.tmp"
     coming.write_bytes(bytes(8 * largest))
-    with here.files._held(second.basename, wait=True):
+    with here.files._lock(second.basename, wait=True):
         assert not here.files.fetch(first, wait=False)
         threading.Timer(0.3, coming.unlink).start()
         assert here.files.fetch(first)

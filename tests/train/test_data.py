@@ -16,7 +16,7 @@ from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import AugmentConfig, EvaluationConfig, OrderConfig, parse_config
 from imagenet_mds.manifest import read_manifest
 from imagenet_mds.mds import read_shard
-from imagenet_mds_train.attempt import SHARED_MEMORY
+from imagenet_mds.process.attempt import SHARED_MEMORY
 from imagenet_mds_train.augment import Augmentation, seeded, validation_view
 from imagenet_mds_train.data import TrainingImages, validation_loader
 from imagenet_mds_train.feed import PADDING_LABEL

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from imagenet_mds.storage.atomic import locked
-from imagenet_mds_train import attempt as attempt_module
+from imagenet_mds.process import attempt as attempt_module
+from imagenet_mds.process.attempt import SHARED_MEMORY, Attempt, attempt, remove_stale
+from imagenet_mds.process.locks import locked_folder
 from imagenet_mds_train import launch as launch_module
-from imagenet_mds_train.attempt import SHARED_MEMORY, Attempt, attempt, clean_after_the_dead
 from imagenet_mds_train.launch import launch
 from tests.command import ROOTS
 
@@ -119,20 +119,20 @@ def test_the_things_of_the_dead_are_removed_and_of_the_living_kept() -> None:
         strange = SHARED_MEMORY / f"000000_test{os.getpid()}"
         for path in (*blocks, strange):
             path.write_bytes(b"x")
-        clean_after_the_dead()
+        remove_stale()
         assert [path.exists() for path in (*blocks, strange)] == [False, True, True]
         assert [mine.temporary.exists() for mine in (dead, living)] == [False, True]
     finally:
         alive.kill()
         alive.wait()
         strange.unlink()
-        attempt_module.clean_after_the_dead()
+        attempt_module.remove_stale()
     assert not blocks[1].exists()
 
 
 def test_a_rank_whose_launcher_is_gone_before_it_asks_ends_at_once() -> None:
     """The parent that `os.getppid()` names by then is another."""
-    program = "from imagenet_mds_train.orphans import die_with; die_with(%d); print('lives')"
+    program = "from imagenet_mds.process.lifetime import die_with; die_with(%d); print('lives')"
     path = os.pathsep.join(ROOTS)
     for parent, status in ((os.getpid(), 0), (2**22 + 1, -signal.SIGKILL)):
         done = subprocess.run(
@@ -204,6 +204,6 @@ def test_the_ranks_hold_the_run_as_long_as_they_live(monkeypatch: pytest.MonkeyP
         "import fcntl\nfolder = os.open(os.path.dirname(sys.argv[1]), os.O_RDONLY)\n"
         "try: fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)\nexcept BlockingIOError: sys.exit(0)\nsys.exit(1)",
     )
-    with locked(tmp_path) as lock:
+    with locked_folder(tmp_path) as lock:
         os.set_inheritable(lock, False)
         assert launch(1, tmp_path / "order", tmp_path, lock) == 0

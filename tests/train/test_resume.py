@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from imagenet_mds_train import attempt
+from imagenet_mds.process import attempt
 from tests.command import done, run, start
 
 pytestmark = pytest.mark.timeout(900)  # the fixture's runs are counted into the first test's time

@@ -25,10 +25,10 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import EvaluationConfig, OrderConfig, TrainConfig
+from imagenet_mds.process.lifetime import PARENT_VARIABLE, die_with
 from imagenet_mds.seeds import sample_seed
 from imagenet_mds_train.augment import Augmentation, View, validation_view
 from imagenet_mds_train.feed import PADDING_LABEL, DeviceLoader, Finish
-from imagenet_mds_train.orphans import PARENT_VARIABLE, die_with
 from imagenet_mds_train.slots import Slots
 from imagenet_mds_train.stream import ImageStream
 

@@ -13,13 +13,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
-from imagenet_mds_train.attempt import attempt
-from imagenet_mds_train.orphans import PARENT_VARIABLE
+from imagenet_mds.process.attempt import attempt
+from imagenet_mds.process.lifetime import PARENT_VARIABLE
+from imagenet_mds.process.signals import collected_stop_signals
 
 _POLL_SECONDS = 0.1
 _STOPPED_CODES = frozenset({EXIT_DONE, EXIT_STOPPED, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM})
@@ -40,7 +39,7 @@ _START_RANK = """
 import os, signal, sys
 sys.path[:] = [path for path in sys.path if path]
 signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
-from imagenet_mds_train.orphans import die_with_launcher
+from imagenet_mds.process.lifetime import die_with_launcher
 die_with_launcher()
 from imagenet_mds_train.rank import main
 main()
@@ -65,7 +64,7 @@ def launch(ranks: int, order: Path, log_folder: Path, lock: int | None = None) -
         processes: list[subprocess.Popen[bytes]] = []
         try:
             # From before the first rank is there: an interruption while they are started must not leave some behind.
-            with _interruptions() as received:
+            with collected_stop_signals(_announce_stop) as received:
                 for rank in range(ranks):
                     output = None
                     if rank:
@@ -109,28 +108,8 @@ def rendezvous(ranks: int) -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def _interruptions() -> Iterator[list[int]]:
-    """The SIGTERM, SIGHUP and Ctrl-C that come from here on, in a list that grows; not those that we were started to
-    ignore, as by nohup."""
-    received: list[int] = []
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) == 1:
-            print("stopping: the ranks save and end; once more to kill them at once", file=sys.stderr, flush=True)
-
-    heard = [
-        number
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    before = {number: signal.signal(number, receive) for number in heard}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _announce_stop() -> None:
+    print("Saving, then exiting. Press Ctrl-C again to kill.", file=sys.stderr, flush=True)
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], received: list[int]) -> None:

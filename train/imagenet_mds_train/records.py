@@ -19,7 +19,8 @@ from typing import Any
 
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.fingerprint import differences
-from imagenet_mds.storage.atomic import locked, write_json
+from imagenet_mds.process.locks import locked_folder
+from imagenet_mds.storage.atomic import write_json
 from imagenet_mds.storage.base import file_xxh64
 
 _MOST_SHOWN = 6
@@ -91,7 +92,7 @@ class RunFolder:
             deadline = time.monotonic() + _LAST_BREATH_SECONDS
             while True:
                 try:
-                    lock = stack.enter_context(locked(self.path))
+                    lock = stack.enter_context(locked_folder(self.path))
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:

@@ -5,8 +5,6 @@ A mistake shows within a second here, and not after the ranks have imported a tr
 
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from imagenet_mds.contents import STOCK_CLASSES
 from imagenet_mds.errors import UserError
 from imagenet_mds.mds import ShardInfo
 from imagenet_mds.opened import OpenDataset, OpenSplit
+from imagenet_mds.process.gpus import gpus
 from imagenet_mds.storage.atomic import file_state, write_json
 from imagenet_mds_train.launch import launch
 from imagenet_mds_train.rank import Order, files_as_json
@@ -222,18 +221,6 @@ def _refuse_classes(config: TrainConfig, train: OpenSplit) -> None:
             f"model.classes={config.model.classes} and {train.storage.location} has {len(known)} classes: "
             f"give model.classes=null"
         )
-
-
-def gpus() -> int:
-    """How many NVIDIA GPUs the ranks will see, without asking torch; 0 where there is no driver."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return 0
-    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
 def _device_words(ranks: int) -> str:

@@ -35,7 +35,7 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.jpeg.decoder_messages import decoder_reason
 from imagenet_mds.manifest import read_keys
 from imagenet_mds.mds import ShardInfo
-from imagenet_mds_train.attempt import BASE_VARIABLE, attempt
+from imagenet_mds.process.attempt import BASE_VARIABLE, attempt
 
 
 def use_own_blocks() -> None:

@@ -61,7 +61,7 @@ class Attempt:
 @contextlib.contextmanager
 def attempt() -> Iterator[Attempt]:
     """Borrow, and give back at the end; before that, give back what dead processes of ours still hold."""
-    clean_after_the_dead()
+    remove_stale()
     folder = tempfile.mkdtemp(prefix=f"imagenet-mds-{_namespace()}-{os.getpid()}-", dir=_temporary_root())
     mine = Attempt(os.getpid(), Path(folder))
     try:
@@ -70,7 +70,7 @@ def attempt() -> Iterator[Attempt]:
         _remove(mine.pid, [mine.temporary])
 
 
-def clean_after_the_dead() -> None:
+def remove_stale() -> None:
     """Remove the blocks and temporary folders of our processes that are gone."""
     folders: dict[int, list[Path]] = {}
     for path in _temporary_root().glob("imagenet-mds-*"):

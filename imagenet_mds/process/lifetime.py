@@ -1,9 +1,11 @@
 """No process outlives the one that started it, even if that one is killed."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 
 PARENT_VARIABLE = "IMAGENET_MDS_PARENT"
 """The environment variable that tells a rank which process started it."""
@@ -27,3 +29,15 @@ def die_with(parent: int) -> None:
 def die_with_launcher() -> None:
     """`die_with` of the launcher that started this rank."""
     die_with(int(os.environ[PARENT_VARIABLE]))
+
+
+def end_with_pool() -> None:
+    """Tie a worker to the run: if that is killed it ends at once, so that it writes nothing into what comes after."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    run = multiprocessing.parent_process()
+    assert run is not None
+    run.join()
+    os._exit(1)

@@ -1,0 +1,17 @@
+"""The GPUs of this machine, without asking torch."""
+
+import os
+import shutil
+import subprocess
+
+
+def gpus() -> int:
+    """How many NVIDIA GPUs the ranks will see, without asking torch; 0 where there is no driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

@@ -1,0 +1,47 @@
+"""Locks between processes. The kernel releases them when their holder ends, however it ends.
+
+On a network file system (NFS, EFS) they exclude only the processes of this machine. A child that inherits the
+descriptor of a lock holds the lock too.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[int]:
+    """Lock a folder and give the lock's descriptor. The lock is on the folder itself, so it leaves no file and needs no
+    permission to write.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked_file(path: Path, *, wait: bool) -> Iterator[int | None]:
+    """Lock a file, which is created if need be, against every other process and thread.
+
+    Args:
+        path: the file.
+        wait: wait for another holder; otherwise give None where there is one.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield None
+        else:
+            yield descriptor
+    finally:
+        os.close(descriptor)
