@@ -39,8 +39,9 @@ CONFIG: dict[str, Any] = {
 
 def make_shards(folder: Path, shards: int) -> list[Any]:
     """The training split of small pictures; an index and no manifest."""
-    from imagenet_mds.mds import Record, describe_shard, encode_shard, index_json, shard_basename
+    from imagenet_mds.dataset.mds import Record, describe_shard, index_json, shard_basename
     from imagenet_mds.storage.atomic import write_json
+    from tests.support.shards import encode_shard
 
     folder.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
@@ -60,16 +61,16 @@ def make_shards(folder: Path, shards: int) -> list[Any]:
 def first_batch(location: str, cache: Path) -> float:
     """Seconds from opening the dataset to the first batch."""
     from imagenet_mds.config import parse_config
-    from imagenet_mds.opened import OpenDataset
+    from imagenet_mds.dataset.access import Dataset
     from imagenet_mds_train.data import training_loader
     from imagenet_mds_train.stream import own_resources
 
     config = parse_config(CONFIG, "the benchmark")
     with own_resources():
         begun = time.perf_counter()
-        train = OpenDataset.at(location, cache).split("train")
-        train.begin(train.contents.shards)
-        batches = iter(training_loader(config, train.files, train.contents.samples))
+        train = Dataset.at(location, cache).split("train")
+        train.check_available(train.info.shards)
+        batches = iter(training_loader(config, train.shard_cache, train.info.samples))
         next(batches)
         seconds = time.perf_counter() - begun
         del batches
@@ -78,12 +79,12 @@ def first_batch(location: str, cache: Path) -> float:
 
 def one_shard(location: str, cache: Path, number: int) -> float:
     """Seconds of one shard's fetch."""
-    from imagenet_mds.opened import OpenDataset
+    from imagenet_mds.dataset.access import Dataset
 
-    train = OpenDataset.at(location, cache).split("train")
-    train.begin(train.contents.shards)
+    train = Dataset.at(location, cache).split("train")
+    train.check_available(train.info.shards)
     begun = time.perf_counter()
-    train.files.fetch(train.contents.shards[number])
+    train.shard_cache.fetch(train.info.shards[number])
     return time.perf_counter() - begun
 
 

@@ -46,7 +46,8 @@ def tiny_image() -> bytes:
 
 def write_shard(job: tuple[Path, int, int, int, bytes]) -> Any:
     """One shard of `count` samples from number `first` on."""
-    from imagenet_mds.mds import Record, describe_shard, encode_shard, shard_basename
+    from imagenet_mds.dataset.mds import Record, describe_shard, shard_basename
+    from tests.support.shards import encode_shard
 
     folder, shard, first, count, image = job
     data = encode_shard([Record(number, image, number % 1000) for number in range(first, first + count)], 1 << 26)
@@ -56,7 +57,7 @@ def write_shard(job: tuple[Path, int, int, int, bytes]) -> Any:
 
 def make_dataset(folder: Path, samples: int) -> None:
     """The training split."""
-    from imagenet_mds.mds import index_json
+    from imagenet_mds.dataset.mds import index_json
     from imagenet_mds.storage.atomic import write_json
 
     folder.mkdir(parents=True)
@@ -89,8 +90,8 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
     """One rank: its figures as JSON."""
     import torch
 
-    from imagenet_mds.cache import SplitFiles
     from imagenet_mds.config import parse_config
+    from imagenet_mds.dataset.shard_cache import ShardCache
     from imagenet_mds_train.data import training_loader
     from imagenet_mds_train.stream import use_own_blocks
 
@@ -98,7 +99,7 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
     use_own_blocks()
     torch.distributed.init_process_group("gloo")
     config = parse_config(CONFIG | {"ranks": ranks}, "the benchmark")
-    files = SplitFiles(folder)
+    files = ShardCache(folder)
     per_epoch = samples // GLOBAL_BATCH_SIZE
     found: dict[str, Any] = {}
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imagenet_mds.manifest import Policy
+from imagenet_mds.dataset.manifest import Policy
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.classes import imagenet_names
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.source import Sample
@@ -46,9 +47,9 @@ def peak_bytes() -> int:
 def main() -> None:
     """Plan it."""
     classes = tuple(imagenet_names())
-    source = ListedTree(Path("/nowhere"), classes, classes, ("train",), ())
+    source = ListedTree(LocalStorage(Path("/nowhere")), classes, classes, ("train",), ())
     begun = time.process_time()
-    conversion = SplitConversion.plan_for(source, "train", Path("/nowhere"), Policy())
+    conversion = SplitConversion.plan_for(source, "train", LocalStorage(Path("/nowhere")), Policy())
     row = {
         "images": len(conversion.samples),
         "shards": conversion.plan.shards,

@@ -53,9 +53,9 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
     import torch
     from sides import our_config, samples_of
 
-    from imagenet_mds.cache import SplitFiles
+    from imagenet_mds.dataset.raw_pixels import decode_raw, is_raw
+    from imagenet_mds.dataset.shard_cache import ShardCache
     from imagenet_mds.jpeg.tiles import cut
-    from imagenet_mds.raw import decode_raw, is_raw
     from imagenet_mds.seeds import SampleRandom, sample_seed
     from imagenet_mds_train.augment import Augmentation
     from imagenet_mds_train.crop import draw_crop, on_grid
@@ -68,7 +68,7 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
     config = our_config(size_px, 1, resize)
     augment, local = config.augment, folder / form / "train"
     with own_resources():
-        images = TrainingImages(config, SplitFiles(local), samples_of(local))
+        images = TrainingImages(config, ShardCache(local), samples_of(local))
         samples = range(0, images.num_samples, images.num_samples // IMAGES)[:IMAGES]
         files = [images.read(sample)[0] for sample in samples]
         seeds = [sample_seed(config.seed, 0, sample) for sample in samples]
@@ -147,13 +147,13 @@ def loader_us(config: Any, local: Path) -> float:
     from load import group_cpu_seconds
     from sides import BATCH_SIZE, samples_of
 
-    from imagenet_mds.cache import SplitFiles
+    from imagenet_mds.dataset.shard_cache import ShardCache
     from imagenet_mds_train.data import training_loader
     from imagenet_mds_train.stream import own_resources
 
     os.setpgid(0, 0)
     with own_resources():
-        batches = iter(training_loader(config, SplitFiles(local), samples_of(local)))
+        batches = iter(training_loader(config, ShardCache(local), samples_of(local)))
         for _ in range(4):
             next(batches)
         taken = []

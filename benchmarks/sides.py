@@ -111,7 +111,7 @@ def our_config(size_px: int, workers: int, resize: str) -> Any:
 
 def ours(job: Job, form: str, resize: str) -> Iterator[Any]:
     """Training's own loader."""
-    from imagenet_mds.cache import SplitFiles
+    from imagenet_mds.dataset.shard_cache import ShardCache
     from imagenet_mds_train.data import TrainingImages, training_loader
     from imagenet_mds_train.stream import own_resources
 
@@ -123,7 +123,7 @@ def ours(job: Job, form: str, resize: str) -> Iterator[Any]:
     TrainingImages.__getitem__ = counted  # type: ignore[method-assign] # counted in the worker, where images are made
     local = job.folder / form / "train"
     with own_resources():
-        loader = training_loader(our_config(job.size_px, job.cores, resize), SplitFiles(local), samples_of(local))
+        loader = training_loader(our_config(job.size_px, job.cores, resize), ShardCache(local), samples_of(local))
         while True:
             for batch in loader:
                 yield batch[0]
@@ -134,8 +134,8 @@ def bytes_only(job: Job) -> Iterator[Any]:
     import torch
     from torch.utils.data import DataLoader
 
-    from imagenet_mds.cache import SplitFiles
     from imagenet_mds.config import OrderConfig
+    from imagenet_mds.dataset.shard_cache import ShardCache
     from imagenet_mds_train.stream import ImageStream, own_resources
 
     class Files(ImageStream):
@@ -147,7 +147,7 @@ def bytes_only(job: Job) -> Iterator[Any]:
     local = job.folder / "ordinary" / "train"
     with own_resources():
         files = Files(
-            files=SplitFiles(local),
+            files=ShardCache(local),
             samples=samples_of(local),
             device_batch_size=BATCH_SIZE,
             order=OrderConfig(),

@@ -15,11 +15,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from imagenet_mds.dataset.subsets import SUBSETS
 from imagenet_mds.errors import UserError
 from imagenet_mds.resources import config_names, config_path
-
-SUBSETS = {"tiny": 1_000, "small": 10_000, "medium": 100_000, "large": 500_000}
-"""Subsets by name, in training images. They are nested: each is a prefix of the next."""
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]

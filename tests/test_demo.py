@@ -10,7 +10,7 @@ from PIL import Image
 from imagenet_mds.demo.draw import SHAPES, draw_picture, jpeg
 from imagenet_mds.demo.run import run_demo
 from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import read_manifest
+from tests.support.datasets import manifest_at
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_it_was_killed_in_mid_epoch_and_went_on(small: tuple[Path, int]) -> None
 def test_the_report_names_what_was_left_out_and_shows_the_pictures(small: tuple[Path, int]) -> None:
     folder, _ = small
     page = (folder / "report.html").read_text(encoding="utf-8")
-    manifest = read_manifest(folder / "mds" / "train")
+    manifest = manifest_at(folder / "mds" / "train")
     assert len(manifest.left_out) == len(manifest.changed) == 2
     for entry in manifest.left_out:
         assert entry.key in page

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imagenet_mds.manifest import read_keys, read_manifest
-from imagenet_mds.mds import read_shard
 from tests.command import done, run
+from tests.support.datasets import keys_at, manifest_at
+from tests.support.shards import read_shard
 
 
 def test_a_sample_is_shown_with_its_source(dataset: Path, tree: Path) -> None:
-    keys = read_keys(dataset / "val")
+    keys = keys_at(dataset / "val")
     for sample in (0, 17, 49):
         facts = json.loads(done("inspect", dataset, "--split", "val", "--sample", sample, "--json").out)
         source = tree / "val" / keys[sample]
@@ -56,7 +56,7 @@ def test_what_cannot_be_drawn_is_said(dataset: Path, tmp_path: Path, arguments: 
     assert outcome.status == 2
     assert words in outcome.err
     assert len(outcome.err.splitlines()) == 1
-    assert read_manifest(dataset / "train").samples < 900
+    assert manifest_at(dataset / "train").samples < 900
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_what_is_damaged_is_named_with_its_mend(damaged: Path, arguments: tuple[
     assert outcome.status == 1
     assert len(outcome.err.splitlines()) == 1, outcome.err
     place = 3 if "--start" in rest else 1
-    assert f"{damaged}/{words.replace('KEY', read_keys(damaged / 'train')[place])}" in outcome.err
+    assert f"{damaged}/{words.replace('KEY', keys_at(damaged / 'train')[place])}" in outcome.err
     assert outcome.err.endswith(f": `imagenet-mds verify {damaged} --deep` finds all that is damaged\n")
     assert "0x" not in outcome.err
 

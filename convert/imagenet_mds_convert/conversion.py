@@ -3,14 +3,11 @@
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from imagenet_mds.errors import UserError
-from imagenet_mds.fingerprint import fingerprint
-from imagenet_mds.manifest import (
+from imagenet_mds.dataset.manifest import (
     MANIFEST_BASENAME,
     WORK_FOLDER,
     Manifest,
@@ -19,10 +16,11 @@ from imagenet_mds.manifest import (
     conversion_fingerprint,
     read_manifest,
 )
-from imagenet_mds.mds import ShardInfo, index_json
+from imagenet_mds.dataset.mds import ShardInfo, index_json
+from imagenet_mds.errors import UserError
+from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage
-from imagenet_mds.storage.local import as_storage
 from imagenet_mds_convert.images import Form, Scaling, likely_bytes
 from imagenet_mds_convert.plan import Plan, make_plan
 from imagenet_mds_convert.shard import ShardTask
@@ -54,7 +52,7 @@ class SplitConversion:
     source_entry: SourceEntry
 
     @classmethod
-    def plan_for(cls, source: Source, split: str, dataset: Path | Storage, policy: Policy) -> "SplitConversion":
+    def plan_for(cls, source: Source, split: str, dataset: Storage, policy: Policy) -> "SplitConversion":
         """List the source and plan the split.
 
         Raises:
@@ -78,7 +76,7 @@ class SplitConversion:
             subset=policy.subset,
             likely_bytes=partial(likely_bytes, scaling=_scaling(policy), form=_form(policy)),
         )
-        return cls(source, split, as_storage(dataset).child(split), policy, samples, plan, entry)
+        return cls(source, split, dataset.child(split), policy, samples, plan, entry)
 
     @property
     def location(self) -> str:

@@ -9,8 +9,7 @@ import simplejpeg
 import xxhash
 
 from imagenet_mds import __version__
-from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.manifest import (
+from imagenet_mds.dataset.manifest import (
     KEYS_BASENAME,
     MANIFEST_BASENAME,
     WORK_FOLDER,
@@ -19,10 +18,10 @@ from imagenet_mds.manifest import (
     Duplicate,
     LeftOut,
     Manifest,
-    ShardEntry,
     content_fingerprint,
 )
-from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
+from imagenet_mds.dataset.mds import INDEX_BASENAME, ShardInfo
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
@@ -180,15 +179,11 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
         ClassEntry(wnid=wnid, name=name, samples=count)
         for wnid, name, count in zip(conversion.source.classes, conversion.source.names, counts, strict=True)
     ]
-    entries = [
-        ShardEntry(basename=shard.basename, size_bytes=shard.size_bytes, xxh64=shard.xxh64, samples=shard.samples)
-        for shard in shards
-    ]
     manifest = Manifest(
         split="train" if conversion.split == "train" else "val",
         samples=len(stored),
         classes=classes,
-        shards=entries,
+        shards=shards,
         left_out=[LeftOut(key=key, reason=reason) for record in records for key, reason in record.left_out],
         # What is done to every picture is no exception; 60,000 of them would hide one.
         changed=[
@@ -205,7 +200,7 @@ def _publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifes
         conversion=conversion.fingerprint,
         keys_xxh64=xxhash.xxh64(keys).hexdigest(),
         versions=versions(),
-        fingerprint=content_fingerprint(classes, entries),
+        fingerprint=content_fingerprint(classes, shards),
     )
     with writing_to(destination):
         destination.sync()

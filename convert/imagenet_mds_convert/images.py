@@ -15,8 +15,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from imagenet_mds.dataset.raw_pixels import decode_raw, encode_raw, is_raw
 from imagenet_mds.jpeg.decoder_messages import damage_in, decoder_reason
-from imagenet_mds.raw import decode_raw, encode_raw, is_raw
 
 MAX_PIXELS = 1 << 27
 """Larger pictures are left out: 11,585 x 11,585 decodes to 400 MB, and Pillow's own limit, at which the readers of the

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 
 import xxhash
 
+from imagenet_mds.dataset.manifest import WORK_FOLDER
+from imagenet_mds.dataset.mds import Record, ShardEncoder, ShardInfo, describe_shard, shard_basename
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.manifest import WORK_FOLDER
-from imagenet_mds.mds import Record, ShardEncoder, ShardInfo, describe_shard, shard_basename
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage, Writing
 from imagenet_mds_convert.ahead import read_all

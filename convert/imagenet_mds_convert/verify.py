@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from imagenet_mds.dataset.integrity import faulty_shards, shard_fault
+from imagenet_mds.dataset.manifest import KEYS_BASENAME, Manifest
+from imagenet_mds.dataset.mds import INDEX_BASENAME, decode_shard, index_json, shard_basename
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.manifest import KEYS_BASENAME, Manifest
-from imagenet_mds.mds import INDEX_BASENAME, decode_shard, index_json, shard_basename
-from imagenet_mds.shards import faulty_shards, shard_fault
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage, stored_xxh64, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
@@ -42,7 +42,7 @@ def verify_split(
     Returns:
         What is broken, in the order of the shards; empty if all is well.
     """
-    broken = faulty_shards(split, manifest.shard_infos(), threads, lambda shard: on_shard())
+    broken = faulty_shards(split, manifest.shards, threads, lambda shard: on_shard())
     faults = [*_index_faults(split, manifest), *(Fault(shard.basename, reason) for shard, reason in broken)]
     if deep:
         known = {shard.basename for shard, _ in broken}
@@ -71,7 +71,7 @@ def _index_faults(split: Storage, manifest: Manifest) -> Iterator[Fault]:
 
 def _index(manifest: Manifest) -> dict[str, Any]:
     policy = manifest.policy
-    return index_json(manifest.shard_infos(), policy.shard_size_bytes, raw=policy.raw)
+    return index_json(manifest.shards, policy.shard_size_bytes, raw=policy.raw)
 
 
 def _undecodable(split: Storage, name: str) -> str | None:
@@ -103,7 +103,7 @@ def repair_split(split: Storage, manifest: Manifest, faults: list[Fault], source
             f"{split.location} was made from another source ({before.samples:,} images, {before.fingerprint}; "
             f"this one has {now.samples:,} images, {now.fingerprint}): give one with the images it was made from"
         )
-    entries = {shard.basename: shard for shard in manifest.shard_infos()}
+    entries = {shard.basename: shard for shard in manifest.shards}
     # A shard that is as the manifest has it has nothing to rebuild, though an image in it may not decode.
     broken = {
         name for name in {fault.name for fault in faults} if name not in entries or shard_fault(split, entries[name])

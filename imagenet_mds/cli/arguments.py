@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from imagenet_mds.dataset.access import Dataset
 from imagenet_mds.errors import UserError
-from imagenet_mds.opened import OpenDataset
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -28,10 +28,10 @@ def parse_size(text: str, option: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def open_dataset(location: str, cache: Path | None, cache_limit: str | None) -> OpenDataset:
+def open_dataset(location: str, cache: Path | None, cache_limit: str | None) -> Dataset:
     """The dataset of --data, with --cache and --cache-limit.
 
     Raises:
         UserError: they do not fit together.
     """
-    return OpenDataset.at(location, cache, parse_size(cache_limit, "--cache-limit") if cache_limit else None)
+    return Dataset.at(location, cache, parse_size(cache_limit, "--cache-limit") if cache_limit else None)

@@ -13,18 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from imagenet_mds.cli.arguments import parse_size
-from imagenet_mds.config import SUBSETS
-from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
-from imagenet_mds.manifest import (
+from imagenet_mds.dataset.access import read_dataset
+from imagenet_mds.dataset.manifest import (
     DEFAULT_QUALITY,
     KEYS_BASENAME,
     MANIFEST_BASENAME,
-    SPLITS,
     WORK_FOLDER,
     Manifest,
     Policy,
     read_manifest,
 )
+from imagenet_mds.dataset.subsets import parse_subset
+from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
 from imagenet_mds.progress import ProgressLine
 from imagenet_mds.storage import open_storage
 from imagenet_mds.storage.base import Storage
@@ -348,22 +348,6 @@ def _refuse_inside(source: str, dest: str) -> None:
         raise UserError(f"{dest} lies inside the source {source}: give a destination outside of it")
 
 
-def read_dataset(location: str) -> list[tuple[Storage, Manifest]]:
-    """The splits of a dataset, each with its manifest.
-
-    Raises:
-        UserError: there is none, or one that is there is not complete.
-    """
-    return [(split, read_manifest(split)) for split in splits_of(location)]
-
-
-def splits_of(location: str) -> list[Storage]:
-    """Where the splits of a dataset are; the first one's place where there is none, for what is said of it."""
-    root = open_storage(location)
-    names = root.list_names()
-    return [root.child(split) for split in SPLITS if split in names] or [root.child(SPLITS[0])]
-
-
 def _refuse_foreign(destination: Storage) -> None:
     """--overwrite removes datasets of ours, never anything else."""
     try:
@@ -377,19 +361,3 @@ def _refuse_foreign(destination: Storage) -> None:
         raise UserError(
             f"{destination.location} holds something that imagenet-mds did not write ({strange[0]}): empty it yourself"
         )
-
-
-def parse_subset(text: str | None) -> int | None:
-    """A subset by name or number.
-
-    Raises:
-        UserError: neither.
-    """
-    if text is None or text == "full":
-        return None
-    if text in SUBSETS:
-        return SUBSETS[text]
-    number = text.replace("_", "").replace(",", "")
-    if not number.isdecimal() or int(number) < 1:
-        raise UserError(f"--subset {text}: give {', '.join(SUBSETS)}, full or a number of images, 1 or more")
-    return int(number)

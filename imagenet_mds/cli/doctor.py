@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from imagenet_mds.config import TrainConfig, load_config
+from imagenet_mds.dataset.access import Dataset, Split
 from imagenet_mds.errors import UserError
-from imagenet_mds.opened import OpenDataset, OpenSplit
 
 T4_IMAGES_PER_SECOND = 500
 """What one T4 trains at 224 px in fp16: four of them make ImageNet's 90 epochs in 16 hours with it. Arithmetic, not
@@ -75,7 +75,7 @@ class Findings:
         return f"the processors, and most of their time goes into {what}"
 
 
-def run_doctor(dataset: OpenDataset, config: str, overrides: tuple[str, ...], *, as_json: bool) -> None:
+def run_doctor(dataset: Dataset, config: str, overrides: tuple[str, ...], *, as_json: bool) -> None:
     """Measure and say it.
 
     Raises:
@@ -84,7 +84,7 @@ def run_doctor(dataset: OpenDataset, config: str, overrides: tuple[str, ...], *,
     warnings.simplefilter("ignore")  # of what torch and Composer deprecate
     train = _beginning(dataset.split("train"))
     settings = load_config(config, overrides, ranks=1)
-    batch = min(settings.global_batch_size, train.contents.samples)
+    batch = min(settings.global_batch_size, train.info.samples)
     settings = settings.model_copy(
         update={"global_batch_size": batch, "data": settings.data.model_copy(update={"subset": None})}
     )
@@ -95,26 +95,26 @@ def run_doctor(dataset: OpenDataset, config: str, overrides: tuple[str, ...], *,
     _print(findings, dataset.location)
 
 
-def _beginning(train: OpenSplit) -> OpenSplit:
+def _beginning(train: Split) -> Split:
     """The split, or of one that lies elsewhere as much as is worth fetching for a measurement."""
-    if train.files.remote is None:
+    if train.shard_cache.remote is None:
         return train
     samples = size_bytes = 0
-    for shard in train.contents.shards:
+    for shard in train.info.shards:
         if samples and size_bytes + shard.size_bytes > _FETCHED_BYTES:
             break
         samples, size_bytes = samples + shard.samples, size_bytes + shard.size_bytes
-    shards = train.contents.prefix(samples)
-    train.begin(shards)
-    return replace(train, contents=replace(train.contents, samples=samples, shards=tuple(shards)))
+    shards = train.info.prefix(samples)
+    train.check_available(shards)
+    return replace(train, info=replace(train.info, samples=samples, shards=tuple(shards)))
 
 
-def measure(config: TrainConfig, train: OpenSplit) -> Findings:
+def measure(config: TrainConfig, train: Split) -> Findings:
     """Measure every part, about a second each, and the loader with several numbers of workers."""
     from imagenet_mds_convert.images import Scaling, Unusable, prepare
     from imagenet_mds_train import speed
 
-    contents = train.contents
+    info = train.info
     processors = len(os.sched_getaffinity(0))
     print("measuring, half a minute ...", file=sys.stderr, flush=True)
     # First of all, for it is what fetches.
@@ -122,7 +122,7 @@ def measure(config: TrainConfig, train: OpenSplit) -> Findings:
     files = speed.stored_files(config, train, _FILES)
     parts = speed.measure_parts(config, train, files)
     forms: dict[str, float] = {}
-    if not contents.raw:
+    if not info.raw:
         for options, (form, sides) in _FORMS.items():
             try:
                 made = [prepare(data, "none", Scaling(**sides), form).image for data in files]  # type: ignore[arg-type] # of the table
@@ -135,7 +135,7 @@ def measure(config: TrainConfig, train: OpenSplit) -> Findings:
     tried = sorted({0, 1, 2, *(processors * share // 4 for share in (2, 3, 4))})
     return Findings(
         storage_bytes_per_second=storage,
-        image_bytes=contents.size_bytes / contents.samples,
+        image_bytes=info.size_bytes / info.samples,
         read=parts.read,
         decode=parts.decode,
         crop=parts.crop,

@@ -14,18 +14,18 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from imagenet_mds.cli.convert import report_exceptions, splits_of
+from imagenet_mds.cli.convert import report_exceptions
 from imagenet_mds.config import TrainConfig, load_config
 from imagenet_mds.contact_sheet import contact_sheet
-from imagenet_mds.contents import Contents, read_contents
-from imagenet_mds.dataset import open_sample, stored_samples
+from imagenet_mds.dataset.access import Dataset, Split, splits_of
+from imagenet_mds.dataset.decompress import unpacked
+from imagenet_mds.dataset.manifest import Manifest, read_keys, read_manifest
+from imagenet_mds.dataset.samples import open_sample, stored_samples
+from imagenet_mds.dataset.split_info import SplitInfo, read_split_info
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.manifest import Manifest, read_keys, read_manifest
-from imagenet_mds.opened import OpenDataset, OpenSplit
 from imagenet_mds.storage import open_storage
 from imagenet_mds.storage.atomic import write_atomic
 from imagenet_mds.storage.base import Readable, Storage
-from imagenet_mds.unpacked import unpacked
 
 if TYPE_CHECKING:
     from imagenet_mds_train.peek import Seen
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def run_inspect(dataset: str, *, as_json: bool) -> None:
     """Print what each split holds."""
-    found = [_manifest_or_contents(split) for split in splits_of(dataset)]
+    found = [_manifest_or_info(split) for split in splits_of(dataset)]
     if as_json:
         values = {one.split: one.model_dump(mode="json") if isinstance(one, Manifest) else asdict(one) for one in found}
         print(json.dumps(values, indent=2))
@@ -47,10 +47,10 @@ def run_inspect(dataset: str, *, as_json: bool) -> None:
             print(f"  {len(one.shards):,} shards, {one.size_bytes:,} bytes")
 
 
-def _manifest_or_contents(split: Storage) -> Manifest | Contents:
+def _manifest_or_info(split: Storage) -> Manifest | SplitInfo:
     """All that is known of a split: its manifest, or what the index of stock tools says."""
-    contents = read_contents(split)
-    return contents if contents.classes is None else read_manifest(split)
+    info = read_split_info(split)
+    return info if info.classes is None else read_manifest(split)
 
 
 def _print_split(manifest: Manifest) -> None:
@@ -72,15 +72,15 @@ def inspect_sample(dataset: str, split_name: str, sample: int, *, as_json: bool)
         UserError: the split has no such sample.
         WorldError: it, or its shard, is damaged.
     """
-    split, contents, names = _split_with(dataset, split_name, sample)
-    stored = next(stored_samples(split, contents, sample))
+    split, info, names = _split_with(dataset, split_name, sample)
+    stored = next(stored_samples(split, info, sample))
     record = stored.record
-    with open_sample(split, contents, stored, decoded=False) as image:
+    with open_sample(split, info, stored, decoded=False) as image:
         facts: dict[str, object] = {
             "sample": sample,
-            "key": read_keys(split)[sample] if contents.classes else None,
+            "key": read_keys(split)[sample] if info.classes else None,
             "class": record.label,
-            "wnid": contents.classes[record.label] if contents.classes else None,
+            "wnid": info.classes[record.label] if info.classes else None,
             "name": names[record.label] if names else None,
             "shard": stored.shard,
             "place": stored.place,
@@ -107,17 +107,17 @@ def run_preview(dataset: str, file: Path, *, split: str, start: int, count: int,
         WorldError: the file cannot be written, or a sample, or its shard, is damaged.
     """
     _refuse_file(file)
-    storage, contents, names = _split_with(dataset, split, start)
+    storage, info, names = _split_with(dataset, split, start)
     pictures = [
-        (_name(names, stored.record.label), open_sample(storage, contents, stored))
-        for stored in itertools.islice(stored_samples(storage, contents, start), count)
+        (_name(names, stored.record.label), open_sample(storage, info, stored))
+        for stored in itertools.islice(stored_samples(storage, info, start), count)
     ]
     _write_sheet(file, pictures, columns)
     print(f"{file}: {len(pictures)} samples of {storage.location} from number {start:,} on")
 
 
 def inspect_batch(
-    dataset: OpenDataset, config: str, *, epoch: int, batch: int, ranks: int | None, workers: int | None, as_json: bool
+    dataset: Dataset, config: str, *, epoch: int, batch: int, ranks: int | None, workers: int | None, as_json: bool
 ) -> None:
     """Print what training sees in one batch.
 
@@ -139,7 +139,7 @@ def inspect_batch(
 
 
 def preview_batch(
-    dataset: OpenDataset, file: Path, config: str, *, epoch: int, batch: int, count: int, columns: int
+    dataset: Dataset, file: Path, config: str, *, epoch: int, batch: int, count: int, columns: int
 ) -> None:
     """Write a contact sheet of what training sees in one batch.
 
@@ -149,18 +149,16 @@ def preview_batch(
     """
     _refuse_file(file)
     train = dataset.split("train")
-    names = _names(train.storage, train.contents)
+    names = _names(train.storage, train.info)
     seen = _training_batch(train, load_config(config), epoch, batch, None)
     pictures = [(_name(names, one.label), Image.fromarray(one.pixels)) for one in itertools.islice(seen, count)]
     _write_sheet(file, pictures, columns)
     print(f"{file}: {len(pictures)} samples of batch {batch:,} of epoch {epoch:,}, as {config} trains on them")
 
 
-def _training_batch(
-    train: OpenSplit, config: TrainConfig, epoch: int, batch: int, workers: int | None
-) -> "Iterator[Seen]":
+def _training_batch(train: Split, config: TrainConfig, epoch: int, batch: int, workers: int | None) -> "Iterator[Seen]":
     subset = config.data.subset_samples()
-    if subset is not None and (train.contents.classes is None or subset > train.contents.samples):
+    if subset is not None and (train.info.classes is None or subset > train.info.samples):
         config = config.model_copy(update={"data": config.data.model_copy(update={"subset": None})})
     warnings.simplefilter("ignore")  # of what torch and Composer deprecate
     from imagenet_mds_train.peek import training_batch
@@ -185,17 +183,17 @@ def _write_sheet(file: Path, pictures: Sequence[tuple[str, Image.Image]], column
         raise WorldError(f"{file} cannot be written: {error.strerror}") from None
 
 
-def _split_with(dataset: str, split: str, sample: int) -> tuple[Readable, Contents, list[str] | None]:
+def _split_with(dataset: str, split: str, sample: int) -> tuple[Readable, SplitInfo, list[str] | None]:
     """A split that has this sample, what it holds, and its classes' names for people."""
     storage = open_storage(dataset).child(split)
-    contents = read_contents(storage)
-    if sample >= contents.samples:
-        raise UserError(f"{storage.location} has no sample {sample:,}: it has {contents.samples:,}, counted from 0")
-    return unpacked(storage, contents), contents, _names(storage, contents)
+    info = read_split_info(storage)
+    if sample >= info.samples:
+        raise UserError(f"{storage.location} has no sample {sample:,}: it has {info.samples:,}, counted from 0")
+    return unpacked(storage, info), info, _names(storage, info)
 
 
-def _names(split: Storage, contents: Contents) -> list[str] | None:
-    return [entry.name for entry in read_manifest(split).classes] if contents.classes else None
+def _names(split: Storage, info: SplitInfo) -> list[str] | None:
+    return [entry.name for entry in read_manifest(split).classes] if info.classes else None
 
 
 def _name(names: list[str] | None, label: int) -> str:

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from imagenet_mds.cli.arguments import open_dataset
 from imagenet_mds.config import load_config
+from imagenet_mds.dataset.access import Dataset, check_available
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
-from imagenet_mds.opened import OpenDataset, begin
 from imagenet_mds.progress import ProgressLine
 from imagenet_mds_train.evaluate import evaluate, find_checkpoint
 from imagenet_mds_train.records import RunFolder
@@ -70,9 +70,9 @@ def run_train(options: TrainOptions) -> int:
 
 
 def _run(start: Start, run: RunFolder, lock: int) -> int:
-    begin(start.shards())
+    check_available(start.shards())
     for split, shards in start.shards():
-        if split is start.train and (note := split.crowded(shards, start.config.data.order.shuffle_block_size)):
+        if split is start.train and (note := split.cache_too_small(shards, start.config.data.order.shuffle_block_size)):
             print(f"note: {note}", file=sys.stderr)
     if start.config.data.verify_shards:
         count = sum(len(shards) for _, shards in start.shards())
@@ -107,15 +107,15 @@ def _print_result(run: RunFolder, seconds: float) -> None:
     )
 
 
-def run_eval(checkpoint: str, dataset: OpenDataset, *, split: str, as_json: bool) -> None:
+def run_eval(checkpoint: str, dataset: Dataset, *, split: str, as_json: bool) -> None:
     """Evaluate a checkpoint and print the figures."""
     path = find_checkpoint(checkpoint)
     opened = dataset.split(split)
-    opened.begin(opened.contents.shards)
-    for note in [opened.note, *opened.verify(opened.contents.shards, len(os.sched_getaffinity(0)))]:
+    opened.check_available(opened.info.shards)
+    for note in [opened.warning, *opened.verify(opened.info.shards, len(os.sched_getaffinity(0)))]:
         if note:
             print(f"note: {note}", file=sys.stderr)
-    with ProgressLine(f"evaluating on {split}", opened.contents.samples, "images") as progress:
+    with ProgressLine(f"evaluating on {split}", opened.info.samples, "images") as progress:
         result = evaluate(path, opened, progress.advance)
     if as_json:
         print(json.dumps(asdict(result), indent=2))

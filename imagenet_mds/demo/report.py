@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from imagenet_mds.contact_sheet import contact_sheet
-from imagenet_mds.contents import read_contents
-from imagenet_mds.dataset import stored_samples
-from imagenet_mds.manifest import Manifest, read_manifest
-from imagenet_mds.raw import open_stored
+from imagenet_mds.dataset.manifest import Manifest, read_manifest
+from imagenet_mds.dataset.raw_pixels import open_stored
+from imagenet_mds.dataset.samples import stored_samples
+from imagenet_mds.dataset.split_info import read_split_info
+from imagenet_mds.storage.base import Storage
+from imagenet_mds.storage.local import LocalStorage
 
 _SHEET_ROWS = 4
 
@@ -47,7 +49,7 @@ class Story:
         """Collect what the commands left."""
         events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         starts = [event["batch"] for event in events if event["event"] == "start"]
-        train, val = (read_manifest(folder / dataset / split) for split in ("train", "val"))
+        train, val = (read_manifest(LocalStorage(folder / dataset / split)) for split in ("train", "val"))
         return cls(folder, train, val, events, killed_at, starts[-1], evaluation, seconds)
 
     @property
@@ -99,7 +101,7 @@ class Story:
 def write_report(story: Story, folder: Path) -> Path:
     """Write `report.html` with `loss.svg` and `contact_sheet.png` beside it; return the page's path."""
     _plot(story, folder / "loss.svg")
-    _sheet(story, folder / "mds" / "train").save(folder / "contact_sheet.png")
+    _sheet(story, LocalStorage(folder / "mds" / "train")).save(folder / "contact_sheet.png")
     # PackageLoader finds the template in a wheel and in a checkout alike.
     environment = Environment(
         loader=PackageLoader("imagenet_mds.demo", "."), autoescape=select_autoescape(), trim_blocks=True
@@ -134,12 +136,12 @@ def _plot(story: Story, path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-def _sheet(story: Story, split_folder: Path) -> Image.Image:
+def _sheet(story: Story, split: Storage) -> Image.Image:
     """The first images of the dataset, a column a class: balanced as every prefix is."""
     classes = len(story.train.classes)
     by_class: dict[int, list[Image.Image]] = {}
     most = _SHEET_ROWS * classes + len(story.train.left_out)
-    for stored in itertools.islice(stored_samples(split_folder, read_contents(split_folder)), most):
+    for stored in itertools.islice(stored_samples(split, read_split_info(split)), most):
         by_class.setdefault(stored.record.label, []).append(open_stored(stored.record.image))
     pictures = [
         (story.train.classes[label].name, by_class[label][row])

@@ -115,15 +115,6 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def file_state(path: Path) -> list[int] | None:
-    """What changes when a file is written or replaced: its number, size and times. None where there is none."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
-
 def json_bytes(value: Any) -> bytes:
     """JSON for a file that people read too: sorted keys, two spaces, a newline at the end. The same value always gives
     the same bytes."""

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from imagenet_mds.process.locks import locked_folder
 from imagenet_mds.storage.atomic import Draft, sync_folder, write_atomic
-from imagenet_mds.storage.base import Entry, Listing, RangeReads, Readable
+from imagenet_mds.storage.base import Entry, Listing, RangeReads
 
 
 @dataclass(frozen=True)
@@ -153,11 +152,3 @@ def _mode_and_size(entry: os.DirEntry[str]) -> tuple[int, int]:
     except OSError:
         return stat.S_IFREG, 0
     return status.st_mode, status.st_size
-
-
-_Readable = TypeVar("_Readable", bound=Readable)
-
-
-def as_storage(where: Path | _Readable) -> LocalStorage | _Readable:
-    """A folder on the disk as a storage; a storage as it is."""
-    return LocalStorage(where) if isinstance(where, Path) else where

@@ -11,32 +11,34 @@ import pytest
 from PIL import Image
 
 from imagenet_mds.cli.arguments import parse_size
-from imagenet_mds.cli.convert import parse_subset
 from imagenet_mds.cli.inspect import run_inspect
+from imagenet_mds.dataset.manifest import Policy
+from imagenet_mds.dataset.subsets import parse_subset
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.manifest import Policy, read_keys, read_manifest
-from imagenet_mds.mds import read_shard
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import clear_split, convert_split
 from imagenet_mds_convert.shard import ShardRecord, Spent, run_shard_task
 from imagenet_mds_convert.sources import open_source
 from tests.convert.drawing import encoded, files, make_tree, noise
 from tests.convert.running import convert_here
+from tests.support.datasets import keys_at, manifest_at
+from tests.support.shards import read_shard
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def _stored(split_folder: Path) -> dict[str, tuple[bytes, int]]:
     """JPEG bytes and label of each key."""
-    shards = [split_folder / shard.basename for shard in read_manifest(split_folder).shards]
+    shards = [split_folder / shard.basename for shard in manifest_at(split_folder).shards]
     records = [record for shard in shards for record in read_shard(shard)]
-    keys = read_keys(split_folder)
+    keys = keys_at(split_folder)
     return {key: (record.image, record.label) for key, record in zip(keys, records, strict=True)}
 
 
 def test_jpeg_bytes_pass_through_untouched_and_what_did_not_is_listed(tree: Path, tmp_path: Path) -> None:
     assert convert_here(tree, tmp_path, shard_size="64KiB") == 0
-    manifest = read_manifest(tmp_path / "train")
+    manifest = manifest_at(tmp_path / "train")
     assert sorted((entry.key, entry.change) for entry in manifest.changed) == [
         ("n90000000/n90000000_0.JPEG", "CMYK JPEG to RGB JPEG"),
         ("n90000001/n90000001_0.JPEG", "RGB PNG to RGB JPEG"),
@@ -59,7 +61,7 @@ def test_jpeg_bytes_pass_through_untouched_and_what_did_not_is_listed(tree: Path
 
 def test_shards_respect_the_size_but_for_a_single_larger_image(tree: Path, tmp_path: Path) -> None:
     convert_here(tree, tmp_path, splits=("val",), shard_size="16KiB")
-    for shard in read_manifest(tmp_path / "val").shards:
+    for shard in manifest_at(tmp_path / "val").shards:
         images = [len(record.image) for record in read_shard(tmp_path / "val" / shard.basename)]
         assert sum(images) <= 16 << 10 or len(images) == 1
 
@@ -67,7 +69,7 @@ def test_shards_respect_the_size_but_for_a_single_larger_image(tree: Path, tmp_p
 def test_a_subset_is_a_prefix_of_the_whole_and_of_larger_subsets(tree: Path, tmp_path: Path) -> None:
     for subset in ("30", "75", "full"):
         assert convert_here(tree, tmp_path / subset, subset=subset, check="none", shard_size="64KiB") == 0
-    small, large, whole = (read_keys(tmp_path / subset / "train") for subset in ("30", "75", "full"))
+    small, large, whole = (keys_at(tmp_path / subset / "train") for subset in ("30", "75", "full"))
     assert (len(small), len(large), len(whole)) == (30, 75, 159)
     assert small == large[:30]
     assert large == whole[:75]
@@ -79,8 +81,8 @@ def test_a_subset_is_a_prefix_of_the_whole_and_of_larger_subsets(tree: Path, tmp
 def test_a_subset_with_images_left_out_is_a_prefix_still(tree: Path, tmp_path: Path) -> None:
     convert_here(tree, tmp_path / "a", subset="40", splits=("train",))
     convert_here(tree, tmp_path / "b", splits=("train",))
-    some, whole = read_keys(tmp_path / "a" / "train"), read_keys(tmp_path / "b" / "train")
-    assert len(some) == 40 - len(read_manifest(tmp_path / "a" / "train").left_out)
+    some, whole = keys_at(tmp_path / "a" / "train"), keys_at(tmp_path / "b" / "train")
+    assert len(some) == 40 - len(manifest_at(tmp_path / "a" / "train").left_out)
     assert some == whole[: len(some)]
 
 
@@ -105,7 +107,7 @@ def test_each_check_finds_what_it_promises(small_tree: Path, tmp_path: Path, che
     }.items():
         (tree / "train" / "n00000001" / f"{name}.JPEG").write_bytes(data)
     assert convert_here(tree, tmp_path / "mds", check=check) == 0
-    manifest = read_manifest(tmp_path / "mds" / "train")
+    manifest = manifest_at(tmp_path / "mds" / "train")
     assert {entry.key.split("/")[1] for entry in manifest.left_out} == left_out
     assert manifest.samples == 8 + 5 - len(left_out)
 
@@ -119,7 +121,7 @@ def test_an_image_that_cannot_be_read_is_left_out_with_the_systems_reason(
     (tree / "train" / "n00000001" / "loop.JPEG").symlink_to("loop.JPEG")
     (tree / "train" / "n00000001" / "folder.JPEG").mkdir()
     assert convert_here(tree, tmp_path / "mds") == 0
-    manifest = read_manifest(tmp_path / "mds" / "train")
+    manifest = manifest_at(tmp_path / "mds" / "train")
     assert {entry.key: entry.reason for entry in manifest.left_out} == {
         "n00000001/gone.JPEG": "cannot be read (No such file or directory)",
         "n00000001/loop.JPEG": "cannot be read (Too many levels of symbolic links)",
@@ -135,7 +137,7 @@ def test_a_file_longer_than_any_image_is_left_out_unread_and_asks_for_no_room(sm
     # Neither the memory nor the disk for it is anywhere.
     assert convert_here(tree, tmp_path / "plan", plan=True) == 0
     assert convert_here(tree, tmp_path / "mds") == 0
-    manifest = read_manifest(tmp_path / "mds" / "train")
+    manifest = manifest_at(tmp_path / "mds" / "train")
     assert [(entry.key, entry.reason) for entry in manifest.left_out] == [
         ("n00000001/huge.JPEG", "a file of 8,796,093,022,208 bytes, more than 268,435,456")
     ]
@@ -147,7 +149,7 @@ def test_strict_ends_with_status_1_and_the_dataset_is_whole_still(
 ) -> None:
     assert convert_here(tree, tmp_path / "odd", strict=True, shard_size="1MiB") == 1
     assert capsys.readouterr().err.endswith("imagenet-mds: 2 images were left out, and --strict was given\n")
-    assert read_manifest(tmp_path / "odd" / "val").samples == 50
+    assert manifest_at(tmp_path / "odd" / "val").samples == 50
     assert convert_here(tree, tmp_path / "odd", strict=True, shard_size="1MiB") == 1
     assert convert_here(small_tree, tmp_path / "clean", strict=True) == 0
 
@@ -177,7 +179,7 @@ def test_a_plan_is_printed_and_nothing_is_written(
     planned = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     convert_here(tree, tmp_path / "mds", shard_size="64KiB")
     for split in ("train", "val"):
-        manifest = read_manifest(tmp_path / "mds" / split)
+        manifest = manifest_at(tmp_path / "mds" / split)
         size_bytes = sum(len(data) for data in files(tree / split).values())
         *counted, _minutes, named = planned[split]
         assert [*counted, named] == [
@@ -197,7 +199,7 @@ def test_the_same_again_does_nothing_and_says_so(
     capsys.readouterr()
     assert convert_here(small_tree, tmp_path) == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    fingerprints = [read_manifest(tmp_path / split).fingerprint for split in ("train", "val")]
+    fingerprints = [manifest_at(tmp_path / split).fingerprint for split in ("train", "val")]
     assert capsys.readouterr().out.splitlines() == [
         f"{tmp_path}/train is complete already: 8 images ({fingerprints[0]})",
         f"{tmp_path}/val is complete already: 2 images ({fingerprints[1]})",
@@ -210,7 +212,7 @@ def test_a_shard_that_is_recorded_but_not_there_whole_is_made_again(
 ) -> None:
     convert_here(small_tree, tmp_path / "whole")
     conversion = SplitConversion.plan_for(
-        open_source(str(small_tree)), "train", tmp_path / "mds", Policy(shard_size_bytes=4096)
+        open_source(str(small_tree)), "train", LocalStorage(tmp_path / "mds"), Policy(shard_size_bytes=4096)
     )
     conversion.begin()
     for shard in range(conversion.plan.shards):
@@ -225,7 +227,8 @@ def test_a_shard_that_is_recorded_but_not_there_whole_is_made_again(
 def test_records_of_another_conversion_are_not_believed(small_tree: Path, tmp_path: Path) -> None:
     source = open_source(str(small_tree))
     mine, other = (
-        SplitConversion.plan_for(source, "train", tmp_path, Policy(shard_size_bytes=4096, seed=seed)) for seed in (0, 1)
+        SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096, seed=seed))
+        for seed in (0, 1)
     )
     mine.begin()
     for shard in range(other.plan.shards):
@@ -243,7 +246,8 @@ def test_what_another_process_takes_away_before_the_end_is_not_called_complete(
     # As in S3, where it cannot be held off.
     source, train = open_source(str(small_tree)), tmp_path / "train"
     mine, other = (
-        SplitConversion.plan_for(source, "train", tmp_path, Policy(shard_size_bytes=4096, seed=seed)) for seed in (0, 1)
+        SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096, seed=seed))
+        for seed in (0, 1)
     )
     last = mine.plan.shards - 1
 
@@ -279,7 +283,7 @@ def test_another_conversion_at_the_destination_is_refused_with_both_names(
 ) -> None:
     source = open_source(str(small_tree))
     policy = Policy(shard_size_bytes=4096)
-    conversion = SplitConversion.plan_for(source, "train", tmp_path, policy)
+    conversion = SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), policy)
     conversion.begin()
     if complete:
         convert_split(conversion, workers=1)
@@ -323,7 +327,7 @@ def test_a_changed_source_is_refused_with_both_names(small_tree: Path, tmp_path:
     tree = tmp_path / "tree"
     shutil.copytree(small_tree, tree)
     convert_here(tree, tmp_path / "mds")
-    old = read_manifest(tmp_path / "mds" / "train").source
+    old = manifest_at(tmp_path / "mds" / "train").source
     (tree / "train" / "n00000001" / "new.JPEG").write_bytes(encoded(noise()))
     with pytest.raises(UserError) as caught:
         convert_here(tree, tmp_path / "mds")
@@ -369,7 +373,7 @@ def test_a_dataset_that_lost_its_manifest_is_made_anew(small_tree: Path, tmp_pat
     before = files(tmp_path)
     (tmp_path / "train" / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"train has lost its manifest\.json: restore it, or .* --overwrite"):
-        read_manifest(tmp_path / "train")
+        manifest_at(tmp_path / "train")
     convert_here(small_tree, tmp_path, overwrite=True)
     assert files(tmp_path) == before
 
@@ -379,7 +383,7 @@ def test_overwrite_spares_a_dataset_to_which_something_was_added(small_tree: Pat
     (tmp_path / "train" / "notes.txt").write_bytes(b"mine")
     with pytest.raises(UserError, match=r"did not write \(notes\.txt\): empty it yourself"):
         convert_here(small_tree, tmp_path, seed=1, overwrite=True)
-    assert read_manifest(tmp_path / "train").policy.seed == 0
+    assert manifest_at(tmp_path / "train").policy.seed == 0
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
@@ -496,7 +500,7 @@ def test_a_shard_of_which_nothing_can_be_used_has_no_file(small_tree: Path, tmp_
     broken.write_bytes(b"words" * 2000)
     assert convert_here(tree, tmp_path / "mds") == 0
     train = tmp_path / "mds" / "train"
-    manifest = read_manifest(train)
+    manifest = manifest_at(train)
     assert manifest.samples == 7
     assert sorted(path.name for path in train.glob("*.mds")) == [shard.basename for shard in manifest.shards]
     assert len(_stored(train)) == 7
@@ -506,7 +510,7 @@ def test_a_shard_of_which_nothing_can_be_used_has_no_file(small_tree: Path, tmp_
 def test_a_dataset_is_shown_in_a_screen(tree: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_inspect(str(dataset), as_json=False)
     shown = capsys.readouterr().out
-    manifest = read_manifest(dataset / "train")
+    manifest = manifest_at(dataset / "train")
     assert f"train: {manifest.fingerprint}\n  158 images in 10 classes, 15 to 16 in each\n" in shown
     assert f"from a tree of 160 images ({manifest.source.fingerprint}); check decode, seed 0" in shown
     assert "  changed: n90000000/n90000000_0.JPEG: CMYK JPEG to RGB JPEG\n" in shown

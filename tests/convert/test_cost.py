@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from imagenet_mds.manifest import Policy
+from imagenet_mds.dataset.manifest import Policy
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import convert_split
 from imagenet_mds_convert.cost import Cost, estimate, needed_bytes, requests_for
@@ -27,7 +28,7 @@ def test_imagenets_price_in_s3() -> None:
 
 def test_the_estimate_counts_what_the_conversion_makes(tree: Path, tmp_path: Path) -> None:
     conversion = SplitConversion.plan_for(
-        open_source(str(tree)), "train", tmp_path, Policy(shard_size_bytes=1 << 16, subset=100)
+        open_source(str(tree)), "train", LocalStorage(tmp_path), Policy(shard_size_bytes=1 << 16, subset=100)
     )
     one, two = estimate(conversion, 1), estimate(conversion, 2)
     assert (one.images, one.shards) == (100, conversion.plan.shards)
@@ -44,7 +45,7 @@ def test_where_images_are_not_stored_as_they_are_the_estimate_is_of_what_they_be
     tree: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     conversion = SplitConversion.plan_for(
-        open_source(str(tree)), "train", tmp_path, Policy(shard_size_bytes=1 << 16, **options)
+        open_source(str(tree)), "train", LocalStorage(tmp_path), Policy(shard_size_bytes=1 << 16, **options)
     )
     cost, needed = estimate(conversion, 1), needed_bytes(conversion, range(conversion.plan.shards))
     assert list(tmp_path.iterdir()) == []

@@ -10,11 +10,11 @@ import xxhash
 from PIL import Image
 from streaming import StreamingDataset
 
+from imagenet_mds.dataset.manifest import Policy
+from imagenet_mds.dataset.raw_pixels import decode_raw, encode_raw, is_raw
 from imagenet_mds.errors import UserError
 from imagenet_mds.jpeg.tiles import TileMap
-from imagenet_mds.manifest import Policy, read_keys, read_manifest
-from imagenet_mds.mds import read_shard
-from imagenet_mds.raw import decode_raw, encode_raw, is_raw
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.images import Form, Scaling, Unusable, check_stored, likely_bytes, prepare
 from imagenet_mds_convert.sources import open_source
@@ -23,6 +23,8 @@ from tests.command import run
 from tests.convert.drawing import encoded, files, make_tree, noise
 from tests.convert.running import convert_here
 from tests.convert.sources import make_images, put_archives, shards
+from tests.support.datasets import keys_at, manifest_at
+from tests.support.shards import read_shard
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +51,12 @@ def _png(picture: Image.Image) -> bytes:
 def test_tiles_keep_every_file_and_stock_readers_see_the_same(photographs: Path, tmp_path: Path) -> None:
     for name, tiles in (("plain", False), ("tiled", True)):
         assert convert_here(photographs, tmp_path / name, tiles=tiles) == 0
-    manifest = read_manifest(tmp_path / "tiled" / "train")
+    manifest = manifest_at(tmp_path / "tiled" / "train")
     stored = {
         name: [r for shard in sorted((tmp_path / name / "train").glob("*.mds")) for r in read_shard(shard)]
         for name in ("plain", "tiled")
     }
-    keys = read_keys(tmp_path / "tiled" / "train")
+    keys = keys_at(tmp_path / "tiled" / "train")
     tiled = 0
     for key, plain, other in zip(keys, stored["plain"], stored["tiled"], strict=True):
         assert (plain.index, plain.label) == (other.index, other.label)
@@ -81,7 +83,7 @@ def test_raw_samples_are_pictures_to_stock_readers(
 ) -> None:
     assert convert_here(photographs, tmp_path / "raw", raw=True, min_side=64, splits=("train",)) == 0
     split = tmp_path / "raw" / "train"
-    manifest, keys = read_manifest(split), read_keys(split)
+    manifest, keys = manifest_at(split), keys_at(split)
     stock = StreamingDataset(local=str(split), batch_size=1, validate_hash="xxh64")
     records = [record for shard in sorted(split.glob("*.mds")) for record in read_shard(shard)]
     for number, (key, record) in enumerate(zip(keys, records, strict=True)):
@@ -140,11 +142,11 @@ def test_raw_shards_respect_the_size_and_are_the_same_from_archives(tmp_path: Pa
     tree = make_images(tmp_path / "tree")
     assert convert_here(tree, tmp_path / "mds", raw=True, max_side=24) == 0
     planned = SplitConversion.plan_for(
-        open_source(str(tree)), "train", tmp_path, Policy(shard_size_bytes=4096, raw=True, max_side=24)
+        open_source(str(tree)), "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096, raw=True, max_side=24)
     ).plan
     # Three of 24 x 18 pixels, 3,888 bytes; the files are of 900 and would be four in a shard.
     assert np.diff(planned.shard_starts).tolist() == [3, 3, 3, 3, 2]
-    assert all(shard.size_bytes < 4096 + 1000 for shard in read_manifest(tmp_path / "mds" / "train").shards)
+    assert all(shard.size_bytes < 4096 + 1000 for shard in manifest_at(tmp_path / "mds" / "train").shards)
     archives = put_archives(tree, tmp_path / "archives")
     assert convert_here(archives, tmp_path / "same", raw=True, max_side=24) == 0
     assert shards(tmp_path / "same") == shards(tmp_path / "mds")
@@ -173,7 +175,7 @@ def test_an_image_is_planned_as_it_will_most_likely_be(options: dict[str, Any], 
 def test_a_shard_that_grows_beyond_what_can_be_addressed_is_said(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagenet_mds.mds._OFFSETS_END", 50_000)
+    monkeypatch.setattr("imagenet_mds.dataset.mds._OFFSETS_END", 50_000)
     with pytest.raises(UserError) as caught:
         convert_here(photographs, tmp_path / "mds", raw=True, min_side=200, shard_size="1MiB")
     assert str(caught.value).startswith(f"{tmp_path}/mds/train/shard.00000.mds: a shard of ")

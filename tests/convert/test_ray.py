@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import WorldError
-from imagenet_mds.manifest import Policy
 from imagenet_mds.process.signals import STOPPED_MESSAGE
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.convert import convert_split
 from imagenet_mds_convert.engines import run_tasks_on_ray
@@ -59,15 +60,19 @@ def test_ray_gives_the_bytes_of_processes(tree: Path, dataset: Path, tmp_path: P
 
 def test_lost_workers_shards_are_done_again(tree: Path, dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "marks").mkdir()
-    source = OnceDeadly(**vars(TreeSource.open(tree)), mark=tmp_path / "marks")
-    conversion = SplitConversion.plan_for(source, "val", tmp_path / "mds", Policy(shard_size_bytes=1 << 16))
+    source = OnceDeadly(**vars(TreeSource.open(LocalStorage(tree))), mark=tmp_path / "marks")
+    conversion = SplitConversion.plan_for(
+        source, "val", LocalStorage(tmp_path / "mds"), Policy(shard_size_bytes=1 << 16)
+    )
     convert_split(conversion, 2, engine=run_tasks_on_ray)
     assert len(list((tmp_path / "marks").iterdir())) == 10
     assert files(tmp_path / "mds" / "val") == files(dataset / "val")
 
 
 def test_what_ray_cannot_write_is_said(tree: Path, tmp_path: Path) -> None:
-    conversion = SplitConversion.plan_for(TreeSource.open(tree), "val", tmp_path, Policy(shard_size_bytes=1 << 16))
+    conversion = SplitConversion.plan_for(
+        TreeSource.open(LocalStorage(tree)), "val", LocalStorage(tmp_path), Policy(shard_size_bytes=1 << 16)
+    )
     conversion.begin()
     in_the_way = tmp_path / "val" / "shard.00001.mds"
     in_the_way.mkdir()

@@ -14,15 +14,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import WorldError
-from imagenet_mds.manifest import Policy, read_manifest
 from imagenet_mds.process.signals import STOPPED_MESSAGE
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.engines import run_tasks
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.tree import TreeSource
 from tests.command import PROGRAM, done, environment, run, start
 from tests.convert.drawing import encoded, files, folders
+from tests.support.datasets import manifest_at
 
 OPTIONS = ("--shard-size", "4KiB")
 DEADLINE_SECONDS = 60
@@ -73,7 +75,7 @@ def _slow_tree(root: Path) -> Path:
 def test_killed_at_ten_random_moments_and_continued_by_other_workers_gives_the_same_bytes(tmp_path: Path) -> None:
     tree, whole, dest, dice = _slow_tree(tmp_path / "tree"), tmp_path / "whole", tmp_path / "mds", random.Random(0)
     done("convert", tree, whole, *OPTIONS)
-    shards = len(read_manifest(whole / "train").shards)
+    shards = len(manifest_at(whole / "train").shards)
     for workers in (2, 1, 4, 2, 1, 4, 2, 1, 4, 2):
         process = start("convert", tree, dest, *OPTIONS, "--workers", workers, log=tmp_path / "log")
         wanted = _recorded(dest) + dice.randint(1, shards // 32)
@@ -154,7 +156,7 @@ main()
 
 def test_a_disk_that_refuses_is_said_and_what_is_complete_stays(tree: Path, whole: Path, tmp_path: Path) -> None:
     dest = tmp_path / "mds"
-    sizes = sorted(shard.size_bytes for shard in read_manifest(whole / "train").shards)
+    sizes = sorted(shard.size_bytes for shard in manifest_at(whole / "train").shards)
     limit = sizes[len(sizes) * 9 // 10]
     outcome = subprocess.run(
         [sys.executable, "-c", LIMITED, str(limit), "convert", str(tree), str(dest), *OPTIONS, "--workers", "2"],
@@ -193,7 +195,7 @@ class DeadlySource(TreeSource):
 
 def test_a_lost_worker_is_said_and_what_is_complete_stays(small_tree: Path, tmp_path: Path) -> None:
     source = DeadlySource(**vars(open_source(str(small_tree))))
-    conversion = SplitConversion.plan_for(source, "train", tmp_path, Policy(shard_size_bytes=4096))
+    conversion = SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096))
     conversion.begin()
     tasks = [conversion.task(shard) for shard in range(conversion.plan.shards)]
     with pytest.raises(WorldError, match=r"a worker process was lost \(killed, or out of memory\)\. What is complete"):
@@ -204,7 +206,7 @@ def test_a_lost_worker_is_said_and_what_is_complete_stays(small_tree: Path, tmp_
 
 def test_tasks_come_back_once_each_however_many_are_in_flight(small_tree: Path, tmp_path: Path) -> None:
     source = open_source(str(small_tree))
-    conversion = SplitConversion.plan_for(source, "train", tmp_path, Policy(shard_size_bytes=4096))
+    conversion = SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096))
     conversion.begin()
     shards = conversion.plan.shards
     for workers in (1, shards + 3):

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import Policy, read_keys, read_manifest
-from imagenet_mds.mds import read_shard
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.images import Scaling, Stored, prepare
 from imagenet_mds_convert.shard import run_shard_task
@@ -23,6 +23,8 @@ from imagenet_mds_convert.sources import open_source
 from tests.command import done
 from tests.convert.drawing import encoded, noise
 from tests.convert.running import convert_here
+from tests.support.datasets import keys_at, manifest_at
+from tests.support.shards import read_shard
 
 SIDES = st.integers(1, 5000)
 
@@ -69,7 +71,7 @@ def test_a_small_picture_passes_through_untouched() -> None:
 
 def test_scaling_is_in_the_dataset_and_in_its_manifest(tree: Path, tmp_path: Path) -> None:
     assert convert_here(tree, tmp_path, shard_size="64KiB", max_side=100, quality=80) == 0
-    manifest = read_manifest(tmp_path / "val")
+    manifest = manifest_at(tmp_path / "val")
     sizes = []
     for shard in manifest.shards:
         for record in read_shard(tmp_path / "val" / shard.basename):
@@ -97,8 +99,8 @@ def test_the_same_file_twice_in_a_class_is_reported(
     shutil.copy(original, first / "again.JPEG")
     shutil.copy(original, second / "elsewhere.JPEG")
     convert_here(copy, tmp_path / "mds", split_given=True, splits=("val",))
-    manifest = read_manifest(tmp_path / "mds" / "val")
-    keys = read_keys(tmp_path / "mds" / "val")
+    manifest = manifest_at(tmp_path / "mds" / "val")
+    keys = keys_at(tmp_path / "mds" / "val")
     (duplicate,) = manifest.duplicates
     assert {duplicate.key, duplicate.of} == {f"{first.name}/again.JPEG", f"{first.name}/{original.name}"}
     assert keys.index(duplicate.of) < keys.index(duplicate.key)
@@ -116,7 +118,9 @@ def test_the_summary_says_where_the_time_went(tree: Path, tmp_path: Path) -> Non
 def test_a_continuation_counts_what_it_made_alone(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, log_json: bool
 ) -> None:
-    conversion = SplitConversion.plan_for(open_source(str(tree)), "train", tmp_path, Policy(shard_size_bytes=4096))
+    conversion = SplitConversion.plan_for(
+        open_source(str(tree)), "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096)
+    )
     conversion.begin()
     for shard in range(conversion.plan.shards - 1):
         run_shard_task(conversion.task(shard))
@@ -138,7 +142,7 @@ def test_programs_get_json(tree: Path, tmp_path: Path) -> None:
     outcome = done("convert", tree, tmp_path / "mds", "--log-json", "--workers", 1)
     lines: list[dict[str, Any]] = [json.loads(line) for line in outcome.out.splitlines()]
     assert [(line["event"], line["split"]) for line in lines] == [("done", "train"), ("done", "val")]
-    manifest = read_manifest(tmp_path / "mds" / "train")
+    manifest = manifest_at(tmp_path / "mds" / "train")
     assert lines[0]["fingerprint"] == manifest.fingerprint
     assert (lines[0]["images"], lines[0]["left_out"]) == (manifest.samples, 2)
     assert lines[0]["worker_seconds"].keys() == {"read", "decode", "pack", "write"}

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import read_manifest
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.images import Unusable
 from imagenet_mds_convert.sources import open_source
@@ -33,6 +32,7 @@ from tests.convert.sources import (
     tar_of,
     val_name,
 )
+from tests.support.datasets import manifest_at
 
 TRAIN, VAL, DEVKIT = SUMS
 
@@ -58,7 +58,7 @@ def test_they_give_the_same_shards_as_the_tree(tmp_path: Path, tar_format: int, 
     assert convert_here(tmp_path / "tree", tmp_path / "a") == convert_here(root, tmp_path / "b") == 0
     assert shards(tmp_path / "a") == shards(tmp_path / "b") != {}
     for split in ("train", "val"):
-        ours, theirs = read_manifest(tmp_path / "b" / split), read_manifest(tmp_path / "a" / split)
+        ours, theirs = manifest_at(tmp_path / "b" / split), manifest_at(tmp_path / "a" / split)
         assert (ours.fingerprint, ours.source.fingerprint) == (theirs.fingerprint, theirs.source.fingerprint)
         assert (ours.left_out, ours.changed) == (theirs.left_out, theirs.changed)
         assert (ours.source.kind, theirs.source.kind) == ("archives", "tree")
@@ -160,7 +160,7 @@ def test_hostile_members_and_empty_files_are_in_the_report(tmp_path: Path, in_pr
     link = member("n01440764_9999.JPEG", type=tarfile.SYMTYPE, linkname="/etc/passwd")
     root = put_class(tmp_path / "root", link, *images)
     assert convert_here(root, tmp_path / "out") == 0
-    left_out = {entry.key: entry.reason for entry in read_manifest(tmp_path / "out" / "train").left_out}
+    left_out = {entry.key: entry.reason for entry in manifest_at(tmp_path / "out" / "train").left_out}
     assert left_out["n01440764/n01440764_9999.JPEG"] == "a symbolic link in the archive, not followed"
     assert left_out["n01440764/n01440764_3.JPEG"] == "empty file"
 

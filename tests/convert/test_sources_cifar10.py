@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import read_manifest
-from imagenet_mds.mds import read_shard
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.cifar10 import Cifar10Source
 from imagenet_mds_convert.sources.sums import CIFAR10_SUMS, verify_source
 from tests.convert.running import convert_here
+from tests.support.datasets import manifest_at
+from tests.support.shards import read_shard
 
 NAMES = [b"airplane", b"automobile", b"bird", b"cat", b"deer", b"dog", b"frog", b"horse", b"ship", b"truck"]
 PER_BATCH = 20
@@ -114,7 +114,7 @@ def test_the_dataset_has_rgb_jpegs_near_the_pixels_and_says_so_once(
     root.mkdir()
     put_cifar10(root)
     assert convert_here(root, tmp_path / "out", split_given=True, splits=("val",)) == 0
-    manifest = read_manifest(tmp_path / "out" / "val")
+    manifest = manifest_at(tmp_path / "out" / "val")
     assert manifest.changed == []
     captured = capsys.readouterr()
     assert captured.err == "note: CIFAR-10's pictures are pixels and no files: each is turned into RGB JPEG\n"

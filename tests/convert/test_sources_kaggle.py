@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import read_manifest
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.kaggle import KaggleSource
 from imagenet_mds_convert.sources.tree import TreeSource
 from tests.convert.running import convert_here
 from tests.convert.sources import make_images, put_kaggle, shards, val_name
+from tests.support.datasets import manifest_at
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def kaggle(tmp_path: Path) -> Path:
 def test_it_gives_the_same_shards_as_the_tree(kaggle: Path, tmp_path: Path, in_process: None) -> None:
     assert convert_here(tmp_path / "tree", tmp_path / "a") == convert_here(kaggle, tmp_path / "b") == 0
     assert shards(tmp_path / "a") == shards(tmp_path / "b") != {}
-    ours, theirs = read_manifest(tmp_path / "b" / "val"), read_manifest(tmp_path / "a" / "val")
+    ours, theirs = manifest_at(tmp_path / "b" / "val"), manifest_at(tmp_path / "a" / "val")
     assert (ours.fingerprint, ours.source.fingerprint) == (theirs.fingerprint, theirs.source.fingerprint)
     assert (ours.source.kind, theirs.source.kind) == ("kaggle", "tree")
 

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.manifest import read_manifest
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.parquet import ParquetSource
 from tests.convert.running import convert_here
 from tests.convert.sources import Row, make_images, put_parquet, shards, write_parquet
+from tests.support.datasets import manifest_at
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def same_as_the_tree(tmp_path: Path, out: Path) -> None:
     assert convert_here(tmp_path / "tree", tmp_path / "a") == 0
     assert shards(tmp_path / "a") == shards(out) != {}
     for split in ("train", "val"):
-        ours, theirs = read_manifest(out / split), read_manifest(tmp_path / "a" / split)
+        ours, theirs = manifest_at(out / split), manifest_at(tmp_path / "a" / split)
         assert (ours.fingerprint, ours.source.fingerprint) == (theirs.fingerprint, theirs.source.fingerprint)
         assert (ours.left_out, ours.source.kind) == (theirs.left_out, "parquet")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.manifest import Policy, read_manifest
 from imagenet_mds.storage import s3
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.storage.s3 import S3Storage
@@ -31,6 +31,7 @@ from tests.convert.sources import (
     tar_of,
 )
 from tests.s3_server import BUCKET, PAGE, Proxy, Request, direct
+from tests.support.datasets import manifest_at
 
 KINDS: dict[str, Callable[[Path, Path], Path]] = {
     "tree": lambda tree, root: Path(shutil.copytree(tree, root)),
@@ -81,7 +82,7 @@ def test_a_source_in_s3_gives_the_bytes_of_one_on_a_disk(
     assert convert_here(local / kind, tmp_path / "a") == convert_here(address, tmp_path / "b") == 0
     # The manifests too: the kind, the names of source and conversion, what is left out and why.
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    assert read_manifest(tmp_path / "b" / "train").source.kind == kind
+    assert manifest_at(tmp_path / "b" / "train").source.kind == kind
     assert convert_here(local / "tree", tmp_path / "c") == 0
     assert shards(tmp_path / "b") == shards(tmp_path / "c") != {}
     asked = images_asked_for(proxy)
@@ -165,7 +166,7 @@ def test_images_are_read_several_at_once(
     local: Path, tmp_path: Path, upload: Callable[[Path, str], str], proxy: Proxy
 ) -> None:
     source = open_source(upload(local / "tree", "raw"))
-    task = SplitConversion.plan_for(source, "train", tmp_path, Policy()).task(0)
+    task = SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), Policy()).task(0)
     expected = build_shard(task)
     proxy.delay_seconds = 0.2
     begun = time.perf_counter()
@@ -178,7 +179,7 @@ def test_a_key_that_vanishes_after_the_listing_is_left_out_with_its_reason(
     local: Path, tmp_path: Path, upload: Callable[[Path, str], str], server: int, in_process: None
 ) -> None:
     source = open_source(upload(local / "tree", "raw"))
-    conversion = SplitConversion.plan_for(source, "val", tmp_path, Policy())
+    conversion = SplitConversion.plan_for(source, "val", LocalStorage(tmp_path), Policy())
     gone = conversion.samples[2].key
     direct(server).delete_object(Bucket=BUCKET, Key=f"raw/val/{gone}")
     manifest = convert_split(conversion, workers=1)
@@ -191,7 +192,7 @@ def test_a_read_that_fails_otherwise_leaves_nothing_out(
 ) -> None:
     monkeypatch.setattr(s3, "_BODY_ATTEMPTS", 2)
     source = open_source(upload(local / "tree", "raw"))
-    conversion = SplitConversion.plan_for(source, "val", tmp_path, Policy())
+    conversion = SplitConversion.plan_for(source, "val", LocalStorage(tmp_path), Policy())
     bad = conversion.samples[2].key
     proxy.choose = lambda request: "reset" if request.path.endswith(bad) else None
     with pytest.raises(WorldError, match=rf"the source cannot be read: {bad}: s3://.*{bad} broke off 2 times"):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from imagenet_mds.cli.convert import run_verify
+from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.manifest import Policy, read_manifest
 from imagenet_mds.process.locks import locked_folder
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert import images
@@ -22,6 +22,7 @@ from imagenet_mds_convert.sources.tree import TreeSource
 from imagenet_mds_convert.verify import verify_split
 from tests.convert.drawing import files
 from tests.convert.running import convert_here, run_tasks_here
+from tests.support.datasets import manifest_at
 
 
 class FailingTree(TreeSource):
@@ -36,11 +37,11 @@ class FailingTree(TreeSource):
 
 def conversion(source: TreeSource, destination: Path) -> SplitConversion:
     """Of the validation split, in small shards."""
-    return SplitConversion.plan_for(source, "val", destination, Policy(shard_size_bytes=1 << 15))
+    return SplitConversion.plan_for(source, "val", LocalStorage(destination), Policy(shard_size_bytes=1 << 15))
 
 
 def test_a_failing_disk_leaves_no_image_out(tree: Path, tmp_path: Path) -> None:
-    whole = conversion(TreeSource.open(tree), tmp_path)
+    whole = conversion(TreeSource.open(LocalStorage(tree)), tmp_path)
     failing = replace(whole, source=FailingTree(**vars(whole.source)))
     first = next(
         shard
@@ -88,7 +89,7 @@ def test_short_memory_leaves_no_image_out(monkeypatch: pytest.MonkeyPatch, tree:
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_two_conversions_to_one_folder_do_not_meet(tree: Path, tmp_path: Path, overwrite: bool) -> None:
-    mine = conversion(TreeSource.open(tree), tmp_path)
+    mine = conversion(TreeSource.open(LocalStorage(tree)), tmp_path)
     mine.begin()
     run_shard_task(mine.task(0))
     before = files(tmp_path)
@@ -120,4 +121,4 @@ def test_what_another_process_has_made_since_the_first_look_is_seen(
     monkeypatch.setattr(LocalStorage, "lock", after_another)
     with pytest.raises(UserError, match=r"another seed \(0, now 1\)"):
         convert_here(tree, tmp_path, **options, seed=1)
-    assert verify_split(LocalStorage(tmp_path / "val"), read_manifest(tmp_path / "val"), deep=False, threads=1) == []
+    assert verify_split(LocalStorage(tmp_path / "val"), manifest_at(tmp_path / "val"), deep=False, threads=1) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagenet_mds.errors import UserError
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.source import Sample, Source
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.tree import TreeSource
@@ -152,9 +153,9 @@ def test_a_folder_that_cannot_be_listed_is_said(tmp_path: Path, monkeypatch: pyt
     def refuse(folder: Path) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 
-    source = TreeSource.open(_fill(tmp_path, "train/n01/a.JPEG", "train/n02/a.JPEG"))
+    source = TreeSource.open(LocalStorage(_fill(tmp_path, "train/n01/a.JPEG", "train/n02/a.JPEG")))
     monkeypatch.setattr("imagenet_mds_convert.sources.folders.os.scandir", refuse)
     with pytest.raises(UserError, match="train/n01 cannot be listed: Permission denied"):
         source.samples("train")
     with pytest.raises(UserError, match="train cannot be listed: Permission denied"):
-        TreeSource.open(tmp_path)
+        TreeSource.open(LocalStorage(tmp_path))

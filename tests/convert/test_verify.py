@@ -9,8 +9,8 @@ import pytest
 
 import imagenet_mds.cli.convert as convert_cli
 from imagenet_mds.cli.convert import run_verify
+from imagenet_mds.dataset.manifest import WORK_FOLDER
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.manifest import WORK_FOLDER, read_manifest
 from imagenet_mds.process.locks import locked_folder
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.images import Stored
@@ -18,6 +18,7 @@ from tests.command import run
 from tests.convert.drawing import encoded, files, make_tree, noise
 from tests.convert.running import convert_here
 from tests.convert.sources import make_images, put_archives
+from tests.support.datasets import manifest_at
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_repair_with_another_source_is_refused_with_both_names(copy: Path, small
 def test_repair_that_gives_other_bytes_names_the_versions_that_differ(
     copy: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = read_manifest(copy / "train")
+    manifest = manifest_at(copy / "train")
     assert manifest.versions.keys() == {"imagenet-mds", "pillow", "simplejpeg"}
     first = copy / "train" / manifest.shards[0].basename
     _flip(first)
@@ -213,7 +214,7 @@ def test_a_repair_waits_for_no_conversion_and_mixes_with_none(
     (copy / "val" / "shard.00001.mds").unlink()
     with locked_folder(copy / "val"), pytest.raises(UserError, match="val is being converted to by another process"):
         run_verify(str(copy), deep=False, repair=str(tree))
-    other = read_manifest(copy / "val").model_copy(update={"fingerprint": "another"})
+    other = manifest_at(copy / "val").model_copy(update={"fingerprint": "another"})
     monkeypatch.setattr(convert_cli, "read_dataset", lambda location: [(LocalStorage(copy / "val"), other)])
     with pytest.raises(UserError, match="val has been converted anew meanwhile: verify it again"):
         run_verify(str(copy), deep=False, repair=str(tree))

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_mds.cache import Ahead, Need, SplitFiles
-from imagenet_mds.contents import Contents, read_contents
+from imagenet_mds.dataset.access import Dataset
+from imagenet_mds.dataset.mds import ShardInfo
+from imagenet_mds.dataset.prefetch import Need, Prefetcher
+from imagenet_mds.dataset.shard_cache import ShardCache
+from imagenet_mds.dataset.split_info import SplitInfo
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.mds import ShardInfo
-from imagenet_mds.opened import OpenDataset
 from imagenet_mds.storage.local import LocalStorage
+from tests.support.datasets import info_at
 
 
 @dataclass(frozen=True)
@@ -44,72 +46,72 @@ class Case:
     """A split elsewhere and its empty folder here."""
 
     remote: Elsewhere
-    files: SplitFiles
-    contents: Contents
+    shard_cache: ShardCache
+    info: SplitInfo
 
 
 def case(dataset: Path, tmp_path: Path, limit_bytes: int | None = None, **options: object) -> Case:
     """The training split, ready to be fetched."""
     remote = Elsewhere(dataset / "train", log=tmp_path / "log", **options)  # type: ignore[arg-type] # of the test's
-    files = SplitFiles(tmp_path / "cache", remote, limit_bytes)
-    contents = read_contents(dataset / "train")
-    files.begin(contents.shards)
-    return Case(remote, files, contents)
+    files = ShardCache(tmp_path / "cache", remote, limit_bytes)
+    info = info_at(dataset / "train")
+    files.prepare(info.shards)
+    return Case(remote, files, info)
 
 
-def names(files: SplitFiles) -> set[str]:
+def names(shard_cache: ShardCache) -> set[str]:
     """What lies in the folder, but for what serves to hold and to tell."""
-    return {path.name for path in files.folder.iterdir()} - {".held", "index.json"}
+    return {path.name for path in shard_cache.folder.iterdir()} - {".held", "index.json"}
 
 
 def test_a_shard_is_fetched_once_and_is_what_it_was(dataset: Path, tmp_path: Path) -> None:
     here = case(dataset, tmp_path)
     for _ in range(2):
-        for shard in here.contents.shards:
-            assert here.files.fetch(shard)
-    assert here.remote.reads() == [shard.basename for shard in here.contents.shards]
-    assert names(here.files) == {shard.basename for shard in here.contents.shards}
-    for shard in here.contents.shards:
-        assert here.files.path(shard.basename).read_bytes() == (dataset / "train" / shard.basename).read_bytes()
-    assert (here.files.folder / "index.json").read_bytes() == (dataset / "train" / "index.json").read_bytes()
-    assert here.files.drop_broken(here.contents.shards, threads=2) == []
+        for shard in here.info.shards:
+            assert here.shard_cache.fetch(shard)
+    assert here.remote.reads() == [shard.basename for shard in here.info.shards]
+    assert names(here.shard_cache) == {shard.basename for shard in here.info.shards}
+    for shard in here.info.shards:
+        assert here.shard_cache.path(shard.basename).read_bytes() == (dataset / "train" / shard.basename).read_bytes()
+    assert (here.shard_cache.folder / "index.json").read_bytes() == (dataset / "train" / "index.json").read_bytes()
+    assert here.shard_cache.drop_broken(here.info.shards, threads=2) == []
 
 
 def test_processes_that_want_the_same_shards_fetch_each_once(dataset: Path, tmp_path: Path) -> None:
     here = case(dataset, tmp_path, seconds=0.02)
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_fetch_all, args=(here.files, here.contents, number)) for number in range(4)]
+    processes = [context.Process(target=_fetch_all, args=(here.shard_cache, here.info, number)) for number in range(4)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    assert sorted(here.remote.reads()) == sorted(shard.basename for shard in here.contents.shards)
+    assert sorted(here.remote.reads()) == sorted(shard.basename for shard in here.info.shards)
 
 
-def _fetch_all(files: SplitFiles, contents: Contents, number: int) -> None:
-    shards = contents.shards[number:] + contents.shards[:number]
+def _fetch_all(shard_cache: ShardCache, info: SplitInfo, number: int) -> None:
+    shards = info.shards[number:] + info.shards[:number]
     needs = [Need(shard, place, place) for place, shard in enumerate(shards)]
-    with Ahead(files, needs, distance=5, threads=3) as ahead:
+    with Prefetcher(shard_cache, needs, distance=5, threads=3) as ahead:
         for place, shard in enumerate(shards):
             ahead.reach(place)
-            assert files.fetch(shard)
-            assert files.path(shard.basename).stat().st_size == shard.size_bytes
+            assert shard_cache.fetch(shard)
+            assert shard_cache.path(shard.basename).stat().st_size == shard.size_bytes
 
 
 def test_one_that_is_being_fetched_is_not_waited_for_unless_asked(dataset: Path, tmp_path: Path) -> None:
     here = case(dataset, tmp_path)
-    shard = here.contents.shards[0]
-    with here.files._lock(shard.basename, wait=True) as lock:
+    shard = here.info.shards[0]
+    with here.shard_cache._lock(shard.basename, wait=True) as lock:
         assert lock is not None
-        assert not here.files.fetch(shard, wait=False)
-    assert here.files.fetch(shard, wait=False)
+        assert not here.shard_cache.fetch(shard, wait=False)
+    assert here.shard_cache.fetch(shard, wait=False)
 
 
 def test_ahead_fetches_what_is_near_and_no_more(dataset: Path, tmp_path: Path) -> None:
     here = case(dataset, tmp_path)
-    needs = [Need(shard, 10 * place, 10 * place + 9) for place, shard in enumerate(here.contents.shards)]
-    with Ahead(here.files, needs, distance=25, threads=2) as ahead:
+    needs = [Need(shard, 10 * place, 10 * place + 9) for place, shard in enumerate(here.info.shards)]
+    with Prefetcher(here.shard_cache, needs, distance=25, threads=2) as ahead:
         _until(lambda: len(here.remote.reads()) == 3)
         time.sleep(0.1)
         assert sorted(here.remote.reads()) == [need.shard.basename for need in needs[:3]]
@@ -129,12 +131,12 @@ def _until(condition: Callable[[], bool]) -> None:
 def test_an_error_ahead_is_met_by_who_needs_the_shard(dataset: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "mds"))
     here = case(copy, tmp_path)
-    first, second = here.contents.shards[:2]
+    first, second = here.info.shards[:2]
     (copy / "train" / first.basename).unlink()
-    with Ahead(here.files, [Need(first, 0, 0), Need(second, 1, 1)], distance=9, threads=1):
-        _until(here.files.path(second.basename).exists)
+    with Prefetcher(here.shard_cache, [Need(first, 0, 0), Need(second, 1, 1)], distance=9, threads=1):
+        _until(here.shard_cache.path(second.basename).exists)
     with pytest.raises(WorldError, match=rf"{first.basename} cannot be fetched: No such file"):
-        here.files.fetch(first)
+        here.shard_cache.fetch(first)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +147,8 @@ def test_what_is_not_what_the_index_says_never_gets_its_name(
 ) -> None:
     here = case(dataset, tmp_path, lie=lie)
     with pytest.raises(WorldError, match=r"shard\.00000\.mds is broken: it has .* Mend it with `imagenet-mds verify"):
-        here.files.fetch(here.contents.shards[0])
-    assert names(here.files) == set()
+        here.shard_cache.fetch(here.info.shards[0])
+    assert names(here.shard_cache) == set()
     assert len(here.remote.reads()) >= 3, "what came wrong once may come right"
 
 
@@ -158,8 +160,8 @@ def test_what_came_wrong_once_is_fetched_again(dataset: Path, tmp_path: Path) ->
         return bytes(len(data)) if len(seen) == 1 else data
 
     here = case(dataset, tmp_path, lie=lie)
-    assert here.files.fetch(here.contents.shards[0])
-    assert here.files.drop_broken(here.contents.shards, threads=1) == []
+    assert here.shard_cache.fetch(here.info.shards[0])
+    assert here.shard_cache.drop_broken(here.info.shards, threads=1) == []
 
 
 @pytest.mark.parametrize("damage", ["a flipped byte", "a zeroed tail", "cut short"])
@@ -167,10 +169,10 @@ def test_a_shard_that_changed_on_the_disk_is_removed_and_fetched_again(
     dataset: Path, tmp_path: Path, damage: str
 ) -> None:
     here = case(dataset, tmp_path)
-    for shard in here.contents.shards:
-        here.files.fetch(shard)
-    broken = here.contents.shards[3]
-    path = here.files.path(broken.basename)
+    for shard in here.info.shards:
+        here.shard_cache.fetch(shard)
+    broken = here.info.shards[3]
+    path = here.shard_cache.path(broken.basename)
     data = bytearray(path.read_bytes())
     if damage == "a flipped byte":
         data[len(data) // 2] ^= 1
@@ -179,30 +181,30 @@ def test_a_shard_that_changed_on_the_disk_is_removed_and_fetched_again(
     else:
         del data[-100:]
     path.write_bytes(data)
-    os.utime(here.files.path(here.contents.shards[4].basename))  # touched, and whole
+    os.utime(here.shard_cache.path(here.info.shards[4].basename))  # touched, and whole
     checked: list[str] = []
-    faults = here.files.drop_broken(here.contents.shards, 2, lambda shard: checked.append(shard.basename))
+    faults = here.shard_cache.drop_broken(here.info.shards, 2, lambda shard: checked.append(shard.basename))
     assert [shard for shard, _ in faults] == [broken]
-    assert checked == [shard.basename for shard in here.contents.shards[3:5]], "the others are as they were verified"
+    assert checked == [shard.basename for shard in here.info.shards[3:5]], "the others are as they were verified"
     assert not path.exists()
-    assert here.files.fetch(broken)
+    assert here.shard_cache.fetch(broken)
     assert path.read_bytes() == (dataset / "train" / broken.basename).read_bytes()
-    assert here.files.drop_broken(here.contents.shards, 2, lambda shard: checked.append("again")) == []
+    assert here.shard_cache.drop_broken(here.info.shards, 2, lambda shard: checked.append("again")) == []
     assert "again" not in checked
 
 
 def test_a_limit_is_kept_and_what_is_in_use_goes_last(dataset: Path, tmp_path: Path) -> None:
-    contents = read_contents(dataset / "train")
-    limit_bytes = 8 * max(shard.size_bytes for shard in contents.shards)
+    info = info_at(dataset / "train")
+    limit_bytes = 8 * max(shard.size_bytes for shard in info.shards)
     here = case(dataset, tmp_path, limit_bytes)
-    kept = {shard.basename for shard in contents.shards[:3]}
+    kept = {shard.basename for shard in info.shards[:3]}
     for _ in range(2):
-        for shard in contents.shards:
-            assert here.files.fetch(shard, keep=lambda: kept)
-            assert sum(path.stat().st_size for path in here.files.folder.glob("*.mds")) <= limit_bytes
-            assert here.files.path(shard.basename).exists()
-    assert kept <= names(here.files)
-    assert {shard.basename for shard in contents.shards} <= {path.name for path in (dataset / "train").iterdir()}
+        for shard in info.shards:
+            assert here.shard_cache.fetch(shard, protect=lambda: kept)
+            assert sum(path.stat().st_size for path in here.shard_cache.folder.glob("*.mds")) <= limit_bytes
+            assert here.shard_cache.path(shard.basename).exists()
+    assert kept <= names(here.shard_cache)
+    assert {shard.basename for shard in info.shards} <= {path.name for path in (dataset / "train").iterdir()}
 
 
 def test_a_limit_with_no_room_for_a_few_shards_is_refused(dataset: Path, tmp_path: Path) -> None:
@@ -221,75 +223,75 @@ def test_a_disk_with_no_room_is_refused_before_anything_is_fetched(
     ):
         case(dataset, tmp_path)
     here = case(dataset, tmp_path, limit_bytes=900_000)
-    assert here.files.fetch(here.contents.shards[0])
+    assert here.shard_cache.fetch(here.info.shards[0])
 
 
 def test_the_only_copy_is_never_in_a_cache(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is read in its place, and the only copy is never removed"):
-        OpenDataset.at(str(dataset), None, 10**9)
+    with pytest.raises(UserError, match="is read in place, and the only copy is never removed"):
+        Dataset.at(str(dataset), None, 10**9)
     with pytest.raises(UserError, match="lies inside the dataset"):
-        OpenDataset.at(str(dataset), dataset / "train", 10**9)
-    in_place = OpenDataset.at(str(dataset)).split("train").files
+        Dataset.at(str(dataset), dataset / "train", 10**9)
+    in_place = Dataset.at(str(dataset)).split("train").shard_cache
     with pytest.raises(WorldError, match="is missing"):
         in_place.fetch(ShardInfo("gone.mds", 1, "", 1))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file: give a folder"):
-        OpenDataset.at("s3://bucket/mds", tmp_path / "file")
+        Dataset.at("s3://bucket/mds", tmp_path / "file")
 
 
 def test_another_dataset_has_another_folder(dataset: Path, few_classes: Path, tmp_path: Path) -> None:
-    folders = {OpenDataset.at(str(root), tmp_path).split("train").files.folder for root in (dataset, few_classes)}
+    folders = {Dataset.at(str(root), tmp_path).split("train").shard_cache.folder for root in (dataset, few_classes)}
     assert len(folders) == 2
     assert all(folder.parent.parent == tmp_path for folder in folders)
 
 
 def test_all_that_is_missing_where_it_lies_is_named(dataset: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "mds"))
-    split = OpenDataset.at(str(copy), tmp_path / "cache").split("train")
-    shards = split.contents.shards
+    split = Dataset.at(str(copy), tmp_path / "cache").split("train")
+    shards = split.info.shards
     (copy / "train" / shards[1].basename).unlink()
     (copy / "train" / shards[4].basename).write_bytes(b"short")
-    split.begin(split.contents.prefix(shards[0].samples))
+    split.check_available(split.info.prefix(shards[0].samples))
     with pytest.raises(WorldError, match=r"2 of \d+ shards .*00001\.mds \(missing\), shard\.00004\.mds \(5 bytes\)\."):
-        split.begin(shards)
+        split.check_available(shards)
 
 
 def test_what_a_killed_fetch_left_is_written_over(dataset: Path, tmp_path: Path) -> None:
     here = case(dataset, tmp_path)
-    shard = here.contents.shards[0]
-    (here.files.folder / f".{shard.basename}.tmp").write_bytes(bytes(10 * shard.size_bytes))
-    assert here.files.fetch(shard)
-    assert here.files.path(shard.basename).stat().st_size == shard.size_bytes
-    assert names(here.files) == {shard.basename}
-    (here.files.folder / f".{here.contents.shards[1].basename}.tmp").touch()
-    here.files.begin(here.contents.shards)
-    assert names(here.files) == {shard.basename}
+    shard = here.info.shards[0]
+    (here.shard_cache.folder / f".{shard.basename}.tmp").write_bytes(bytes(10 * shard.size_bytes))
+    assert here.shard_cache.fetch(shard)
+    assert here.shard_cache.path(shard.basename).stat().st_size == shard.size_bytes
+    assert names(here.shard_cache) == {shard.basename}
+    (here.shard_cache.folder / f".{here.info.shards[1].basename}.tmp").touch()
+    here.shard_cache.prepare(here.info.shards)
+    assert names(here.shard_cache) == {shard.basename}
 
 
 def test_what_others_are_fetching_takes_room_too(dataset: Path, tmp_path: Path) -> None:
-    largest = max(shard.size_bytes for shard in read_contents(dataset / "train").shards)
+    largest = max(shard.size_bytes for shard in info_at(dataset / "train").shards)
     here = case(dataset, tmp_path, 8 * largest)
-    first, second = here.contents.shards[:2]
-    coming = here.files.folder / f".{second.basename}.tmp"
+    first, second = here.info.shards[:2]
+    coming = here.shard_cache.folder / f".{second.basename}.tmp"
     coming.write_bytes(bytes(8 * largest))
-    with here.files._lock(second.basename, wait=True):
-        assert not here.files.fetch(first, wait=False)
+    with here.shard_cache._lock(second.basename, wait=True):
+        assert not here.shard_cache.fetch(first, wait=False)
         threading.Timer(0.3, coming.unlink).start()
-        assert here.files.fetch(first)
+        assert here.shard_cache.fetch(first)
 
 
 def test_what_a_killed_process_was_fetching_takes_no_room(dataset: Path, tmp_path: Path) -> None:
     """It died after this process had begun."""
-    largest = max(shard.size_bytes for shard in read_contents(dataset / "train").shards)
+    largest = max(shard.size_bytes for shard in info_at(dataset / "train").shards)
     here = case(dataset, tmp_path, 8 * largest)
-    first, second = here.contents.shards[:2]
-    (here.files.folder / f".{second.basename}.tmp").write_bytes(bytes(8 * largest))
-    assert here.files.fetch(first, wait=False)
-    assert names(here.files) == {first.basename}
+    first, second = here.info.shards[:2]
+    (here.shard_cache.folder / f".{second.basename}.tmp").write_bytes(bytes(8 * largest))
+    assert here.shard_cache.fetch(first, wait=False)
+    assert names(here.shard_cache) == {first.basename}
 
 
 def test_a_limit_below_what_an_epoch_reads_at_once_is_said(dataset: Path, tmp_path: Path) -> None:
-    location, shards = str(dataset), read_contents(dataset / "train").shards
+    location, shards = str(dataset), info_at(dataset / "train").shards
     size_bytes = sum(shard.size_bytes for shard in shards)
     largest = max(shard.size_bytes for shard in shards)
     for limit_bytes, samples_at_once, words in (
@@ -297,7 +299,11 @@ def test_a_limit_below_what_an_epoch_reads_at_once_is_said(dataset: Path, tmp_pa
         (size_bytes, 16_384, None),
         (size_bytes - 1, 16_384, "shards are fetched several times"),
         (8 * largest, 40, None),
-        (8 * largest, 140, "or a smaller data.order.shuffle_block_size"),
+        (8 * largest, 140, "or lower data.order.shuffle_block_size"),
     ):
-        said = OpenDataset.at(location, tmp_path / "cache", limit_bytes).split("train").crowded(shards, samples_at_once)
+        said = (
+            Dataset.at(location, tmp_path / "cache", limit_bytes)
+            .split("train")
+            .cache_too_small(shards, samples_at_once)
+        )
         assert said is None if words is None else words in str(said)

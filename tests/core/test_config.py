@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from imagenet_mds.config import SUBSETS, AlgorithmsConfig, known_keys, load_config, parse_config
+from imagenet_mds.config import AlgorithmsConfig, known_keys, load_config, parse_config
+from imagenet_mds.dataset.subsets import SUBSETS
 from imagenet_mds.errors import UserError
 from imagenet_mds.resources import config_names
 

@@ -8,26 +8,25 @@ from typing import Any
 
 import pytest
 
-from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import (
+from imagenet_mds.dataset.manifest import (
     MANIFEST_BASENAME,
     Policy,
     SourceEntry,
     content_fingerprint,
     conversion_fingerprint,
-    read_keys,
-    read_manifest,
 )
+from imagenet_mds.errors import UserError
+from tests.support.datasets import keys_at, manifest_at
 
 
 def test_a_manifest_says_what_the_split_holds(dataset: Path) -> None:
-    manifest = read_manifest(dataset / "train")
+    manifest = manifest_at(dataset / "train")
     assert (manifest.split, manifest.samples, manifest.source.samples) == ("train", 158, 160)
     assert sum(shard.samples for shard in manifest.shards) == manifest.samples
     assert manifest.size_bytes == sum(path.stat().st_size for path in (dataset / "train").glob("*.mds"))
-    assert [entry.basename for entry in manifest.shards] == [shard.basename for shard in manifest.shard_infos()]
-    assert len(read_keys(dataset / "train")) == manifest.samples
-    assert manifest.classes_fingerprint == read_manifest(dataset / "val").classes_fingerprint
+    assert [entry.basename for entry in manifest.shards] == [shard.basename for shard in manifest.shards]
+    assert len(keys_at(dataset / "train")) == manifest.samples
+    assert manifest.classes_fingerprint == manifest_at(dataset / "val").classes_fingerprint
 
 
 def test_a_manifest_holds_nothing_of_when_where_and_how_fast(dataset: Path) -> None:
@@ -102,14 +101,14 @@ def test_why_there_is_no_manifest_is_said(tmp_path: Path, prepare: Callable[[Pat
     root.mkdir()
     prepare(root)
     with pytest.raises(UserError) as caught:
-        read_manifest(root / "train")
+        manifest_at(root / "train")
     assert words.format(root=root) in str(caught.value)
 
 
 def test_a_manifest_that_the_disk_does_not_give_is_said(tmp_path: Path) -> None:
     (tmp_path / "train" / MANIFEST_BASENAME).mkdir(parents=True)
     with pytest.raises(UserError, match=r"manifest\.json cannot be read: Is a directory"):
-        read_manifest(tmp_path / "train")
+        manifest_at(tmp_path / "train")
 
 
 def _set(*path: str | int, to: object) -> Callable[[dict[str, Any]], None]:
@@ -148,7 +147,7 @@ def test_a_manifest_edited_by_hand_is_refused(
     edit(manifest)
     (tmp_path / MANIFEST_BASENAME).write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"manifest\.json cannot be read \(") as caught:
-        read_manifest(tmp_path)
+        manifest_at(tmp_path)
     assert words in str(caught.value)
 
 
@@ -158,15 +157,15 @@ def test_a_manifest_that_is_no_manifest_is_refused(tmp_path: Path, text: str) ->
     with pytest.raises(
         UserError, match=r"restore it, or make it anew with `imagenet-mds convert SOURCE .* --overwrite`"
     ):
-        read_manifest(tmp_path)
+        manifest_at(tmp_path)
 
 
 def test_only_a_line_feed_ends_a_key(tmp_path: Path) -> None:
     keys = ["a/1.JPEG", "a/\u2028\x85\x0b\x1c 2.JPEG", "b/\u00e9.JPEG"]
     (tmp_path / "keys.txt").write_bytes("".join(f"{key}\n" for key in keys).encode())
-    assert read_keys(tmp_path) == keys
+    assert keys_at(tmp_path) == keys
 
 
 def test_a_copied_dataset_reads_the_same(dataset: Path, tmp_path: Path) -> None:
     shutil.copytree(dataset, tmp_path / "moved")
-    assert read_manifest(tmp_path / "moved" / "val") == read_manifest(dataset / "val")
+    assert manifest_at(tmp_path / "moved" / "val") == manifest_at(dataset / "val")

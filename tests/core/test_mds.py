@@ -3,6 +3,7 @@
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,18 +14,11 @@ from PIL import Image
 from streaming import MDSWriter, StreamingDataset
 from streaming.vision import StreamingImageNet
 
-from imagenet_mds import mds
-from imagenet_mds.manifest import read_keys, read_manifest
-from imagenet_mds.mds import (
-    Record,
-    ShardEncoder,
-    describe_shard,
-    encode_shard,
-    index_json,
-    read_shard,
-    shard_basename,
-)
+from imagenet_mds.dataset import mds
+from imagenet_mds.dataset.mds import Record, ShardEncoder, decode_label, describe_shard, index_json, shard_basename
 from tests.command import done
+from tests.support.datasets import keys_at, manifest_at
+from tests.support.shards import encode_shard, read_shard
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 RECORDS = st.lists(st.builds(Record, INT64, st.binary(max_size=40), INT64), max_size=6)
@@ -131,7 +125,7 @@ def _pixels(image: Image.Image) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_stock_dataset_reads_every_sample_pixel_for_pixel(tree: Path, dataset: Path, split: str) -> None:
-    manifest, keys = read_manifest(dataset / split), read_keys(dataset / split)
+    manifest, keys = manifest_at(dataset / split), keys_at(dataset / split)
     changed = {entry.key for entry in manifest.changed}
     stock = StreamingDataset(local=str(dataset / split), batch_size=1, shuffle=False, validate_hash="xxh64")
     assert len(stock) == len(keys) == manifest.samples
@@ -161,7 +155,7 @@ def test_the_stock_imagenet_dataset_reads_images_and_classes(
     tree: Path, request: pytest.FixtureRequest, form: str, split: str
 ) -> None:
     root: Path = request.getfixturevalue(form)
-    manifest, keys = read_manifest(root / split), read_keys(root / split)
+    manifest, keys = manifest_at(root / split), keys_at(root / split)
     # Not all pictures of the tree can have tiles, but most do.
     assert (manifest.tiled > manifest.samples // 2) == (form == "tiled")
     changed = {entry.key for entry in manifest.changed}
@@ -175,3 +169,22 @@ def test_the_stock_imagenet_dataset_reads_images_and_classes(
         with Image.open(tree / split / key) as image:
             assert key in changed or np.array_equal(_pixels(image), pixels)
         assert wnids[label] == key.split("/")[0]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "value"),
+    [
+        *(("int", -1), ("int8", -1), ("uint8", 200), ("uint16", 40_000), ("int64", 999)),
+        *(("str", "12"), ("str_int", 12), ("str_float", 7.0), ("float32", 7.0)),
+    ],
+)
+def test_a_label_of_any_encoding_is_read_as_the_library_reads_it(encoding: str, value: Any) -> None:
+    from streaming.base.format.mds.encodings import mds_decode, mds_encode
+
+    data = mds_encode(encoding, value)
+    assert decode_label(encoding, data) == int(mds_decode(encoding, data))
+
+
+def test_a_column_without_class_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match="column y holds jpeg"):
+        decode_label("jpeg", b"")

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_mds.mds import ShardInfo, describe_shard
-from imagenet_mds.shards import faulty_shards, shard_fault
+from imagenet_mds.dataset.integrity import faulty_shards, shard_fault
+from imagenet_mds.dataset.mds import ShardInfo, describe_shard
 from imagenet_mds.storage.base import Storage
+from imagenet_mds.storage.local import LocalStorage
 
 DATA = b"a shard's bytes"
 
@@ -18,7 +19,7 @@ def _entry(basename: str) -> ShardInfo:
 
 def test_a_whole_shard_has_no_fault(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(DATA)
-    assert shard_fault(tmp_path, _entry("a")) is None
+    assert shard_fault(LocalStorage(tmp_path), _entry("a")) is None
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_a_whole_shard_has_no_fault(tmp_path: Path) -> None:
 def test_each_fault_is_said(tmp_path: Path, content: bytes | None, words: str) -> None:
     if content is not None:
         (tmp_path / "a").write_bytes(content)
-    assert words in str(shard_fault(tmp_path, _entry("a")))
+    assert words in str(shard_fault(LocalStorage(tmp_path), _entry("a")))
 
 
 def test_what_the_disk_refuses_to_read_is_a_fault_and_not_a_crash(
@@ -42,8 +43,8 @@ def test_what_the_disk_refuses_to_read_is_a_fault_and_not_a_crash(
         raise OSError(5, "Input/output error", name)
 
     (tmp_path / "a").write_bytes(DATA)
-    monkeypatch.setattr("imagenet_mds.shards.stored_xxh64", refuse)
-    assert shard_fault(tmp_path, _entry("a")) == "cannot be read (Input/output error)"
+    monkeypatch.setattr("imagenet_mds.dataset.integrity.stored_xxh64", refuse)
+    assert shard_fault(LocalStorage(tmp_path), _entry("a")) == "cannot be read (Input/output error)"
 
 
 def test_faults_come_in_the_order_of_the_shards_and_each_shard_is_counted(tmp_path: Path) -> None:
@@ -52,7 +53,10 @@ def test_faults_come_in_the_order_of_the_shards_and_each_shard_is_counted(tmp_pa
         (tmp_path / name).write_bytes(DATA)
     counted: list[str] = []
     faults = faulty_shards(
-        tmp_path, [_entry(name) for name in names], threads=4, on_shard=lambda shard: counted.append(shard.basename)
+        LocalStorage(tmp_path),
+        [_entry(name) for name in names],
+        threads=4,
+        on_shard=lambda shard: counted.append(shard.basename),
     )
     assert [shard.basename for shard, _ in faults] == names[1::2]
     assert counted == names

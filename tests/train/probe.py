@@ -12,11 +12,11 @@ import torch
 import xxhash
 from torch.utils.data import DataLoader
 
-from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import TrainConfig, parse_config
-from imagenet_mds.manifest import read_manifest
+from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds_train.data import TrainingImages
 from imagenet_mds_train.stream import use_own_blocks
+from tests.support.datasets import manifest_at
 
 EPOCHS = 2
 WORKERS = (0, 2)
@@ -61,17 +61,17 @@ def main(dataset: Path, config_path: Path, out: Path) -> None:
     config = parse_config(json.loads(config_path.read_bytes()), "the test")
     use_own_blocks()
     torch.distributed.init_process_group("gloo")
-    samples = read_manifest(dataset / "train").samples
+    samples = manifest_at(dataset / "train").samples
     per_epoch = samples // config.global_batch_size
     found: dict[str, Any] = {}
     for workers in ALONE_WORKERS if config.ranks == 1 else WORKERS:
-        found[f"{workers}"] = batches(Probe(config, SplitFiles(dataset / "train"), samples), config, workers, EPOCHS)
+        found[f"{workers}"] = batches(Probe(config, ShardCache(dataset / "train"), samples), config, workers, EPOCHS)
     for at in (*RESUME_AT, per_epoch):
-        before = Probe(config, SplitFiles(dataset / "train"), samples)
+        before = Probe(config, ShardCache(dataset / "train"), samples)
         # As the trainer has it: samples of the epoch so far, none once the epoch is over.
         batches(before, config, 0, 1)
         state = before.state_dict(at % per_epoch * config.global_batch_size, from_beginning=True)
-        after = Probe(config, SplitFiles(dataset / "train"), samples)
+        after = Probe(config, ShardCache(dataset / "train"), samples)
         after.load_state_dict(state)
         found[f"resumed {at}"] = batches(after, config, RESUME_WORKERS.get(at, 0), 1)
     out.write_text(json.dumps(found), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Stored images that do not decode: the run ends and names the one, or goes on without it and says so."""
+"""StoredSample images that do not decode: the run ends and names the one, or goes on without it and says so."""
 
 import json
 import shutil
@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import EvaluationConfig, TrainConfig, parse_config
-from imagenet_mds.manifest import read_keys, read_manifest
-from imagenet_mds.mds import read_shard
+from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds_train.data import TrainingImages, ValidationImages
 from imagenet_mds_train.feed import PADDING_LABEL
 from imagenet_mds_train.stream import Undecodable
 from tests.command import run
+from tests.support.datasets import keys_at, manifest_at
+from tests.support.shards import read_shard
 
 SMALL = (
     "global_batch_size=79",  # half of all: none is left over
@@ -73,8 +73,8 @@ def config(**data: str) -> TrainConfig:
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("sample", [GONE, CUT, FLIPPED])
 def test_a_damaged_sample_is_named_by_its_key(damaged: Path, sample: int) -> None:
-    images = TrainingImages(config(), SplitFiles(damaged / "train"), 20)
-    key = read_keys(damaged / "train")[sample]
+    images = TrainingImages(config(), ShardCache(damaged / "train"), 20)
+    key = keys_at(damaged / "train")[sample]
     with pytest.raises(
         Undecodable, match=rf"sample {sample} .*\({key}, shard\.00000\.mds, place {sample}\) does not decode"
     ):
@@ -85,7 +85,7 @@ def test_a_damaged_sample_is_named_by_its_key(damaged: Path, sample: int) -> Non
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("sample", [GONE, CUT, FLIPPED])
 def test_a_damaged_sample_can_be_black_without_a_label(damaged: Path, sample: int) -> None:
-    images = TrainingImages(config(damaged="black"), SplitFiles(damaged / "train"), 20)
+    images = TrainingImages(config(damaged="black"), ShardCache(damaged / "train"), 20)
     view, label = images[sample]
     assert (label, view.pixels.shape, int(np.abs(view.pixels).max())) == (PADDING_LABEL, (16, 16, 3), 0)
     assert images[GONE - 2][1] >= 0
@@ -96,7 +96,7 @@ def test_a_damaged_sample_can_be_black_without_a_label(damaged: Path, sample: in
 @pytest.mark.parametrize("resize", ["reference", "antialias", "linear"])
 def test_validation_finds_damage_too(damaged: Path, resize: str) -> None:
     how = EvaluationConfig.model_validate({"resize": resize, "device_batch_size": 8, "workers_per_rank": 0})
-    files = SplitFiles(damaged / "train")
+    files = ShardCache(damaged / "train")
     for sample in (GONE, CUT, FLIPPED):
         with pytest.raises(Undecodable, match=f"sample {sample} "):
             list(ValidationImages(how, files, 20, rank=sample, ranks=20))
@@ -111,14 +111,14 @@ def test_a_run_ends_at_it_or_goes_on_and_counts_it(damaged: Path, tmp_path: Path
     ended = run(*command, "--run-name", "ended")
     assert ended.status == 1
     said = next(line for line in ended.err.splitlines() if line.startswith("imagenet-mds: sample"))
-    assert any(read_keys(both / "train")[sample] in said for sample in (GONE, CUT, FLIPPED))
+    assert any(keys_at(both / "train")[sample] in said for sample in (GONE, CUT, FLIPPED))
     assert "Traceback" not in ended.err
     assert "what it has saved stays" in ended.err
     went_on = run(*command, "--run-name", "went-on", "data.damaged=black")
     assert went_on.status == 0, went_on.err
     lines = (tmp_path / "went-on" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     evals = [event for event in map(json.loads, lines) if event["event"] == "eval"]
-    assert read_manifest(both / "train").samples % 79 == 0
+    assert manifest_at(both / "train").samples % 79 == 0
     assert [(event["damaged"], event["damaged_val"]) for event in evals] == [(3, 1)]
     assert "3 training images did not decode and were black, without weight, so far" in went_on.err
     assert "1 validation images did not decode" in went_on.err

@@ -12,16 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import AugmentConfig, EvaluationConfig, OrderConfig, parse_config
-from imagenet_mds.manifest import read_manifest
-from imagenet_mds.mds import read_shard
+from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.process.attempt import SHARED_MEMORY
 from imagenet_mds_train.augment import Augmentation, seeded, validation_view
 from imagenet_mds_train.data import TrainingImages, validation_loader
 from imagenet_mds_train.feed import PADDING_LABEL
 from imagenet_mds_train.pixels import decode_picture
 from imagenet_mds_train.stream import ImageStream, own_resources
+from tests.support.datasets import manifest_at
+from tests.support.shards import read_shard
 
 EVALUATION = EvaluationConfig(resize_px=20, crop_px=16, device_batch_size=4, workers_per_rank=0)
 
@@ -40,17 +40,17 @@ def seen(images: TrainingImages, sample: int) -> str:
 def stream(folder: Path, samples: int) -> ImageStream:
     """The beginning of a split, in its order, in batches of 5."""
     order = OrderConfig(shuffle=False)
-    return ImageStream(files=SplitFiles(folder), samples=samples, device_batch_size=5, order=order, predownload=8)
+    return ImageStream(shard_cache=ShardCache(folder), samples=samples, device_batch_size=5, order=order, predownload=8)
 
 
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("ranks", [1, 3, 4])
 def test_validation_sees_each_sample_exactly_once(dataset: Path, ranks: int, workers: int) -> None:
-    samples = read_manifest(dataset / "val").samples
+    samples = manifest_at(dataset / "val").samples
     config = EVALUATION.model_copy(update={"workers_per_rank": workers})
     batches = [
-        list(validation_loader(config, SplitFiles(dataset / "val"), samples, rank=rank, ranks=ranks))
+        list(validation_loader(config, ShardCache(dataset / "val"), samples, rank=rank, ranks=ranks))
         for rank in range(ranks)
     ]
     assert len({len(of_rank) for of_rank in batches}) == 1, "ranks with fewer batches would leave the others waiting"
@@ -120,7 +120,7 @@ def test_augmentation_does_not_depend_on_what_else_draws(dataset: Path) -> None:
         },
         "test",
     )
-    images = TrainingImages(config, SplitFiles(dataset / "train"), 20)
+    images = TrainingImages(config, ShardCache(dataset / "train"), 20)
     torch.manual_seed(1)
     first = [seen(images, sample) for sample in range(8)]
     state = torch.get_rng_state()

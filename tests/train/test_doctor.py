@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from imagenet_mds.cli.doctor import Findings
-from imagenet_mds.manifest import read_keys
-from imagenet_mds.mds import read_shard
 from tests.command import done, run
+from tests.support.datasets import keys_at
+from tests.support.shards import read_shard
 
 SMALL = ("augment.size_px=32", "global_batch_size=16")
 RATES = {"storage_bytes_per_second", "image_bytes", "read", "decode", "crop", "view", "processors"}
@@ -53,7 +53,7 @@ def test_a_damaged_image_is_named(dataset: Path, tmp_path: Path) -> None:
     outcome = run("doctor", "--data", copy, "--config", "demo", *SMALL)
     _, line = outcome.err.splitlines()
     assert outcome.status == 1
-    assert f"({read_keys(copy / 'train')[0]}, shard.00000.mds, place 0) does not decode" in line
+    assert f"({keys_at(copy / 'train')[0]}, shard.00000.mds, place 0) does not decode" in line
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from imagenet_mds.manifest import read_keys, read_manifest
 from imagenet_mds.process.attempt import attempt
 from imagenet_mds_train.launch import rendezvous
 from tests.command import done, environment, run
+from tests.support.datasets import keys_at, manifest_at
 from tests.train.probe import ALONE_WORKERS, RESUME_AT, WORKERS
 
 RANKS = (1, 2, 4, 8)
@@ -77,7 +77,7 @@ def order(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Order:
             ]
             assert [process.wait(timeout=200) for process in processes] == [0] * ranks
         found[ranks] = [json.loads(out.read_bytes()) for out in outs]
-    return Order(read_manifest(dataset / "train").samples, found)
+    return Order(manifest_at(dataset / "train").samples, found)
 
 
 @pytest.mark.parametrize("workers", WORKERS)
@@ -151,7 +151,7 @@ def test_a_batch_can_be_looked_at_without_training(dataset: Path, tmp_path: Path
         batch = order.global_batches(ranks, str(workers))[order.per_epoch + 3]
         assert [one["sample"] for one in seen[ranks]] == [sample for sample, _ in batch]
         assert [one["rank"] for one in seen[ranks]] == sorted(list(range(ranks)) * (GLOBAL_BATCH_SIZE // ranks))
-    keys = read_keys(dataset / "train")
+    keys = keys_at(dataset / "train")
     classes = {name: number for number, name in enumerate(sorted({key.split("/")[0] for key in keys}))}
     assert all(one["key"] == keys[one["sample"]] for one in seen[1])
     assert all(one["label"] == classes[one["key"].split("/")[0]] for one in seen[1])

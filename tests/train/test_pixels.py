@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from imagenet_mds.config import AugmentConfig, ProgressiveConfig
-from imagenet_mds.raw import encode_raw
+from imagenet_mds.dataset.raw_pixels import encode_raw
 from imagenet_mds.seeds import SampleRandom
 from imagenet_mds_convert.tiles import tile_jpeg
 from imagenet_mds_train.augment import Augmentation

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 import xxhash
 
-from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import TrainConfig, parse_config
+from imagenet_mds.dataset.access import Dataset
+from imagenet_mds.dataset.integrity import faulty_shards
+from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.errors import WorldError
-from imagenet_mds.manifest import read_manifest
-from imagenet_mds.opened import OpenDataset
-from imagenet_mds.shards import faulty_shards
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_train.data import TrainingImages, training_loader
 from tests.command import run
 from tests.s3_server import BUCKET, Proxy, Request, direct
+from tests.support.datasets import manifest_at
 from tests.train.probe import WORKERS
 
 LOCATION = f"s3://{BUCKET}/mds"
@@ -45,9 +46,9 @@ def config(workers: int) -> TrainConfig:
     return parse_config({"global_batch_size": 8, "data": {"workers_per_rank": workers}} | sections, "the test")
 
 
-def digests(files: SplitFiles, samples: int, workers: int) -> list[str]:
+def digests(shard_cache: ShardCache, samples: int, workers: int) -> list[str]:
     """A name for each batch of an epoch."""
-    loader = training_loader(config(workers), files, samples)
+    loader = training_loader(config(workers), shard_cache, samples)
     return [xxhash.xxh64_hexdigest(images.numpy().tobytes() + labels.numpy().tobytes()) for images, labels in loader]
 
 
@@ -63,24 +64,24 @@ def shards_read(proxy: Proxy) -> list[str]:
 @pytest.mark.usefixtures("blocks")
 def test_batches_are_those_of_the_disk_cold_and_warm(proxy: Proxy, server: int, dataset: Path, tmp_path: Path) -> None:
     put(dataset, server)
-    expected = digests(SplitFiles(dataset / "train"), 158, 0)
+    expected = digests(ShardCache(dataset / "train"), 158, 0)
     assert len(expected) == 19
-    every = sorted(shard.basename for shard in read_manifest(dataset / "train").shards)
+    every = sorted(shard.basename for shard in manifest_at(dataset / "train").shards)
     for workers in WORKERS:
-        train = OpenDataset.at(LOCATION, tmp_path / f"cache{workers}").split("train")
-        train.begin(train.contents.shards)
+        train = Dataset.at(LOCATION, tmp_path / f"cache{workers}").split("train")
+        train.check_available(train.info.shards)
         proxy.seen.clear()
-        assert digests(train.files, 158, workers) == expected
+        assert digests(train.shard_cache, 158, workers) == expected
         assert sorted(shards_read(proxy)) == every, "each shard once, whoever needs it"
-        assert digests(train.files, 158, workers) == expected
+        assert digests(train.shard_cache, 158, workers) == expected
         assert sorted(shards_read(proxy)) == every
 
 
 @pytest.mark.usefixtures("blocks")
 def test_a_bad_line_changes_no_batch(proxy: Proxy, server: int, dataset: Path, tmp_path: Path) -> None:
     put(dataset, server)
-    train = OpenDataset.at(LOCATION, tmp_path / "cache").split("train")
-    train.begin(train.contents.shards)
+    train = Dataset.at(LOCATION, tmp_path / "cache").split("train")
+    train.check_available(train.info.shards)
     dice = random.Random(3)
 
     def choose(request: Request) -> str | None:
@@ -89,18 +90,18 @@ def test_a_bad_line_changes_no_batch(proxy: Proxy, server: int, dataset: Path, t
         return dice.choice(["slow down", "reset"] + ["stall"] * ("stall" not in proxy.faults()))
 
     proxy.choose = choose
-    assert digests(train.files, 158, 2) == digests(SplitFiles(dataset / "train"), 158, 0)
+    assert digests(train.shard_cache, 158, 2) == digests(ShardCache(dataset / "train"), 158, 0)
     assert {"slow down", "reset", "stall"} <= set(proxy.faults())
 
 
 @pytest.mark.usefixtures("blocks")
 def test_a_subset_fetches_its_own_shards(proxy: Proxy, server: int, dataset: Path, tmp_path: Path) -> None:
     put(dataset, server)
-    train = OpenDataset.at(LOCATION, tmp_path / "cache").split("train")
-    train.begin(train.contents.prefix(40))
+    train = Dataset.at(LOCATION, tmp_path / "cache").split("train")
+    train.check_available(train.info.prefix(40))
     proxy.seen.clear()
-    assert digests(train.files, 40, 0) == digests(SplitFiles(dataset / "train"), 40, 0)
-    assert sorted(shards_read(proxy)) == [shard.basename for shard in train.contents.prefix(40)]
+    assert digests(train.shard_cache, 40, 0) == digests(ShardCache(dataset / "train"), 40, 0)
+    assert sorted(shards_read(proxy)) == [shard.basename for shard in train.info.prefix(40)]
 
 
 @pytest.mark.usefixtures("blocks")
@@ -108,13 +109,13 @@ def test_a_cache_smaller_than_the_dataset_serves_all_of_it(
     proxy: Proxy, server: int, dataset: Path, tmp_path: Path
 ) -> None:
     put(dataset, server)
-    largest = max(shard.size_bytes for shard in read_manifest(dataset / "train").shards)
-    train = OpenDataset.at(LOCATION, tmp_path / "cache", 8 * largest).split("train")
-    train.begin(train.contents.shards)
-    expected = digests(SplitFiles(dataset / "train"), 158, 0)
+    largest = max(shard.size_bytes for shard in manifest_at(dataset / "train").shards)
+    train = Dataset.at(LOCATION, tmp_path / "cache", 8 * largest).split("train")
+    train.check_available(train.info.shards)
+    expected = digests(ShardCache(dataset / "train"), 158, 0)
     for workers in (0, 2):
-        assert digests(train.files, 158, workers) == expected
-    assert sum(path.stat().st_size for path in train.files.folder.glob("*.mds")) <= 8 * largest
+        assert digests(train.shard_cache, 158, workers) == expected
+    assert sum(path.stat().st_size for path in train.shard_cache.folder.glob("*.mds")) <= 8 * largest
 
 
 @pytest.mark.usefixtures("blocks")
@@ -123,11 +124,11 @@ def test_a_shard_that_cannot_be_had_ends_the_loader_with_its_name(
 ) -> None:
     """The library's own loader waits for it for ever."""
     put(dataset, server)
-    train = OpenDataset.at(LOCATION, tmp_path / "cache").split("train")
-    train.begin(train.contents.shards)
+    train = Dataset.at(LOCATION, tmp_path / "cache").split("train")
+    train.check_available(train.info.shards)
     direct(server).delete_object(Bucket=BUCKET, Key="mds/train/shard.00007.mds")
     with pytest.raises(Exception, match=r"shard\.00007\.mds cannot be fetched: No such object"):
-        digests(train.files, 158, 2)
+        digests(train.shard_cache, 158, 2)
 
 
 def test_a_run_on_s3_is_the_run_on_a_disk(proxy: Proxy, server: int, dataset: Path, tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def stock(dataset: Path, out: Path, compression: str | None = None) -> Path:
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    from imagenet_mds.mds import read_shard
+    from tests.support.shards import read_shard
 
     return [{"i": record.index, "x": record.image, "y": record.label} for record in read_shard(path)]
 
@@ -202,8 +203,8 @@ def test_a_dataset_of_stock_tools_is_trained_on_without_its_fingerprint_and_subs
     theirs = stock(dataset, tmp_path / "stock")
     from streaming import MDSWriter
 
-    ours = TrainingImages(config(0), SplitFiles(dataset / "train"), 158)
-    images = TrainingImages(config(0), SplitFiles(theirs / "train"), 158)
+    ours = TrainingImages(config(0), ShardCache(dataset / "train"), 158)
+    images = TrainingImages(config(0), ShardCache(theirs / "train"), 158)
     assert [images.read(sample) for sample in range(158)] == [ours.read(sample) for sample in range(158)]
     command = ("train", "--config", "demo", "--data", theirs, "--save", tmp_path, *SMALL)
     done = run(*command, "--run-name", "stock", "model.classes=10")
@@ -250,42 +251,42 @@ def test_a_merged_index_of_stock_tools_is_read_in_place_and_through_a_cache(data
             shards.append(shard)
     # As the library's merge_index writes it, which leaves files open.
     (merged / "index.json").write_text(json.dumps({"version": 2, "shards": shards}), encoding="utf-8")
-    expected = digests(SplitFiles(merged), 316, 0)
-    train = OpenDataset.at(str(merged.parent), tmp_path / "cache").split("train")
-    train.begin(train.contents.shards)
-    assert len({train.files.path(shard.basename) for shard in train.contents.shards}) == len(train.contents.shards)
-    assert digests(train.files, 316, 2) == expected
-    first = train.contents.shards[0].basename
-    train.files.path(first).write_bytes(b"")
-    (note,) = train.verify(train.contents.shards, threads=1)
-    assert note.startswith(f"{train.files.path(first)} is fetched again")
-    assert digests(train.files, 316, 0) == expected
+    expected = digests(ShardCache(merged), 316, 0)
+    train = Dataset.at(str(merged.parent), tmp_path / "cache").split("train")
+    train.check_available(train.info.shards)
+    assert len({train.shard_cache.path(shard.basename) for shard in train.info.shards}) == len(train.info.shards)
+    assert digests(train.shard_cache, 316, 2) == expected
+    first = train.info.shards[0].basename
+    train.shard_cache.path(first).write_bytes(b"")
+    (note,) = train.verify(train.info.shards, threads=1)
+    assert note.startswith(f"{train.shard_cache.path(first)} is fetched again")
+    assert digests(train.shard_cache, 316, 0) == expected
     (merged / first).unlink()
     with pytest.raises(WorldError, match="Copy them again from where they were written"):
-        train.begin(train.contents.shards)
+        train.check_available(train.info.shards)
 
 
 @pytest.mark.parametrize("compression", ["zstd:7", "gz", "br:1", "bz2:9", "snappy"])
 def test_compressed_shards_of_stock_tools_are_read_unpacked(dataset: Path, tmp_path: Path, compression: str) -> None:
     packed = stock(dataset, tmp_path / "packed", compression)
     assert not list(packed.rglob("*.mds"))
-    train = OpenDataset.at(str(packed), tmp_path / "cache").split("train")
-    assert train.note is not None
-    assert f"unpacked into {train.files.folder}" in train.note
-    train.begin(train.contents.shards)
-    plain = SplitFiles(stock(dataset, tmp_path / "plain") / "train")
-    files = pickle.loads(pickle.dumps(train.files))
+    train = Dataset.at(str(packed), tmp_path / "cache").split("train")
+    assert train.warning is not None
+    assert f"unpacked into {train.shard_cache.folder}" in train.warning
+    train.check_available(train.info.shards)
+    plain = ShardCache(stock(dataset, tmp_path / "plain") / "train")
+    files = pickle.loads(pickle.dumps(train.shard_cache))
     assert digests(files, 158, 0) == digests(plain, 158, 0)
-    assert faulty_shards(files.folder, train.contents.shards, threads=1) == []
+    assert faulty_shards(LocalStorage(files.folder), train.info.shards, threads=1) == []
     # The library puts an unpacked shard beside a compressed one, or in its place.
-    first, second = train.contents.shards[:2]
+    first, second = train.info.shards[:2]
     for shard in (first, second):
         shutil.copy(files.path(shard.basename), packed / "train")
     next((packed / "train").glob(f"{second.basename}.*")).unlink()
-    assert train.files.missing(train.contents.shards) == []
-    again = OpenDataset.at(str(packed), tmp_path / "other cache").split("train")
-    again.begin(again.contents.shards)
-    assert again.files.fetch(second)
+    assert train.shard_cache.missing(train.info.shards) == []
+    again = Dataset.at(str(packed), tmp_path / "other cache").split("train")
+    again.check_available(again.info.shards)
+    assert again.shard_cache.fetch(second)
 
 
 def test_a_compressed_dataset_is_trained_on_and_looked_into(dataset: Path, tmp_path: Path) -> None:
@@ -295,7 +296,7 @@ def test_a_compressed_dataset_is_trained_on_and_looked_into(dataset: Path, tmp_p
     assert done.status == 0, done.err
     assert "its shards are compressed" in done.err
     facts = json.loads(run("inspect", packed, "--sample", 7, "--json").out)
-    assert facts["class"] == TrainingImages(config(0), SplitFiles(dataset / "train"), 158).read(7)[1]
+    assert facts["class"] == TrainingImages(config(0), ShardCache(dataset / "train"), 158).read(7)[1]
     shutil.rmtree(tmp_path / "cache")
     broken = next((packed / "train").glob("*.zstd"))
     broken.write_bytes(broken.read_bytes()[:-1] + b"!")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import TrainConfig, parse_config
+from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds_train.data import training_loader
 from imagenet_mds_train.slots import Note
 
@@ -28,7 +28,7 @@ def config(workers: int, **augment: Any) -> TrainConfig:
 
 def batches(dataset: Path, workers: int, epochs: int = 1, **augment: Any) -> list[tuple[torch.Tensor, ...]]:
     """Copies of every batch, each made while the next one is asked for already."""
-    loader = training_loader(config(workers, **augment), SplitFiles(dataset / "train"), 158)
+    loader = training_loader(config(workers, **augment), ShardCache(dataset / "train"), 158)
     copies, before = [], None
     for _ in range(epochs):
         for batch in loader:
@@ -65,7 +65,7 @@ def test_smaller_pictures_of_early_epochs_fit_in(dataset: Path) -> None:
 def test_a_batch_is_pinned_out_of_its_slot(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loader's pinning thread calls `pin_memory` of what it does not know; where there is no GPU it is a copy."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
-    loader = training_loader(config(1), SplitFiles(dataset / "train"), 158)
+    loader = training_loader(config(1), ShardCache(dataset / "train"), 158)
     note = next(super(type(loader), loader).__iter__())
     assert isinstance(note, Note)
     pinned = torch.utils.data._utils.pin_memory.pin_memory(note)  # type: ignore[no-untyped-call] # torch's

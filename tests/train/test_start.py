@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from imagenet_mds.config import TrainConfig, load_config
-from imagenet_mds.contents import Contents, read_contents
+from imagenet_mds.dataset.access import Dataset
+from imagenet_mds.dataset.split_info import SplitInfo
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.manifest import read_manifest
-from imagenet_mds.opened import OpenDataset
 from imagenet_mds_train.records import RunFolder
 from imagenet_mds_train.start import Start
 from tests.command import run
+from tests.support.datasets import info_at, manifest_at
 
 
 def demo(*overrides: str) -> TrainConfig:
@@ -26,7 +26,7 @@ def demo(*overrides: str) -> TrainConfig:
 
 def prepare(config: TrainConfig, dataset: Path, run_folder: RunFolder) -> Start:
     """A start on a dataset on the disk."""
-    return Start.prepare(config, OpenDataset.at(str(dataset)), run_folder)
+    return Start.prepare(config, Dataset.at(str(dataset)), run_folder)
 
 
 def begun(dataset: Path, folder: Path, *overrides: str) -> RunFolder:
@@ -99,7 +99,7 @@ def test_a_run_on_another_dataset_is_refused_with_both_fingerprints(
     dataset: Path, few_classes: Path, tmp_path: Path
 ) -> None:
     folder = begun(dataset, tmp_path / "run")
-    before, now = (read_manifest(root / "train").fingerprint for root in (dataset, few_classes))
+    before, now = (manifest_at(root / "train").fingerprint for root in (dataset, few_classes))
     with pytest.raises(UserError, match=rf"dataset\.train: '{before}' before, '{now}' now"):
         prepare(demo(), few_classes, folder)
 
@@ -192,7 +192,7 @@ def test_shards_are_read_once_for_their_hash(dataset: Path, tmp_path: Path) -> N
     again: list[str] = []
     start.verify_shards(lambda shard: first.append(shard.basename))
     start.verify_shards(lambda shard: again.append(shard.basename))
-    assert len(first) == len(start.train.contents.shards) + len(start.val.contents.shards)
+    assert len(first) == len(start.train.info.shards) + len(start.val.info.shards)
     assert again == []
 
 
@@ -200,18 +200,18 @@ def test_only_the_subsets_shards_are_read(dataset: Path, tmp_path: Path) -> None
     start = prepare(demo("data.subset=40"), dataset, RunFolder(tmp_path / "run"))
     (_, kept), _ = start.shards()
     assert sum(shard.samples for shard in kept) >= 40 > sum(shard.samples for shard in kept[:-1])
-    assert kept == list(start.train.contents.shards[: len(kept)])
+    assert kept == list(start.train.info.shards[: len(kept)])
 
 
 def test_a_dataset_of_a_subset_is_that_subset_whatever_was_left_out(
     monkeypatch: pytest.MonkeyPatch, dataset: Path, tmp_path: Path
 ) -> None:
-    def converted_with(subset: int) -> Contents:
-        return replace(read_contents(dataset / "train"), planned_subset=subset)
+    def converted_with(subset: int) -> SplitInfo:
+        return replace(info_at(dataset / "train"), planned_subset=subset)
 
-    opened = replace(OpenDataset.at(str(dataset)).split("train"), contents=converted_with(160))
-    val = OpenDataset.at(str(dataset)).split("val")
-    monkeypatch.setattr(OpenDataset, "split", lambda self, name: opened if name == "train" else val)
+    opened = replace(Dataset.at(str(dataset)).split("train"), info=converted_with(160))
+    val = Dataset.at(str(dataset)).split("val")
+    monkeypatch.setattr(Dataset, "split", lambda self, name: opened if name == "train" else val)
     assert prepare(demo("data.subset=160"), dataset, RunFolder(tmp_path / "run")).train_samples == 158
     with pytest.raises(UserError, match=r"data\.subset asks for 159"):
         prepare(demo("data.subset=159"), dataset, RunFolder(tmp_path / "run"))

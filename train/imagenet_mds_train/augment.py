@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 from imagenet_mds.config import AugmentConfig, EvaluationConfig
-from imagenet_mds.raw import is_raw
+from imagenet_mds.dataset.raw_pixels import is_raw
 from imagenet_mds.seeds import SampleRandom
 from imagenet_mds_train.color import IDENTITY, JitterRow, draw_jitter
 from imagenet_mds_train.crop import Crop, draw_crop, on_grid

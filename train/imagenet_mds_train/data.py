@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
-from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import EvaluationConfig, OrderConfig, TrainConfig
+from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.process.lifetime import PARENT_VARIABLE, die_with
 from imagenet_mds.seeds import sample_seed
 from imagenet_mds_train.augment import Augmentation, View, validation_view
@@ -41,9 +41,9 @@ _VALIDATION_AHEAD_SAMPLES = 16_384
 class TrainingImages(ImageStream):
     """The training split in its shuffled order, each image augmented from its own seed."""
 
-    def __init__(self, config: TrainConfig, files: SplitFiles, samples: int) -> None:
+    def __init__(self, config: TrainConfig, shard_cache: ShardCache, samples: int) -> None:
         super().__init__(
-            files=files,
+            shard_cache=shard_cache,
             samples=samples,
             device_batch_size=config.device_batch_size,
             order=config.data.order,
@@ -106,7 +106,7 @@ class ValidationImages(IterableDataset[Pair]):
     def __init__(
         self,
         config: EvaluationConfig,
-        files: SplitFiles,
+        shard_cache: ShardCache,
         samples: int,
         *,
         rank: int,
@@ -114,7 +114,7 @@ class ValidationImages(IterableDataset[Pair]):
         replace_damaged: bool = False,
     ) -> None:
         self.stream = ImageStream(
-            files=files,
+            shard_cache=shard_cache,
             samples=samples,
             device_batch_size=config.device_batch_size,
             order=_IN_ORDER,
@@ -163,7 +163,12 @@ _HERE = torch.device("cpu")
 
 
 def training_loader(
-    config: TrainConfig, files: SplitFiles, samples: int, *, finish: Finish | None = None, device: torch.device = _HERE
+    config: TrainConfig,
+    shard_cache: ShardCache,
+    samples: int,
+    *,
+    finish: Finish | None = None,
+    device: torch.device = _HERE,
 ) -> DeviceLoader:
     """The training batches of this rank; a last batch that is not full is left out.
 
@@ -172,7 +177,7 @@ def training_loader(
 
     Args:
         config: the run's.
-        files: of the training split.
+        shard_cache: of the training split.
         samples: how many of them, subset applied.
         finish: what is done to each batch ahead of its use; None leaves them as `Slots.collate` gives them.
         device: where they are used.
@@ -181,7 +186,7 @@ def training_loader(
         config.data.workers_per_rank, config.data.prefetch_batches, config.device_batch_size, config.augment.size_px
     )
     return _loader(
-        TrainingImages(config, files, samples),
+        TrainingImages(config, shard_cache, samples),
         config.device_batch_size,
         config.data.workers_per_rank,
         prefetch_batches=config.data.prefetch_batches,
@@ -201,7 +206,7 @@ def counts_of(train: DeviceLoader, val: DeviceLoader) -> dict[str, int]:
 
 def validation_loader(
     config: EvaluationConfig,
-    files: SplitFiles,
+    shard_cache: ShardCache,
     samples: int,
     *,
     rank: int,
@@ -213,7 +218,7 @@ def validation_loader(
     """The validation batches of one rank of `ranks`; `replace_damaged` as for `ValidationImages`, `finish` and `device`
     as for training."""
     return _loader(
-        ValidationImages(config, files, samples, rank=rank, ranks=ranks, replace_damaged=replace_damaged),
+        ValidationImages(config, shard_cache, samples, rank=rank, ranks=ranks, replace_damaged=replace_damaged),
         config.device_batch_size,
         config.workers_per_rank,
         prefetch_batches=2,

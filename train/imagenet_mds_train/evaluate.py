@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from imagenet_mds.dataset.access import Split
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
-from imagenet_mds.opened import OpenSplit
 from imagenet_mds_train.records import RunFolder
 
 
@@ -42,9 +42,7 @@ def find_checkpoint(location: str) -> Path:
     raise UserError(f"there is no checkpoint at {path}: give a .pt file, or the folder of a run")
 
 
-def evaluate(
-    checkpoint: Path, split: OpenSplit, on_samples: Callable[[int], None] = lambda samples: None
-) -> Evaluation:
+def evaluate(checkpoint: Path, split: Split, on_samples: Callable[[int], None] = lambda samples: None) -> Evaluation:
     """Run a checkpoint's model over every sample of a split.
 
     Args:
@@ -69,18 +67,18 @@ def evaluate(
         payload, weights = load_payload(checkpoint)
     except Exception as error:  # torch and pickle raise what they like on a file that is no checkpoint
         raise UserError(f"{checkpoint} is not a checkpoint of imagenet-mds ({type(error).__name__})") from None
-    names, contents = payload["classes"], split.contents
+    names, info = payload["classes"], split.info
     numbered = names == [str(number) for number in range(len(names))]  # as a dataset without a manifest leaves them
-    if contents.classes is not None and not numbered and (known := fingerprint(names)) != contents.classes_fingerprint:
+    if info.classes is not None and not numbered and (known := fingerprint(names)) != info.classes_fingerprint:
         raise UserError(
             f"{checkpoint} knows {len(names)} classes ({known}) and {split.storage.parent.location} has "
-            f"{len(contents.classes)} ({contents.classes_fingerprint}): give the dataset it was trained on, "
+            f"{len(info.classes)} ({info.classes_fingerprint}): give the dataset it was trained on, "
             f"or one with its classes"
         )
-    if contents.classes is not None and len(names) != len(contents.classes):
+    if info.classes is not None and len(names) != len(info.classes):
         raise UserError(
             f"{checkpoint} knows {len(names)} classes and {split.storage.parent.location} has "
-            f"{len(contents.classes)}: give the dataset it was trained on"
+            f"{len(info.classes)}: give the dataset it was trained on"
         )
     config = parse_config(payload["config"], str(checkpoint))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -96,7 +94,7 @@ def evaluate(
     with own_resources():
         finish = partial(finish_batch, device=device, classes=classes)
         loader = validation_loader(
-            config.evaluation, split.files, contents.samples, rank=0, ranks=1, finish=finish, device=device
+            config.evaluation, split.shard_cache, info.samples, rank=0, ranks=1, finish=finish, device=device
         )
         dtype = torch.bfloat16 if config.system.precision == "amp_bf16" else torch.float16
         mixed = device.type == "cuda" and config.system.precision != "fp32"  # as it was validated in training
@@ -109,8 +107,8 @@ def evaluate(
         del loader
     return Evaluation(
         checkpoint=str(checkpoint),
-        split=contents.split,
-        samples=contents.samples,
+        split=info.split,
+        samples=info.samples,
         top1=float(metrics["top1"].compute()),
         top5=float(metrics["top5"].compute()),
         loss=float(metrics["loss"].compute()),

@@ -9,9 +9,9 @@ import torch
 import xxhash
 
 from imagenet_mds.config import TrainConfig
+from imagenet_mds.dataset.access import Split
+from imagenet_mds.dataset.manifest import read_keys
 from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import read_keys
-from imagenet_mds.opened import OpenSplit
 from imagenet_mds_train.color import jitter, jitter_rows
 from imagenet_mds_train.crop import Crop
 from imagenet_mds_train.data import TrainingImages
@@ -49,7 +49,7 @@ class Seen:
         }
 
 
-def training_batch(config: TrainConfig, train: OpenSplit, *, epoch: int, batch: int, workers: int) -> Iterator[Seen]:
+def training_batch(config: TrainConfig, train: Split, *, epoch: int, batch: int, workers: int) -> Iterator[Seen]:
     """The samples of a training batch, rank by rank, each in its order.
 
     Args:
@@ -62,7 +62,7 @@ def training_batch(config: TrainConfig, train: OpenSplit, *, epoch: int, batch: 
     Raises:
         UserError: the epoch has no such batch.
     """
-    samples = config.data.subset_samples() or train.contents.samples
+    samples = config.data.subset_samples() or train.info.samples
     batches = samples // config.global_batch_size
     if not batches:
         raise UserError(
@@ -72,11 +72,11 @@ def training_batch(config: TrainConfig, train: OpenSplit, *, epoch: int, batch: 
         raise UserError(f"--epoch {epoch:,}: the configuration has {config.schedule.epochs:,} epochs, counted from 0")
     if batch >= batches:
         raise UserError(f"--batch {batch:,}: an epoch has {batches:,} batches, counted from 0")
-    train.begin(train.contents.prefix(samples))
+    train.check_available(train.info.prefix(samples))
     with own_resources():
         # This one process is all the ranks, so a global batch is its own.
-        images = TrainingImages(config.model_copy(update={"ranks": 1}), train.files, samples)
-        keys = read_keys(train.storage) if train.contents.classes else None
+        images = TrainingImages(config.model_copy(update={"ranks": 1}), train.shard_cache, samples)
+        keys = read_keys(train.storage) if train.info.classes else None
         # (ranks, device batch)
         for rank, numbers in enumerate(images.arrangement(epoch, config.ranks, workers)[:, batch]):
             for sample in map(int, numbers):

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
+from imagenet_mds.dataset.raw_pixels import decode_raw, is_raw, open_stored
 from imagenet_mds.jpeg.decoder_messages import damage_in
 from imagenet_mds.jpeg.tiles import TileMap, cut
-from imagenet_mds.raw import decode_raw, is_raw, open_stored
 from imagenet_mds_train.crop import Crop
 
 Pixels = NDArray[np.uint8]

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from imagenet_mds.cache import SplitFiles
 from imagenet_mds.config import TrainConfig, parse_config
+from imagenet_mds.dataset.decompress import UnpackedSplit
+from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED, CommandError
 from imagenet_mds.storage import open_storage
 from imagenet_mds.storage.atomic import write_json
-from imagenet_mds.unpacked import UnpackedSplit
 from imagenet_mds_train.records import RunFolder
 
 
@@ -47,17 +47,22 @@ class Order:
         return cls(**json.loads(path.read_bytes()))
 
 
-def files_as_json(files: SplitFiles) -> dict[str, Any]:
-    """A split's files in an order."""
-    remote = files.remote.location if files.remote else None
-    packed = isinstance(files.remote, UnpackedSplit)
-    return {"folder": str(files.folder), "remote": remote, "packed": packed, "limit_bytes": files.limit_bytes}
+def files_as_json(shard_cache: ShardCache) -> dict[str, Any]:
+    """A split's shard_cache in an order."""
+    remote = shard_cache.remote.location if shard_cache.remote else None
+    packed = isinstance(shard_cache.remote, UnpackedSplit)
+    return {
+        "folder": str(shard_cache.folder),
+        "remote": remote,
+        "packed": packed,
+        "limit_bytes": shard_cache.limit_bytes,
+    }
 
 
-def files_from_json(value: dict[str, Any]) -> SplitFiles:
+def files_from_json(value: dict[str, Any]) -> ShardCache:
     """What `files_as_json` wrote."""
     remote = open_storage(value["remote"]) if value["remote"] else None
-    return SplitFiles(
+    return ShardCache(
         Path(value["folder"]), UnpackedSplit(remote) if remote and value["packed"] else remote, value["limit_bytes"]
     )
 

@@ -14,7 +14,7 @@ import simplejpeg
 import torch
 
 from imagenet_mds.config import TrainConfig
-from imagenet_mds.opened import OpenSplit
+from imagenet_mds.dataset.access import Split
 from imagenet_mds.seeds import sample_seed
 from imagenet_mds_train.augment import Augmentation
 from imagenet_mds_train.data import TrainingImages, training_loader
@@ -51,18 +51,18 @@ def rate(work: Callable[[int], object], seconds: float = _SECONDS) -> float:
     return number / spent
 
 
-def storage_bytes_per_second(train: OpenSplit) -> float:
+def storage_bytes_per_second(train: Split) -> float:
     """How fast shards come from where they lie: fetched, as many at once as in training, those that are not on this
     machine yet; where all are, from its disk, the page cache put aside as far as the system lets."""
-    absent = [shard for shard in train.contents.shards if not train.files.path(shard.basename).exists()]
+    absent = [shard for shard in train.info.shards if not train.shard_cache.path(shard.basename).exists()]
     if absent:
         begun = time.perf_counter()
         with ThreadPoolExecutor(FETCHES_ON_A_HOST) as pool:
-            list(pool.map(train.files.fetch, absent))
+            list(pool.map(train.shard_cache.fetch, absent))
         return sum(shard.size_bytes for shard in absent) / (time.perf_counter() - begun)
     read_bytes, seconds = 0, 0.0
-    for shard in train.contents.shards:
-        descriptor = os.open(train.files.path(shard.basename), os.O_RDONLY)
+    for shard in train.info.shards:
+        descriptor = os.open(train.shard_cache.path(shard.basename), os.O_RDONLY)
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             begun = time.perf_counter()
@@ -106,21 +106,21 @@ def view_ratio(
     return statistics.median(second / first for first, second in pairs)
 
 
-def stored_files(config: TrainConfig, train: OpenSplit, most: int) -> list[bytes]:
+def stored_files(config: TrainConfig, train: Split, most: int) -> list[bytes]:
     """The stored bytes of up to `most` samples, evenly from the whole training split.
 
     Raises:
         Undecodable: one of them does not decode.
     """
     with own_resources():
-        images = TrainingImages(config, train.files, train.contents.samples)
-        samples = spread(train.contents.samples, most)
+        images = TrainingImages(config, train.shard_cache, train.info.samples)
+        samples = spread(train.info.samples, most)
         for sample in samples:
             images.view(sample, 0)
         return [images.read(sample)[0] for sample in samples]
 
 
-def measure_parts(config: TrainConfig, train: OpenSplit, files: Sequence[bytes]) -> Parts:
+def measure_parts(config: TrainConfig, train: Split, files: Sequence[bytes]) -> Parts:
     """The parts of a sample's way, in this process."""
 
     def decode(number: int) -> None:
@@ -132,18 +132,18 @@ def measure_parts(config: TrainConfig, train: OpenSplit, files: Sequence[bytes])
 
     torch.set_num_threads(1)  # as in a worker
     with own_resources():
-        images = TrainingImages(config, train.files, train.contents.samples)
-        read = rate(lambda number: images.read(number * 7919 % train.contents.samples))
+        images = TrainingImages(config, train.shard_cache, train.info.samples)
+        read = rate(lambda number: images.read(number * 7919 % train.info.samples))
     plain = config.model_copy(update={"augment": config.augment.model_copy(update={"randaugment": None})})
     return Parts(read, rate(decode), view_rate(plain, files), view_rate(config, files))
 
 
-def measure_loader(config: TrainConfig, train: OpenSplit, workers: int) -> float:
+def measure_loader(config: TrainConfig, train: Split, workers: int) -> float:
     """The whole loader of one rank with so many workers, once what they make ahead of use is used up."""
     tried = config.model_copy(update={"data": config.data.model_copy(update={"workers_per_rank": workers})})
-    samples = config.data.subset_samples() or train.contents.samples
+    samples = config.data.subset_samples() or train.info.samples
     with own_resources():
-        batches = _for_ever(training_loader(tried, train.files, samples))
+        batches = _for_ever(training_loader(tried, train.shard_cache, samples))
         for _ in range(1 + config.data.prefetch_batches * workers):
             next(batches)
         return rate(lambda _: next(batches), _LOADER_SECONDS) * config.device_batch_size

@@ -3,20 +3,18 @@
 A mistake shows within a second here, and not after the ranks have imported a training library.
 """
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from imagenet_mds.config import TrainConfig
-from imagenet_mds.contents import STOCK_CLASSES
+from imagenet_mds.dataset.access import Dataset, Split
+from imagenet_mds.dataset.mds import ShardInfo
+from imagenet_mds.dataset.split_info import STOCK_CLASSES
+from imagenet_mds.dataset.verified import VerifiedFiles
 from imagenet_mds.errors import UserError
-from imagenet_mds.mds import ShardInfo
-from imagenet_mds.opened import OpenDataset, OpenSplit
 from imagenet_mds.process.gpus import gpus
-from imagenet_mds.storage.atomic import file_state, write_json
 from imagenet_mds_train.launch import launch
 from imagenet_mds_train.rank import Order, files_as_json
 from imagenet_mds_train.records import CheckpointRecord, RunFolder, refuse_other
@@ -27,15 +25,15 @@ class Start:
     """A run that is ready to start or to go on."""
 
     config: TrainConfig
-    dataset: OpenDataset
-    train: OpenSplit
-    val: OpenSplit
+    dataset: Dataset
+    train: Split
+    val: Split
     run: RunFolder
     checkpoint: CheckpointRecord | None
     notes: tuple[str, ...]
 
     @classmethod
-    def prepare(cls, config: TrainConfig, dataset: OpenDataset, run: RunFolder) -> "Start":
+    def prepare(cls, config: TrainConfig, dataset: Dataset, run: RunFolder) -> "Start":
         """Look at dataset and run folder, and refuse what cannot work.
 
         Raises:
@@ -43,25 +41,25 @@ class Start:
             WorldError: the run's checkpoints are broken.
         """
         train, val = dataset.split("train"), dataset.split("val")
-        if train.contents.classes_fingerprint != val.contents.classes_fingerprint:
+        if train.info.classes_fingerprint != val.info.classes_fingerprint:
             one, other = (
-                f"{'unknown' if split.contents.classes is None else len(split.contents.classes)} classes "
-                f"({split.contents.classes_fingerprint})"
+                f"{'unknown' if split.info.classes is None else len(split.info.classes)} classes "
+                f"({split.info.classes_fingerprint})"
                 for split in (train, val)
             )
             raise UserError(f"{dataset.location}: train has {one} and val {other}: convert both splits from one source")
         _refuse_classes(config, train)
         subset = config.data.subset_samples()
-        if subset is not None and train.contents.classes is None:
+        if subset is not None and train.info.classes is None:
             raise UserError(
                 f"{dataset.location} has no manifest that says that its beginning has all classes in equal share: "
                 f"give data.subset=null to train on all of it"
             )
         # A dataset of so many is that subset, also where some of its images were left out.
-        if subset is not None and subset > train.contents.samples and subset != train.contents.planned_subset:
+        if subset is not None and subset > train.info.samples and subset != train.info.planned_subset:
             raise UserError(
                 f"data.subset asks for {subset:,} training images and {dataset.location} has "
-                f"{train.contents.samples:,}: give data.subset=null to train on all of them"
+                f"{train.info.samples:,}: give data.subset=null to train on all of them"
             )
         samples = _samples(config, train)
         if samples < config.global_batch_size:
@@ -76,7 +74,7 @@ class Start:
         checkpoint, notes = run.newest_checkpoint() if run.read_result() is None else (None, [])
         if checkpoint is not None:
             refuse_other(run.checkpoints / checkpoint.basename, checkpoint.identity, identity)
-        known = [train.note] if train.note else []
+        known = [train.warning] if train.warning else []
         return cls(config, dataset, train, val, run, checkpoint, (*known, *notes))
 
     @property
@@ -92,7 +90,7 @@ class Start:
     @property
     def classes(self) -> list[str]:
         """The classes in the order of their numbers, wnids where they are known."""
-        known = self.train.contents.classes
+        known = self.train.info.classes
         return list(known) if known else [str(number) for number in range(_outputs(self.config, self.train))]
 
     @property
@@ -114,13 +112,13 @@ class Start:
         every = config.checkpoint.every_batches
         return [
             ("run", str(self.run.path)),
-            ("dataset", f"{self.dataset.location} ({self.train.contents.fingerprint})"),
+            ("dataset", f"{self.dataset.location} ({self.train.info.fingerprint})"),
             *([("fetched to", str(self.dataset.cache))] if self.dataset.cache else []),
             (
                 "training images",
-                f"{self.train_samples:,} of {self.train.contents.samples:,} in {len(self.classes)} classes",
+                f"{self.train_samples:,} of {self.train.info.samples:,} in {len(self.classes)} classes",
             ),
-            ("validation images", f"{self.val.contents.samples:,}"),
+            ("validation images", f"{self.val.info.samples:,}"),
             ("model", f"ResNet-{config.model.depth} at {config.augment.size_px} px"),
             ("device", _device_words(self.config.ranks)),
             ("batch", f"{config.global_batch_size} = {config.ranks} ranks x {config.device_batch_size}"),
@@ -140,11 +138,11 @@ class Start:
             self.run.remove_after(self.checkpoint.batch)
         self.run.begin(self.config.model_dump(mode="json"), self.identity)
 
-    def shards(self) -> list[tuple[OpenSplit, list[ShardInfo]]]:
+    def shards(self) -> list[tuple[Split, list[ShardInfo]]]:
         """The shards that the run reads, of both splits."""
         return [
-            (self.train, self.train.contents.prefix(self.train_samples)),
-            (self.val, list(self.val.contents.shards)),
+            (self.train, self.train.info.prefix(self.train_samples)),
+            (self.val, list(self.val.info.shards)),
         ]
 
     def verify_shards(self, on_shard: Callable[[ShardInfo], None] = lambda shard: None) -> list[str]:
@@ -157,13 +155,10 @@ class Start:
         Raises:
             WorldError: a shard is broken; it is named, with the command that repairs it.
         """
-        seen_path = self.run.path / "verified.json"
-        seen, notes = _read_seen(seen_path), []
+        ledger, notes = VerifiedFiles(self.run.path / "verified.json"), []
         for split, shards in self.shards():
-            new = [shard for shard in shards if seen.get(_seen_name(split, shard)) != _seen_state(split, shard)]
-            notes += split.verify(new, len(os.sched_getaffinity(0)), on_shard)
-            seen |= {_seen_name(split, shard): _seen_state(split, shard) or [] for shard in new}
-        write_json(seen_path, seen)
+            notes += split.verify(shards, len(os.sched_getaffinity(0)), on_shard, ledger)
+        ledger.save()
         return notes
 
     def go(self, lock: int | None = None) -> int:
@@ -180,10 +175,10 @@ class Start:
         order = Order(
             config=config,
             run_folder=str(self.run.path),
-            train=files_as_json(self.train.files),
-            val=files_as_json(self.val.files),
+            train=files_as_json(self.train.shard_cache),
+            val=files_as_json(self.val.shard_cache),
             train_samples=self.train_samples,
-            val_samples=self.val.contents.samples,
+            val_samples=self.val.info.samples,
             classes=self.classes,
             identity=self.identity,
             checkpoint=str(self.run.checkpoints / self.checkpoint.basename) if self.checkpoint else None,
@@ -194,28 +189,28 @@ class Start:
         return launch(self.config.ranks, path, self.run.path, lock)
 
 
-def _identity(config: TrainConfig, train: OpenSplit, val: OpenSplit) -> dict[str, Any]:
+def _identity(config: TrainConfig, train: Split, val: Split) -> dict[str, Any]:
     return {
         "dataset": {
-            "train": train.contents.fingerprint,
-            "val": val.contents.fingerprint,
-            "classes": train.contents.classes_fingerprint,
+            "train": train.info.fingerprint,
+            "val": val.info.fingerprint,
+            "classes": train.info.classes_fingerprint,
         },
         "recipe": config.recipe(),
     }
 
 
-def _outputs(config: TrainConfig, train: OpenSplit) -> int:
-    known = train.contents.classes
+def _outputs(config: TrainConfig, train: Split) -> int:
+    known = train.info.classes
     return config.model.classes or (STOCK_CLASSES if known is None else len(known))
 
 
-def _samples(config: TrainConfig, train: OpenSplit) -> int:
-    return min(config.data.subset_samples() or train.contents.samples, train.contents.samples)
+def _samples(config: TrainConfig, train: Split) -> int:
+    return min(config.data.subset_samples() or train.info.samples, train.info.samples)
 
 
-def _refuse_classes(config: TrainConfig, train: OpenSplit) -> None:
-    known = train.contents.classes
+def _refuse_classes(config: TrainConfig, train: Split) -> None:
+    known = train.info.classes
     if known is not None and _outputs(config, train) != len(known):
         raise UserError(
             f"model.classes={config.model.classes} and {train.storage.location} has {len(known)} classes: "
@@ -226,21 +221,3 @@ def _refuse_classes(config: TrainConfig, train: OpenSplit) -> None:
 def _device_words(ranks: int) -> str:
     found = gpus()
     return f"{ranks} of {found} GPUs" if found else "CPU: there is no GPU here"
-
-
-def _seen_name(split: OpenSplit, shard: ShardInfo) -> str:
-    """Where the shard is, on this machine: a copy elsewhere was not verified."""
-    return str(split.files.path(shard.basename).resolve())
-
-
-def _seen_state(split: OpenSplit, shard: ShardInfo) -> list[int] | None:
-    return file_state(split.files.path(shard.basename))
-
-
-def _read_seen(path: Path) -> dict[str, list[int]]:
-    """What was verified before; nothing where that cannot be read, for then it is done again."""
-    try:
-        seen: dict[str, list[int]] = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return seen if isinstance(seen, dict) else {}

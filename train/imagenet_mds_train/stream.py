@@ -10,13 +10,10 @@ when their behaviour changes.
 """
 
 import contextlib
-import errno
 import multiprocessing.util
 import os
-import struct
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,17 +22,18 @@ from numpy.typing import NDArray
 from streaming import Stream, StreamingDataset
 from streaming.base.batching import generate_work
 from streaming.base.format import Reader
-from streaming.base.format.mds.encodings import mds_decode
 from streaming.base.format.mds.reader import MDSReader
 from streaming.base.world import World
 
-from imagenet_mds.cache import Ahead, Need, SplitFiles
 from imagenet_mds.config import OrderConfig
+from imagenet_mds.dataset.manifest import read_keys
+from imagenet_mds.dataset.mds import ShardInfo, column_spans, decode_label, read_sample
+from imagenet_mds.dataset.prefetch import Need, Prefetcher
+from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.jpeg.decoder_messages import decoder_reason
-from imagenet_mds.manifest import read_keys
-from imagenet_mds.mds import ShardInfo
 from imagenet_mds.process.attempt import BASE_VARIABLE, attempt
+from imagenet_mds.storage.local import LocalStorage
 
 
 def use_own_blocks() -> None:
@@ -93,8 +91,8 @@ _LOST_TRIES = 50
 class PrefixStream(Stream):
     """The first `samples` samples of a dataset: the shards that hold them, the last one in part."""
 
-    def __init__(self, *, files: SplitFiles, samples: int) -> None:
-        super().__init__(local=str(files.folder))
+    def __init__(self, *, shard_cache: ShardCache, samples: int) -> None:
+        super().__init__(local=str(shard_cache.folder))
         self.samples = samples
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Reader]:
@@ -115,7 +113,7 @@ class ImageStream(StreamingDataset):
     """A StreamingDataset of images that resumes exactly and knows its epoch.
 
     Args:
-        files: of a split.
+        shard_cache: of a split.
         samples: how many of its samples, from the first on.
         device_batch_size: images of one rank's batch; the order depends on it only through the global batch.
         order: every ordering knob; none is left to the library.
@@ -123,21 +121,21 @@ class ImageStream(StreamingDataset):
     """
 
     def __init__(
-        self, *, files: SplitFiles, samples: int, device_batch_size: int, order: OrderConfig, predownload: int
+        self, *, shard_cache: ShardCache, samples: int, device_batch_size: int, order: OrderConfig, predownload: int
     ) -> None:
         super().__init__(
-            streams=[PrefixStream(files=files, samples=samples)],
+            streams=[PrefixStream(shard_cache=shard_cache, samples=samples)],
             batch_size=device_batch_size,
             **order.model_dump(),
         )
-        self.files = files
+        self.shard_cache = shard_cache
         self.epoch = 0
         self.ahead_samples = predownload
         self.device_batch_size = device_batch_size
         self.batches_per_epoch = samples // (device_batch_size * World.detect().num_ranks)
         # The library pads to even out the ranks, which may add a batch; the epoch's length must not depend on them.
         self.length = self.batches_per_epoch * device_batch_size
-        self._ahead: Ahead | None = None
+        self._ahead: Prefetcher | None = None
 
     def __iter__(self) -> Iterator[Any]:
         """This worker's samples of an epoch, from where it is to go on."""
@@ -148,7 +146,7 @@ class ImageStream(StreamingDataset):
 
     def each(self, samples: NDArray[np.int64]) -> Iterator[int]:
         """Numbers of samples in the order in which this worker reads them, with their shards fetched ahead."""
-        if self.files.remote is None:
+        if self.shard_cache.remote is None:
             yield from map(int, samples)
             return
         with self._fetching(samples) as self._ahead:
@@ -156,7 +154,7 @@ class ImageStream(StreamingDataset):
                 self._ahead.reach(place)
                 yield int(sample)
 
-    def _fetching(self, samples: NDArray[np.int64]) -> Ahead:
+    def _fetching(self, samples: NDArray[np.int64]) -> Prefetcher:
         world = World.detect()
         processes = world.ranks_per_node * world.workers_per_rank
         # (samples): which shard each is in; (shards): where each of those comes first, and last
@@ -164,8 +162,8 @@ class ImageStream(StreamingDataset):
         shards, first = np.unique(of_samples, return_index=True)
         last = len(samples) - 1 - np.unique(of_samples[::-1], return_index=True)[1]
         needs = [Need(self._info(shard), int(first[at]), int(last[at])) for at, shard in enumerate(shards.tolist())]
-        return Ahead(
-            self.files,
+        return Prefetcher(
+            self.shard_cache,
             sorted(needs, key=lambda need: need.first),
             distance=self.ahead_samples // (world.num_ranks * world.workers_per_rank),
             threads=max(1, FETCHES_ON_A_HOST // processes),
@@ -187,12 +185,12 @@ class ImageStream(StreamingDataset):
         shard, place = self.spanner[sample]
         reader = self.shards[shard]
         assert isinstance(reader, MDSReader)
-        path = self.files.path(reader.raw_data.basename)
+        path = self.shard_cache.path(reader.raw_data.basename)
         for _ in range(_LOST_TRIES):
             try:
-                data = _read_sample(path, place)
+                data = read_sample(path, place)
             except FileNotFoundError:
-                self.files.fetch(self._info(shard), keep=self._ahead.in_use if self._ahead else frozenset)
+                self.shard_cache.fetch(self._info(shard), protect=self._ahead.in_use if self._ahead else frozenset)
                 continue
             break
         else:
@@ -227,18 +225,21 @@ class ImageStream(StreamingDataset):
         name = reader.raw_data.basename if isinstance(reader, MDSReader) else f"shard {shard}"
         where = f"{self._key(sample)}{name}, place {place}"
         return Undecodable(
-            f"sample {sample} of {self.files.folder} ({where}) does not decode: {decoder_reason(error)}. Mend it with "
-            f"`imagenet-mds verify {self._dataset} --deep --repair SOURCE`, or go on without it: data.damaged=black"
+            f"sample {sample} of {self.shard_cache.folder} ({where}) does not decode: {decoder_reason(error)}. Repair "
+            f"it with `imagenet-mds verify {self._dataset} --deep --repair SOURCE`, or train without it: "
+            f"data.damaged=black"
         )
 
     @property
     def _dataset(self) -> str:
         """Where the dataset is that the shards are of."""
-        return self.files.remote.parent.location if self.files.remote else str(self.files.folder.parent)
+        return (
+            self.shard_cache.remote.parent.location if self.shard_cache.remote else str(self.shard_cache.folder.parent)
+        )
 
     def _key(self, sample: int) -> str:
         try:
-            return f"{read_keys(self.files.remote or self.files.folder)[sample]}, "
+            return f"{read_keys(self.shard_cache.remote or LocalStorage(self.shard_cache.folder))[sample]}, "
         except (OSError, UserError):  # a dataset of stock tools has none
             return ""
 
@@ -289,32 +290,9 @@ class ImageStream(StreamingDataset):
         return sample_ids[: batches * self.device_batch_size]
 
 
-def _read_sample(path: Path, place: int) -> bytes:
-    """The bytes of one sample of a shard: its two offsets, then itself."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        start, end = struct.unpack("<II", os.pread(descriptor, 8, 4 + 4 * place))
-        data = os.pread(descriptor, end - start, start) if start < end else b""
-    except struct.error:
-        data, start, end = b"", 0, 1
-    finally:
-        os.close(descriptor)
-    if len(data) != end - start:
-        raise OSError(errno.EIO, f"The shard ends within sample {place}", str(path))
-    return data
-
-
 def _image_and_class(data: bytes, reader: MDSReader) -> tuple[bytes, int]:
-    """The two columns that are wanted of a sample, whatever else stands beside them: the lengths of the columns of
-    variable size come first, then all columns. The image stays a file: the library's pictures stay gray or CMYK."""
-    variable = reader.column_sizes.count(None)
-    lengths, at = iter(struct.unpack_from(f"<{variable}I", data)), 4 * variable
-    image, label = b"", 0
-    for name, encoding, size in zip(reader.column_names, reader.column_encodings, reader.column_sizes, strict=True):
-        end = at + (next(lengths) if size is None else size)
-        if name == _IMAGES:
-            image = data[at:end]
-        elif name == _LABELS:
-            label = int(mds_decode(encoding, data[at:end]))
-        at = end
-    return image, label
+    """The two columns that are needed of a sample, whatever other columns it has. The image stays a file: the library's
+    decoded pictures stay gray or CMYK."""
+    columns = dict(zip(reader.column_names, column_spans(data, reader.column_sizes), strict=True))
+    encoding = reader.column_encodings[reader.column_names.index(_LABELS)]
+    return data[slice(*columns[_IMAGES])], decode_label(encoding, data[slice(*columns[_LABELS])])

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import SPLITS
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds.vocabulary import SPLITS
 from imagenet_mds_convert.ahead import reads_at_once
 from imagenet_mds_convert.classes import WNID, name_classes, number_classes
 from imagenet_mds_convert.source import Sample

@@ -6,12 +6,10 @@ them, else the places among the sorted names of both splits together, so that `t
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.manifest import SPLITS
 from imagenet_mds.storage.base import Storage
-from imagenet_mds.storage.local import as_storage
+from imagenet_mds.vocabulary import SPLITS
 from imagenet_mds_convert.ahead import reads_at_once
 from imagenet_mds_convert.classes import WNID, name_classes, number_classes
 from imagenet_mds_convert.source import Sample
@@ -41,13 +39,12 @@ class TreeSource:
     drawn: bool = False
 
     @classmethod
-    def open(cls, where: Path | Storage) -> "TreeSource":
+    def open(cls, storage: Storage) -> "TreeSource":
         """Look at the folders, not yet at the files.
 
         Raises:
             UserError: no `train/` or `val/`, no class folders, a single class, a class in `val/` that `train/` lacks.
         """
-        storage = as_storage(where)
         below = {split: storage.child(split) for split in SPLITS}
         folders = {split: names for split, at in below.items() if (names := folders_in(at)) is not None}
         if not folders:

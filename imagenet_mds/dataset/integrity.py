@@ -2,17 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from imagenet_mds.mds import ShardInfo
+from imagenet_mds.dataset.mds import ShardInfo
 from imagenet_mds.storage.base import Storage, stored_xxh64
-from imagenet_mds.storage.local import as_storage
 
 
-def shard_fault(where: Path | Storage, shard: ShardInfo) -> str | None:
+def shard_fault(split: Storage, shard: ShardInfo) -> str | None:
     """What is wrong with a split's shard: missing, of another size, of another hash where one is known; None if it is
     whole."""
-    split = as_storage(where)
     try:
         size_bytes = split.size_bytes(shard.basename)
         if size_bytes is None:
@@ -26,7 +23,7 @@ def shard_fault(where: Path | Storage, shard: ShardInfo) -> str | None:
 
 
 def faulty_shards(
-    where: Path | Storage,
+    split: Storage,
     shards: Sequence[ShardInfo],
     threads: int,
     on_shard: Callable[[ShardInfo], None] = lambda shard: None,
@@ -38,7 +35,7 @@ def faulty_shards(
     """
     faults = []
     with ThreadPoolExecutor(threads) as pool:
-        for shard, fault in zip(shards, pool.map(lambda shard: shard_fault(where, shard), shards), strict=True):
+        for shard, fault in zip(shards, pool.map(lambda shard: shard_fault(split, shard), shards), strict=True):
             if fault:
                 faults.append((shard, fault))
             on_shard(shard)

@@ -9,17 +9,24 @@ The columns are those of the library's StreamingImageNet: `i` (int64: the index 
 file's bytes) and `y` (int64: the class).
 """
 
+import errno
 import json
+import os
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic.dataclasses
 import xxhash
+from pydantic import ConfigDict, Field
 
 INDEX_BASENAME = "index.json"
+
+Count = Annotated[int, Field(ge=0)]
 
 _VERSION = 2
 _LAYOUT: dict[str, Any] = {
@@ -50,15 +57,15 @@ class Record:
     label: int
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class ShardInfo:
-    """What the index and the manifest say of a shard: file name, size in bytes, xxh64 in hexadecimal (empty where its
-    writer made none), samples."""
+    """What the index and the manifest record about a shard file. `xxh64` is hexadecimal, empty where the writer of the
+    index recorded no hash."""
 
     basename: str
-    size_bytes: int
+    size_bytes: Count
     xxh64: str
-    samples: int
+    samples: Count
 
 
 def shard_basename(shard: int) -> str:
@@ -149,18 +156,6 @@ class ShardEncoder:
         return memoryview(self._buffer)[: int(offsets[-1])]
 
 
-def encode_shard(records: Sequence[Record], size_limit_bytes: int) -> bytes:
-    """The bytes of a shard file with these samples, in order.
-
-    Raises:
-        ValueError: as `ShardEncoder.add`.
-    """
-    encoder = ShardEncoder(len(records), size_limit_bytes)
-    for record in records:
-        encoder.add(record)
-    return bytes(encoder.finish())
-
-
 def describe_shard(basename: str, data: bytes | memoryview, samples: int) -> ShardInfo:
     """Hash and size of a shard's bytes."""
     return ShardInfo(basename, len(data), xxhash.xxh64(data).hexdigest(), samples)
@@ -186,50 +181,85 @@ def index_json(shards: Sequence[ShardInfo], size_limit_bytes: int, *, raw: bool 
     }
 
 
+def column_spans(data: bytes | memoryview, column_sizes: Sequence[int | None], start: int = 0) -> list[tuple[int, int]]:
+    """Where the columns of a sample lie.
+
+    A sample is the uint32 lengths of its columns of variable size, then the columns.
+
+    Args:
+        data: bytes that hold the sample.
+        column_sizes: the size of each column in bytes, None where it varies; `column_sizes` in a shard's header.
+        start: where the sample begins in `data`.
+
+    Returns:
+        (start, end) in `data` of each column.
+
+    Raises:
+        struct.error: `data` ends within the lengths.
+    """
+    variable = column_sizes.count(None)
+    lengths, at = iter(struct.unpack_from(f"<{variable}I", data, start)), start + 4 * variable
+    spans = []
+    for size in column_sizes:
+        end = at + (next(lengths) if size is None else size)
+        spans.append((at, end))
+        at = end
+    return spans
+
+
+def decode_label(encoding: str, data: bytes) -> int:
+    """A class number from the cell of a label column.
+
+    Args:
+        encoding: the column's encoding in the header: an integer, a float or a string of the library's.
+        data: the cell.
+
+    Raises:
+        ValueError: an encoding that holds no class number.
+    """
+    if re.fullmatch(r"u?int(8|16|32|64)?", encoding):
+        return int.from_bytes(data, "little", signed=not encoding.startswith("u"))
+    if encoding in ("str", "str_int", "str_float", "str_decimal"):
+        return int(float(data))
+    if encoding in ("float16", "float32", "float64"):
+        return int(np.frombuffer(data, encoding)[0])
+    raise ValueError(f"column y holds {encoding} where class numbers should be")
+
+
 def decode_stock_shard(data: bytes, path: str) -> Iterator[Record]:
-    """The samples of a shard of any writer that has images in `x` and classes in `y`, by the header in the shard; where
-    there is no `i`, a sample's index is its place.
+    """The samples of a shard from any writer that has images in `x` and classes in `y`, decoded by the shard's header.
+    A sample without `i` gets its place as the index.
 
     Args:
         data: the file's bytes.
         path: its name in messages.
 
     Raises:
-        ValueError: the file is not such a shard, or is cut short.
+        ValueError: the file is not such a shard, or is truncated.
     """
     try:
         (samples,) = struct.unpack_from("<I", data)
         offsets = np.frombuffer(data, "<u4", samples + 1, offset=4).tolist()
         header = json.loads(data[4 + 4 * len(offsets) : offsets[0]])
-        names, sizes = header["column_names"], header["column_sizes"]
-        variable = sizes.count(None)
-        for place, at in enumerate(offsets[:-1]):
-            lengths = iter(struct.unpack_from(f"<{variable}I", data, at))
-            at += 4 * variable
-            cells = {}
-            for name, size in zip(names, sizes, strict=True):
-                end = at + (next(lengths) if size is None else size)
-                cells[name], at = data[at:end], end
-            index = int.from_bytes(cells["i"], "little", signed=True) if "i" in cells else place
-            yield Record(index, cells["x"], int.from_bytes(cells["y"], "little", signed=True))
+        columns = {name: number for number, name in enumerate(header["column_names"])}
+        encodings, images, labels = header["column_encodings"], columns["x"], columns["y"]
+        for place, start in enumerate(offsets[:-1]):
+            cells = [data[begin:end] for begin, end in column_spans(data, header["column_sizes"], start)]
+            index = int.from_bytes(cells[columns["i"]], "little", signed=True) if "i" in columns else place
+            yield Record(index, cells[images], decode_label(encodings[labels], cells[labels]))
     except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no MDS shard of images in x and classes in y ({error!r})") from None
-
-
-def read_shard(path: Path) -> Iterator[Record]:
-    """The samples of a shard file, as `decode_shard`."""
-    return decode_shard(path.read_bytes(), str(path))
+        raise ValueError(f"{path} is not an MDS shard with images in x and classes in y ({error!r})") from None
 
 
 def decode_shard(data: bytes, path: str) -> Iterator[Record]:
-    """The samples of a shard written by `encode_shard`, in order.
+    """The samples of a shard written by `ShardEncoder`, in order.
 
     Args:
         data: the file's bytes.
         path: its name in messages.
 
     Raises:
-        ValueError: the file is not such a shard, or is cut short.
+        ValueError: the file is not such a shard, or is truncated.
     """
     if len(data) < 8:
         raise ValueError(f"{path} is not an MDS shard: {len(data)} bytes")
@@ -241,12 +271,34 @@ def decode_shard(data: bytes, path: str) -> Iterator[Record]:
         raise ValueError(f"{path} should end at byte {offsets[-1]} and ends at {len(data)}")
     # (samples) of (start, end)
     bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-    for position, (start, end) in enumerate(bounds):
+    for place, (start, end) in enumerate(bounds):
         if not 4 + offsets.nbytes <= start <= end - _FIXED_BYTES_PER_SAMPLE:
-            raise ValueError(f"{path}: sample {position} lies from byte {start} to {end}, which cannot be")
-        length, index = struct.unpack_from("<Iq", data, start)
-        if length != end - start - _FIXED_BYTES_PER_SAMPLE:
-            raise ValueError(f"{path}: sample {position} says {length} bytes, in a place for {end - start}")
-        image = data[start + 12 : start + 12 + length]
-        (label,) = struct.unpack_from("<q", data, start + 12 + length)
-        yield Record(index, image, label)
+            raise ValueError(f"{path}: sample {place} lies from byte {start} to {end}, which cannot be")
+        index, image, label = column_spans(data, _LAYOUT["column_sizes"], start)
+        if label[1] != end:
+            raise ValueError(f"{path}: sample {place} says {image[1] - image[0]} bytes, in a place for {end - start}")
+        yield Record(
+            int.from_bytes(data[slice(*index)], "little", signed=True),
+            data[slice(*image)],
+            int.from_bytes(data[slice(*label)], "little", signed=True),
+        )
+
+
+def read_sample(shard: Path, place: int) -> bytes:
+    """The bytes of one sample of a shard file, at the cost of two reads.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read, or ends within the sample.
+    """
+    descriptor = os.open(shard, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        start, end = struct.unpack("<II", os.pread(descriptor, 8, 4 + 4 * place))
+        data = os.pread(descriptor, end - start, start) if start < end else b""
+    except struct.error:
+        data, start, end = b"", 0, 1
+    finally:
+        os.close(descriptor)
+    if len(data) != end - start:
+        raise OSError(errno.EIO, f"The shard ends within sample {place}", str(shard))
+    return data

@@ -6,29 +6,23 @@ give the same bytes.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from imagenet_mds.dataset.mds import INDEX_BASENAME, Count, ShardInfo
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
-from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
 from imagenet_mds.storage.base import Readable, Storage
-from imagenet_mds.storage.local import as_storage
+from imagenet_mds.vocabulary import SPLITS, CheckLevel, SplitName
 
 MANIFEST_BASENAME = "manifest.json"
 KEYS_BASENAME = "keys.txt"
 WORK_FOLDER = ".work"
 """Beside the shards while a split is being made: what is done so far. It goes when the manifest is there."""
 
-SPLITS = ("train", "val")
-
 DEFAULT_QUALITY = 90
 """Of JPEG that is scaled."""
-
-Split = Literal["train", "val"]
-Count = Annotated[int, Field(ge=0)]
 
 
 class _Frozen(BaseModel):
@@ -40,15 +34,6 @@ class ClassEntry(_Frozen):
 
     wnid: str
     name: str
-    samples: Count
-
-
-class ShardEntry(_Frozen):
-    """A shard file of this split."""
-
-    basename: str
-    size_bytes: Count
-    xxh64: str
     samples: Count
 
 
@@ -69,7 +54,7 @@ class Changed(_Frozen):
 class Policy(_Frozen):
     """What decides the bytes of a split, given its source. Sides are in pixels, None where pictures keep theirs."""
 
-    check: Literal["decode", "structure", "none"] = "decode"
+    check: CheckLevel = "decode"
     seed: int = 0
     shard_size_bytes: int = Field(default=1 << 26, ge=1 << 12, le=1 << 31)
     subset: int | None = Field(default=None, ge=1)
@@ -100,10 +85,10 @@ class Manifest(_Frozen):
     """One split of a dataset."""
 
     format: Literal[1] = 1
-    split: Split
+    split: SplitName
     samples: Count
     classes: list[ClassEntry]
-    shards: list[ShardEntry]
+    shards: list[ShardInfo]
     left_out: list[LeftOut]
     changed: list[Changed]
     scaled: Count
@@ -137,12 +122,8 @@ class Manifest(_Frozen):
         """Bytes of all shards."""
         return sum(shard.size_bytes for shard in self.shards)
 
-    def shard_infos(self) -> list[ShardInfo]:
-        """The shards as the index has them."""
-        return [ShardInfo(**shard.model_dump()) for shard in self.shards]
 
-
-def content_fingerprint(classes: Sequence[ClassEntry], shards: Sequence[ShardEntry]) -> str:
+def content_fingerprint(classes: Sequence[ClassEntry], shards: Sequence[ShardInfo]) -> str:
     """The name of a split's content: classes in order, every shard's samples and hash. How it was made is not in it."""
     return fingerprint(
         {
@@ -157,16 +138,15 @@ def conversion_fingerprint(split: str, source: SourceEntry, policy: Policy) -> s
     return fingerprint({"split": split, "source": source.model_dump(), "policy": policy.model_dump()})
 
 
-def read_manifest(where: Path | Storage) -> Manifest:
+def read_manifest(split: Storage) -> Manifest:
     """The manifest of a complete split.
 
     Args:
-        where: the split, `DATASET/train` or `DATASET/val`.
+        split: `DATASET/train` or `DATASET/val`.
 
     Raises:
         UserError: no dataset there, an incomplete one, or a manifest that this version cannot read.
     """
-    split = as_storage(where)
     path, dataset = f"{split.location}/{MANIFEST_BASENAME}", split.parent.location
     try:
         text = split.read(MANIFEST_BASENAME)
@@ -214,7 +194,7 @@ def _why_no_manifest(split: Storage) -> str:
     return f"{dataset.location} has no {split.name}/ ({held}): convert it with {make}"
 
 
-def read_keys(where: Path | Readable) -> list[str]:
+def read_keys(split: Readable) -> list[str]:
     """The source key of each sample of a split, in the dataset's order."""
     # Not splitlines(), which takes more than a line feed for the end of a line.
-    return as_storage(where).read(KEYS_BASENAME).decode("utf-8").split("\n")[:-1]
+    return split.read(KEYS_BASENAME).decode("utf-8").split("\n")[:-1]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from imagenet_mds.contents import Contents
-from imagenet_mds.mds import INDEX_BASENAME
+from imagenet_mds.dataset.mds import INDEX_BASENAME
+from imagenet_mds.dataset.split_info import SplitInfo
 from imagenet_mds.storage.base import Entry, Readable, Storage
 
 _MODULES = {"br": "brotli", "bz2": "bz2", "gz": "gzip", "snappy": "snappy", "zstd": "zstd"}
@@ -103,6 +103,6 @@ class UnpackedSplit:
         yield from (Entry(*item) for item in (sizes | unpacked).items())
 
 
-def unpacked(split: Storage, contents: Contents) -> Readable:
+def unpacked(split: Storage, info: SplitInfo) -> Readable:
     """A split as its readers want it: itself, or what is in its compressed shards."""
-    return UnpackedSplit(split) if contents.packed else split
+    return UnpackedSplit(split) if info.packed else split

@@ -6,22 +6,20 @@ whose order need not be balanced; it is read all the same, and named by its inde
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from imagenet_mds.dataset.manifest import MANIFEST_BASENAME, WORK_FOLDER, read_manifest
+from imagenet_mds.dataset.mds import INDEX_BASENAME, ShardInfo
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
-from imagenet_mds.manifest import MANIFEST_BASENAME, WORK_FOLDER, read_manifest
-from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
 from imagenet_mds.storage.base import Storage
-from imagenet_mds.storage.local import as_storage
 
 STOCK_CLASSES = 1000
 """Outputs of a network for a dataset that does not say its classes: ImageNet's."""
 
 
 @dataclass(frozen=True)
-class Contents:
+class SplitInfo:
     """A split as its readers know it.
 
     `classes` are the folder names (wnids) in the order of their numbers, None where no manifest says them; then the
@@ -60,24 +58,23 @@ class Contents:
         return kept
 
 
-def read_contents(where: Path | Storage) -> Contents:
+def read_split_info(split: Storage) -> SplitInfo:
     """What a split holds.
 
     Args:
-        where: the split, `DATASET/train` or `DATASET/val`.
+        split: `DATASET/train` or `DATASET/val`.
 
     Raises:
         UserError: no dataset there, an incomplete one, or one that cannot be read.
     """
-    split = as_storage(where)
     names = split.list_names()
     if INDEX_BASENAME in names and MANIFEST_BASENAME not in names and WORK_FOLDER not in names:
         return _of_index(split)
     manifest = read_manifest(split)
-    return Contents(
+    return SplitInfo(
         split=manifest.split,
         samples=manifest.samples,
-        shards=tuple(manifest.shard_infos()),
+        shards=tuple(manifest.shards),
         classes=tuple(entry.wnid for entry in manifest.classes),
         fingerprint=manifest.fingerprint,
         raw=manifest.policy.raw,
@@ -85,7 +82,7 @@ def read_contents(where: Path | Storage) -> Contents:
     )
 
 
-def _of_index(split: Storage) -> Contents:
+def _of_index(split: Storage) -> SplitInfo:
     path = f"{split.location}/{INDEX_BASENAME}"
     try:
         index = json.loads(split.read(INDEX_BASENAME))
@@ -101,7 +98,7 @@ def _of_index(split: Storage) -> Contents:
             f"{split.location} has {', '.join(sorted(columns)) or 'no columns'}: give a dataset with images in x and "
             f"classes in y, as the library's StreamingImageNet has them"
         )
-    return Contents(
+    return SplitInfo(
         split=split.name,
         samples=sum(shard.samples for shard in shards),
         shards=shards,

@@ -11,10 +11,8 @@ the one that fetches is killed or meets an error, all others wait for ever.
 """
 
 import contextlib
-import json
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager
@@ -23,11 +21,12 @@ from pathlib import Path
 
 import xxhash
 
-from imagenet_mds.errors import CommandError, UserError, WorldError
-from imagenet_mds.mds import INDEX_BASENAME, ShardInfo
+from imagenet_mds.dataset.integrity import faulty_shards
+from imagenet_mds.dataset.mds import INDEX_BASENAME, ShardInfo
+from imagenet_mds.dataset.verified import file_state, read_stamp, write_stamp
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.process.locks import locked_file
-from imagenet_mds.shards import faulty_shards
-from imagenet_mds.storage.atomic import file_state, write_atomic
+from imagenet_mds.storage.atomic import write_atomic
 from imagenet_mds.storage.base import Readable, writing_to
 from imagenet_mds.storage.local import LocalStorage
 
@@ -45,7 +44,7 @@ _FEWEST_SHARDS = 8
 
 
 @dataclass(frozen=True)
-class SplitFiles:
+class ShardCache:
     """A split's folder on this machine; with `remote`, shards that are not in it are fetched from there, and where
     `limit_bytes` is given others make room for them."""
 
@@ -57,7 +56,7 @@ class SplitFiles:
         """Where a shard is, or will be."""
         return self.folder / (basename if self.remote is None else _flat(basename))
 
-    def begin(self, shards: Sequence[ShardInfo]) -> None:
+    def prepare(self, shards: Sequence[ShardInfo]) -> None:
         """Make the folder ready for readers, who want the index in it.
 
         Raises:
@@ -98,13 +97,13 @@ class SplitFiles:
                 f"give --cache FOLDER on a larger disk, or a smaller --cache-limit"
             )
 
-    def fetch(self, shard: ShardInfo, *, wait: bool = True, keep: Callable[[], Set[str]] = frozenset) -> bool:
+    def fetch(self, shard: ShardInfo, *, wait: bool = True, protect: Callable[[], Set[str]] = frozenset) -> bool:
         """Make sure that a shard is here.
 
         Args:
             shard: what the index says of it.
             wait: for another process that is fetching it.
-            keep: the names of shards that are in use, to be removed last where room is made.
+            protect: the names of shards that are in use, to be removed last where room is made.
 
         Returns:
             Whether it is; False only where another process is fetching it and is not waited for.
@@ -123,7 +122,7 @@ class SplitFiles:
             if path.exists():
                 return True
             with writing_to(LocalStorage(self.folder)):
-                while not self._take_room(shard, keep()):
+                while not self._take_room(shard, protect()):
                     if not wait:
                         return False
                     time.sleep(_ROOM_SECONDS)
@@ -131,7 +130,7 @@ class SplitFiles:
                     self._download(self.remote, shard)
                 finally:
                     self._temporary(shard).unlink(missing_ok=True)  # its room is free again where that went wrong
-                _stamp(lock, path)
+                write_stamp(lock, path)
         return True
 
     def _lock(self, basename: str, *, wait: bool) -> AbstractContextManager[int | None]:
@@ -162,7 +161,7 @@ class SplitFiles:
             f"{remote.parent.location} --repair SOURCE`, SOURCE being what it was converted from"
         )
 
-    def _take_room(self, shard: ShardInfo, keep: Set[str]) -> bool:
+    def _take_room(self, shard: ShardInfo, protected: Set[str]) -> bool:
         """Remove shards until another fits, and begin its file in its whole length, so that no one else takes the room.
 
         Any of them, by lot: an epoch uses each shard once in an order of its own, so that the one unused for longest is
@@ -180,8 +179,8 @@ class SplitFiles:
                 if excess > sum(here.values()):
                     return False
                 lots = random.SystemRandom()  # the training's generator must not notice
-                kept = {_flat(basename) for basename in keep}
-                for path in sorted(here, key=lambda path: (path.name in kept, lots.random())):
+                protected_names = {_flat(basename) for basename in protected}
+                for path in sorted(here, key=lambda path: (path.name in protected_names, lots.random())):
                     if excess <= 0:
                         break
                     path.unlink(missing_ok=True)
@@ -232,10 +231,10 @@ class SplitFiles:
         touched = [
             shard
             for shard in shards
-            if (name := _flat(shard.basename)) in here and _stamped(held / name) != file_state(self.folder / name)
+            if (name := _flat(shard.basename)) in here and read_stamp(held / name) != file_state(self.folder / name)
         ]
         as_here = [replace(shard, basename=_flat(shard.basename)) for shard in touched]
-        faults = faulty_shards(self.folder, as_here, threads, on_shard)
+        faults = faulty_shards(LocalStorage(self.folder), as_here, threads, on_shard)
         broken = {shard.basename for shard, _ in faults}
         for shard in as_here:
             with self._lock(shard.basename, wait=True) as descriptor:
@@ -243,7 +242,7 @@ class SplitFiles:
                 if shard.basename in broken:
                     self.path(shard.basename).unlink(missing_ok=True)
                 else:
-                    _stamp(descriptor, self.path(shard.basename))
+                    write_stamp(descriptor, self.path(shard.basename))
         return faults
 
 
@@ -259,89 +258,3 @@ def _pieces(remote: Readable, basename: str) -> Iterator[bytes | memoryview]:
         raise WorldError(
             f"{remote.location}/{basename} cannot be fetched: {error.strerror or error}. Run the same command again"
         ) from error
-
-
-def _stamp(descriptor: int, path: Path) -> None:
-    """Write down that a shard as it is now is verified."""
-    data = json.dumps(file_state(path)).encode("ascii")
-    os.pwrite(descriptor, data, 0)
-    os.truncate(descriptor, len(data))
-
-
-def _stamped(path: Path) -> list[int] | None:
-    """What `_stamp` wrote; None where that cannot be read, for then the shard is verified again."""
-    try:
-        state: list[int] = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return state
-
-
-@dataclass(frozen=True)
-class Need:
-    """A shard and where in a sequence of samples it is needed first and last."""
-
-    shard: ShardInfo
-    first: int
-    last: int
-
-
-class Ahead:
-    """Fetches the shards of a sequence of samples ahead of their use, several at a time, the first needed first.
-
-    A shard that another process is fetching is left to it. Errors are left to who needs the shard, and meets them.
-    As a context manager it stops at the end; a fetch under way ends by itself.
-
-    Args:
-        files: where to.
-        needs: in the order of `first`.
-        distance: how many samples ahead.
-        threads: how many at a time.
-    """
-
-    def __init__(self, files: SplitFiles, needs: Sequence[Need], *, distance: int, threads: int) -> None:
-        self._files, self._needs, self._distance = files, needs, distance
-        self._place = self._next = 0
-        self._stopped = False
-        self._moved = threading.Condition()
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(threads, len(needs)))]
-
-    def __enter__(self) -> "Ahead":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._moved:
-            self._stopped = True
-            self._moved.notify_all()
-
-    def reach(self, place: int) -> None:
-        """Say which sample of the sequence is used now."""
-        with self._moved:
-            self._place = place
-            if self._is_near():
-                self._moved.notify_all()
-
-    def in_use(self) -> Set[str]:
-        """The names of the shards that are used now or fetched ahead."""
-        with self._moved:
-            place = self._place
-        return {
-            need.shard.basename for need in self._needs if need.first <= place + self._distance and need.last >= place
-        }
-
-    def _is_near(self) -> bool:
-        return self._next < len(self._needs) and self._needs[self._next].first <= self._place + self._distance
-
-    def _work(self) -> None:
-        while True:
-            with self._moved:
-                while not (self._stopped or self._next == len(self._needs) or self._is_near()):
-                    self._moved.wait()
-                if self._stopped or self._next == len(self._needs):
-                    return
-                need = self._needs[self._next]
-                self._next += 1
-            with contextlib.suppress(CommandError):
-                self._files.fetch(need.shard, wait=False, keep=self.in_use)

@@ -1,0 +1,69 @@
+"""The ledger of verified files: what was hashed before and has not been touched since is not read again.
+
+A fetched shard carries its entry in its lock file, where the process that downloads it writes it. A dataset that is
+read in place may be read-only, so its entries lie in a file of the run's own.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from imagenet_mds.storage.atomic import write_json
+
+FileState = list[int]
+
+
+def file_state(path: Path) -> FileState | None:
+    """What changes when a file is written or replaced: inode, size, times. None where there is no file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def write_stamp(descriptor: int, path: Path) -> None:
+    """Record in a shard's lock file, open as `descriptor`, that the shard as it is now is verified."""
+    data = json.dumps(file_state(path)).encode("ascii")
+    os.pwrite(descriptor, data, 0)
+    os.truncate(descriptor, len(data))
+
+
+def read_stamp(lock_file: Path) -> FileState | None:
+    """The state that `write_stamp` recorded. None where it cannot be read; the shard is then verified again."""
+    try:
+        state: FileState = json.loads(lock_file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return state
+
+
+class VerifiedFiles:
+    """A ledger of files in one JSON file, keyed by absolute path: a copy elsewhere was not verified.
+
+    Args:
+        path: the ledger. One that is missing or damaged counts as empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._states = _read_states(path)
+
+    def __contains__(self, file: Path) -> bool:
+        return self._states.get(str(file.resolve())) == (file_state(file) or [])
+
+    def add(self, file: Path) -> None:
+        """Record that a file as it is now is verified."""
+        self._states[str(file.resolve())] = file_state(file) or []
+
+    def save(self) -> None:
+        """Write the ledger."""
+        write_json(self._path, self._states)
+
+
+def _read_states(path: Path) -> dict[str, FileState]:
+    try:
+        states: dict[str, FileState] = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return states if isinstance(states, dict) else {}
