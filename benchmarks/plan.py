@@ -12,9 +12,9 @@ import numpy as np
 
 from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.storage.local import LocalStorage
-from imagenet_mds_convert.classes import imagenet_names
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.base import Sample
+from imagenet_mds_convert.sources.classes import imagenet_names
 from imagenet_mds_convert.sources.tree import TreeSource
 
 IMAGES = 1_281_167

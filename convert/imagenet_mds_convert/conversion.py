@@ -21,10 +21,10 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage
-from imagenet_mds_convert.images import Form, Scaling, likely_bytes
+from imagenet_mds_convert.images.policy import Form, Scaling, likely_bytes
 from imagenet_mds_convert.plan import Plan, make_plan
-from imagenet_mds_convert.shard import ShardTask
-from imagenet_mds_convert.source import Sample, Source
+from imagenet_mds_convert.shards.build import ShardTask
+from imagenet_mds_convert.sources.base import Sample, Source
 
 _BEGUN = f"{WORK_FOLDER}/conversion.json"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.shard import build_shard
+from imagenet_mds_convert.shards.build import build_shard
 
 _MEASURED_SAMPLES = 64
 

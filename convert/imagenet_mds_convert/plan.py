@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.base import Sample
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage, stored_xxh64, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import keys_file, remove_partials, versions
-from imagenet_mds_convert.images import Unusable, check_stored
-from imagenet_mds_convert.shard import build_shard
-from imagenet_mds_convert.source import Source
+from imagenet_mds_convert.destination import remove_partials
+from imagenet_mds_convert.images.prepare import check_stored
+from imagenet_mds_convert.publish import keys_file, versions
+from imagenet_mds_convert.shards.build import build_shard
+from imagenet_mds_convert.sources.base import Source, Unusable
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,9 +15,7 @@ from imagenet_mds.cli.arguments import parse_size
 from imagenet_mds.dataset.access import read_dataset
 from imagenet_mds.dataset.manifest import (
     DEFAULT_QUALITY,
-    KEYS_BASENAME,
     MANIFEST_BASENAME,
-    WORK_FOLDER,
     Manifest,
     Policy,
     read_manifest,
@@ -29,19 +26,21 @@ from imagenet_mds.progress import ProgressLine
 from imagenet_mds.storage import open_storage
 from imagenet_mds.storage.base import Storage
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import (
-    clear_split,
-    convert_split,
-    held,
-    is_ours,
-    refuse_small_disk,
-    remove_leavings,
-)
 from imagenet_mds_convert.cost import Cost, estimate
-from imagenet_mds_convert.engines import Engine, run_tasks_on_ray
-from imagenet_mds_convert.shard import ShardRecord, Spent, recorded_shards
+from imagenet_mds_convert.destination import (
+    clear_split,
+    locked,
+    refuse_foreign,
+    refuse_inside,
+    remove_leftovers,
+)
+from imagenet_mds_convert.run import convert_split, refuse_small_disk
+from imagenet_mds_convert.shards.build import Spent
+from imagenet_mds_convert.shards.pool import Engine
+from imagenet_mds_convert.shards.ray import run_tasks_on_ray
+from imagenet_mds_convert.shards.record import ShardRecord, recorded_shards
 from imagenet_mds_convert.sources import open_source
-from imagenet_mds_convert.sources.sums import verify_source
+from imagenet_mds_convert.sources.checksums import verify_source
 from imagenet_mds_convert.verify import repair_split, verify_split
 
 _MOST_SHOWN = 10
@@ -79,7 +78,7 @@ def run_convert(options: ConvertOptions) -> int:
     """Convert the splits one after the other; return the exit status."""
     _refuse_options(options)
     dest = open_storage(options.dest)
-    _refuse_inside(options.source, options.dest)
+    refuse_inside(options.source, options.dest)
     source = open_source(options.source, options.source_format)
     for note in source.notes:
         print(_json("note", note=note) if options.log_json else f"note: {note}", file=sys.stderr)
@@ -118,7 +117,7 @@ def run_convert(options: ConvertOptions) -> int:
     for conversion in conversions:
         # All are asked before the first is begun: bad input is never half accepted.
         if options.overwrite:
-            _refuse_foreign(conversion.destination)
+            refuse_foreign(conversion.destination)
         elif not conversion.finished():
             refuse_small_disk(conversion, recorded_shards(conversion.destination))
     manifests = [_convert_one(conversion, workers, options) for conversion in conversions]
@@ -148,13 +147,13 @@ def _refuse_options(options: ConvertOptions) -> None:
 
 
 def _convert_one(conversion: SplitConversion, workers: int, options: ConvertOptions) -> Manifest:
-    with held(conversion.destination):
+    with locked(conversion.destination):
         # Asked again: since the first look another process may have made something here.
         if options.overwrite:
-            _refuse_foreign(conversion.destination)
+            refuse_foreign(conversion.destination)
             clear_split(conversion.destination)
         elif manifest := conversion.finished():
-            remove_leavings(conversion.destination)
+            remove_leftovers(conversion.destination)
             if options.log_json:
                 print(_json("complete", **_json_fields(conversion, manifest)))
             else:
@@ -321,7 +320,7 @@ def run_verify(dataset: str, *, deep: bool, repair: str | None) -> int:
         if source is None:
             broken += len(faults)
             continue
-        with held(split):
+        with locked(split):
             if read_manifest(split) != manifest:
                 raise UserError(f"{split.location} has been converted anew meanwhile: verify it again")
             repaired = repair_split(split, manifest, faults, source)
@@ -334,30 +333,3 @@ def run_verify(dataset: str, *, deep: bool, repair: str | None) -> int:
         print(f"imagenet-mds: {broken} files are broken{how}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
-
-
-def _refuse_inside(source: str, dest: str) -> None:
-    """A dataset inside its own source would be part of the source from then on."""
-    if source.startswith("s3://") and dest.startswith("s3://"):
-        inside = f"{open_storage(dest).location}/".startswith(f"{open_storage(source).location}/")
-    elif "://" in source or "://" in dest:
-        return
-    else:
-        inside = Path(dest).resolve().is_relative_to(Path(source).resolve())
-    if inside:
-        raise UserError(f"{dest} lies inside the source {source}: give a destination outside of it")
-
-
-def _refuse_foreign(destination: Storage) -> None:
-    """--overwrite removes datasets of ours, never anything else."""
-    try:
-        names = destination.list_names()
-    except NotADirectoryError:
-        raise UserError(f"{destination.location} is a file: remove it yourself") from None
-    strange = [name for name in names if not is_ours(name)]
-    if names and not strange and not {MANIFEST_BASENAME, KEYS_BASENAME, WORK_FOLDER} & set(names):
-        strange = names
-    if strange:
-        raise UserError(
-            f"{destination.location} holds something that imagenet-mds did not write ({strange[0]}): empty it yourself"
-        )

@@ -111,7 +111,9 @@ def _beginning(train: Split) -> Split:
 
 def measure(config: TrainConfig, train: Split) -> Findings:
     """Measure every part, about a second each, and the loader with several numbers of workers."""
-    from imagenet_mds_convert.images import Scaling, Unusable, prepare
+    from imagenet_mds_convert.images.policy import Scaling
+    from imagenet_mds_convert.images.prepare import prepare
+    from imagenet_mds_convert.sources.base import Unusable
     from imagenet_mds_train import speed
 
     info = train.info

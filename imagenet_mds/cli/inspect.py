@@ -16,13 +16,13 @@ from rich.table import Table
 
 from imagenet_mds.cli.convert import report_exceptions
 from imagenet_mds.config import TrainConfig, load_config
-from imagenet_mds.contact_sheet import contact_sheet
 from imagenet_mds.dataset.access import Dataset, Split, splits_of
 from imagenet_mds.dataset.decompress import unpacked
 from imagenet_mds.dataset.manifest import Manifest, read_keys, read_manifest
 from imagenet_mds.dataset.samples import open_sample, stored_samples
 from imagenet_mds.dataset.split_info import SplitInfo, read_split_info
 from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.report.contact_sheet import contact_sheet
 from imagenet_mds.storage import open_storage
 from imagenet_mds.storage.atomic import write_atomic
 from imagenet_mds.storage.base import Readable, Storage

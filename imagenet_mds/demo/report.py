@@ -11,11 +11,11 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 from PIL import Image
 
-from imagenet_mds.contact_sheet import contact_sheet
 from imagenet_mds.dataset.manifest import Manifest, read_manifest
 from imagenet_mds.dataset.raw_pixels import open_stored
 from imagenet_mds.dataset.samples import stored_samples
 from imagenet_mds.dataset.split_info import read_split_info
+from imagenet_mds.report.contact_sheet import contact_sheet
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.storage.local import LocalStorage
 

@@ -2,8 +2,8 @@
 
 A JPEG may carry restart markers, at which its Huffman stream starts afresh. Where every row of MCUs (minimum coded
 units: the blocks of one place in all colour components) is divided into equal segments by them, the segments that cover
-a crop box are, behind a header of their own, a small JPEG that any decoder reads. `imagenet_mds_convert.tiles` makes
-such files; here is what readers need of them: the table that says where the segments lie, and the cut.
+a crop box are, behind a header of their own, a small JPEG that any decoder reads. `imagenet_mds_convert.jpeg.tiling`
+makes such files; here is what readers need: where the segments lie (`tile_table`), and the cut.
 """
 
 import struct

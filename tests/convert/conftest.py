@@ -20,4 +20,4 @@ def small_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shard tasks are done in the process of the test."""
-    monkeypatch.setattr("imagenet_mds_convert.convert.run_tasks", run_tasks_here)
+    monkeypatch.setattr("imagenet_mds_convert.run.run_tasks", run_tasks_here)

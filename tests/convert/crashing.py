@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_mds.cli.convert import run_verify
-from imagenet_mds_convert import convert
+from imagenet_mds_convert import run
 from tests.convert.drawing import files, folders, make_tree
 from tests.convert.running import convert_here, run_tasks_here
 
@@ -78,7 +78,7 @@ def _crash_everywhere(parent: Path, before: Callable[[Path], None], command: Cal
 
 
 def _main(parent: Path, case: str) -> None:
-    vars(convert)["run_tasks"] = run_tasks_here
+    vars(run)["run_tasks"] = run_tasks_here
     tree = make_tree(parent / "tree", n00000001=3, n00000002=2)
 
     def nothing(dest: Path) -> None:

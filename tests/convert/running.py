@@ -6,7 +6,8 @@ from typing import Any
 
 from imagenet_mds.cli.convert import ConvertOptions, run_convert
 from imagenet_mds.storage.base import Storage, writing_to
-from imagenet_mds_convert.shard import ShardRecord, ShardTask, Spent, run_shard_task
+from imagenet_mds_convert.shards.build import ShardTask, Spent, run_shard_task
+from imagenet_mds_convert.shards.record import ShardRecord
 
 DEFAULTS: dict[str, Any] = {
     "splits": ("train", "val"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.io import savemat
 
-from imagenet_mds_convert.classes import imagenet_names
+from imagenet_mds_convert.sources.classes import imagenet_names
 from tests.convert.drawing import encoded, files, noise
 
 WNIDS = ("n01440764", "n01443537", "n02099601", "n15075141")

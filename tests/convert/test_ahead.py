@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagenet_mds_convert.ahead import run_ahead
+from imagenet_mds_convert.sources.parallel import run_ahead
 
 
 @given(delays=st.lists(st.integers(0, 3), max_size=20), threads=st.integers(1, 5), data=st.data())

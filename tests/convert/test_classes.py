@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from imagenet_mds_convert.classes import imagenet_names, name_classes, number_classes
 from imagenet_mds_convert.sources import open_source
+from imagenet_mds_convert.sources.classes import imagenet_names, name_classes, number_classes
 
 
 def test_the_thousand_are_sorted_and_numbered_as_everywhere() -> None:

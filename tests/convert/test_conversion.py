@@ -17,8 +17,10 @@ from imagenet_mds.dataset.subsets import parse_subset
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import clear_split, convert_split
-from imagenet_mds_convert.shard import ShardRecord, Spent, run_shard_task
+from imagenet_mds_convert.destination import clear_split
+from imagenet_mds_convert.run import convert_split
+from imagenet_mds_convert.shards.build import Spent, run_shard_task
+from imagenet_mds_convert.shards.record import ShardRecord
 from imagenet_mds_convert.sources import open_source
 from tests.convert.drawing import encoded, files, make_tree, noise
 from tests.convert.running import convert_here
@@ -243,7 +245,7 @@ def test_records_of_another_conversion_are_not_believed(small_tree: Path, tmp_pa
 def test_what_another_process_takes_away_before_the_end_is_not_called_complete(
     small_tree: Path, tmp_path: Path
 ) -> None:
-    # As in S3, where it cannot be held off.
+    # As in S3, where it cannot be locked.
     source, train = open_source(str(small_tree)), tmp_path / "train"
     mine, other = (
         SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096, seed=seed))
@@ -435,7 +437,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(
 def test_the_room_for_pixels_is_that_of_pixels(
     small_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagenet_mds_convert.convert._SPARE_BYTES", 0)
+    monkeypatch.setattr("imagenet_mds_convert.run._SPARE_BYTES", 0)
     # Eight files of 900 bytes, which are 1,152 as pixels.
     free = 8 * 1000
     monkeypatch.setattr("imagenet_mds.storage.local.shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))

@@ -8,8 +8,8 @@ import pytest
 from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import convert_split
 from imagenet_mds_convert.cost import Cost, estimate, needed_bytes, requests_for
+from imagenet_mds_convert.run import convert_split
 from imagenet_mds_convert.sources import open_source
 from tests.command import done
 

@@ -16,9 +16,11 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.jpeg.tiles import TileMap
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.images import Form, Scaling, Unusable, check_stored, likely_bytes, prepare
+from imagenet_mds_convert.images.policy import Form, Scaling, likely_bytes
+from imagenet_mds_convert.images.prepare import check_stored, prepare
+from imagenet_mds_convert.jpeg.tiling import untile_jpeg
 from imagenet_mds_convert.sources import open_source
-from imagenet_mds_convert.tiles import untile_jpeg
+from imagenet_mds_convert.sources.base import Unusable
 from tests.command import run
 from tests.convert.drawing import encoded, files, make_tree, noise
 from tests.convert.running import convert_here

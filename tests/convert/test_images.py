@@ -15,7 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagenet_mds_convert.images import MAX_PIXELS, Scaling, Stored, Unusable, prepare, walk_jpeg
+from imagenet_mds_convert.images.policy import Scaling, Stored
+from imagenet_mds_convert.images.prepare import prepare
+from imagenet_mds_convert.jpeg.walk import MAX_PIXELS, walk_jpeg
+from imagenet_mds_convert.sources.base import Unusable
 from tests.command import environment
 from tests.convert.drawing import encoded, noise
 
@@ -150,7 +153,7 @@ def _wide_png(width: int, height: int) -> bytes:
 
 _REFUSING = """
 import pathlib, sys
-from imagenet_mds_convert.images import Unusable, prepare
+from imagenet_mds_convert.images.prepare import Unusable, prepare
 
 def peak_bytes():
     return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagenet_mds_convert.plan import Plan, cut_into_shards, draws, make_plan
-from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.base import Sample
 from tests.command import environment
 
 SEEDS = st.integers(0, 1 << 32)

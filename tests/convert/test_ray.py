@@ -14,8 +14,8 @@ from imagenet_mds.errors import WorldError
 from imagenet_mds.process.signals import STOPPED_MESSAGE
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import convert_split
-from imagenet_mds_convert.engines import run_tasks_on_ray
+from imagenet_mds_convert.run import convert_split
+from imagenet_mds_convert.shards.ray import run_tasks_on_ray
 from imagenet_mds_convert.sources.tree import TreeSource
 from tests.command import ROOTS, run, start
 from tests.convert.drawing import files

@@ -19,7 +19,7 @@ from imagenet_mds.errors import WorldError
 from imagenet_mds.process.signals import STOPPED_MESSAGE
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.engines import run_tasks
+from imagenet_mds_convert.shards.pool import run_tasks
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.tree import TreeSource
 from tests.command import PROGRAM, done, environment, run, start

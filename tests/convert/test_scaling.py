@@ -17,8 +17,9 @@ from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.images import Scaling, Stored, prepare
-from imagenet_mds_convert.shard import run_shard_task
+from imagenet_mds_convert.images.policy import Scaling, Stored
+from imagenet_mds_convert.images.prepare import prepare
+from imagenet_mds_convert.shards.build import run_shard_task
 from imagenet_mds_convert.sources import open_source
 from tests.command import done
 from tests.convert.drawing import encoded, noise

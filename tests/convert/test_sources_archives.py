@@ -12,10 +12,10 @@ import pytest
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.local import LocalStorage
-from imagenet_mds_convert.images import Unusable
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.archives import ArchivesSource
-from imagenet_mds_convert.sources.sums import SUMS, verify_source
+from imagenet_mds_convert.sources.base import Unusable
+from imagenet_mds_convert.sources.checksums import SUMS, verify_source
 from imagenet_mds_convert.sources.tars import walk_tar
 from tests.command import run
 from tests.convert.running import convert_here
@@ -362,12 +362,12 @@ def test_sums_are_compared_with_the_official_ones(
     ):
         verify_source(source, ["val"])
     sums = {name: hashlib.md5((archives / name).read_bytes()).hexdigest() for name in SUMS}
-    monkeypatch.setattr("imagenet_mds_convert.sources.sums.SUMS", sums)
-    monkeypatch.setattr("imagenet_mds_convert.sources.sums._CHUNK_BYTES", 1000)
+    monkeypatch.setattr("imagenet_mds_convert.sources.checksums.SUMS", sums)
+    monkeypatch.setattr("imagenet_mds_convert.sources.checksums._CHUNK_BYTES", 1000)
     monkeypatch.setattr("imagenet_mds.progress.PLAIN_INTERVAL_SECONDS", 0.0)
     verify_source(source, ["train", "val"])
     assert f"MD5 of {VAL}: " in capsys.readouterr().err
-    monkeypatch.setattr("imagenet_mds_convert.sources.sums.TASK_3_SUM", sums[TRAIN])
+    monkeypatch.setattr("imagenet_mds_convert.sources.checksums.TASK_3_SUM", sums[TRAIN])
     with pytest.raises(UserError, match=rf"{TRAIN} is the archive of task 3 .*: download {TRAIN} \(138 GB\)"):
         verify_source(source, ["train"])
     with pytest.raises(UserError, match=r"--verify-source: only the official archives have known MD5 sums, .* tree"):

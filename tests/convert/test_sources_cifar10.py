@@ -17,8 +17,8 @@ from PIL import Image
 
 from imagenet_mds.errors import UserError
 from imagenet_mds_convert.sources import open_source
+from imagenet_mds_convert.sources.checksums import CIFAR10_SUMS, verify_source
 from imagenet_mds_convert.sources.cifar10 import Cifar10Source
-from imagenet_mds_convert.sources.sums import CIFAR10_SUMS, verify_source
 from tests.convert.running import convert_here
 from tests.support.datasets import manifest_at
 from tests.support.shards import read_shard
@@ -219,7 +219,7 @@ def test_sums_are_compared_with_the_official_ones(
         verify_source(source, ["val"])
     sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     assert sorted(sums) == sorted(CIFAR10_SUMS)
-    monkeypatch.setattr("imagenet_mds_convert.sources.sums.CIFAR10_SUMS", sums)
+    monkeypatch.setattr("imagenet_mds_convert.sources.checksums.CIFAR10_SUMS", sums)
     verify_source(source, ["train", "val"])
     for name, split, other in (("data_batch_5", "train", "val"), ("test_batch", "val", "train")):
         data = (folder / name).read_bytes()

@@ -13,8 +13,8 @@ from imagenet_mds.storage import s3
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.storage.s3 import S3Storage
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import convert_split
-from imagenet_mds_convert.shard import build_shard
+from imagenet_mds_convert.run import convert_split
+from imagenet_mds_convert.shards.build import build_shard
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.archives import TRAIN_BASENAME, VAL_BASENAME
 from tests.command import run

@@ -14,10 +14,10 @@ from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.process.locks import locked_folder
 from imagenet_mds.storage.local import LocalStorage
-from imagenet_mds_convert import images
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.convert import convert_split
-from imagenet_mds_convert.shard import build_shard, run_shard_task
+from imagenet_mds_convert.images import prepare as prepare_module
+from imagenet_mds_convert.run import convert_split
+from imagenet_mds_convert.shards.build import build_shard, run_shard_task
 from imagenet_mds_convert.sources.tree import TreeSource
 from imagenet_mds_convert.verify import verify_split
 from tests.convert.drawing import files
@@ -80,10 +80,10 @@ def test_short_memory_leaves_no_image_out(monkeypatch: pytest.MonkeyPatch, tree:
         raise MemoryError
 
     data = next((tree / "val").glob("*/*_1.JPEG")).read_bytes()
-    monkeypatch.setattr("imagenet_mds_convert.images.simplejpeg.decode_jpeg", no_memory)
-    monkeypatch.setattr(images, "_checked", 0)  # so that the decoder is asked, whatever ran before
+    monkeypatch.setattr("imagenet_mds_convert.images.prepare.simplejpeg.decode_jpeg", no_memory)
+    monkeypatch.setattr(prepare_module, "_checked", 0)  # so that the decoder is asked, whatever ran before
     with pytest.raises(MemoryError):
-        images.prepare(data, "decode")
+        prepare_module.prepare(data, "decode")
 
 
 @pytest.mark.usefixtures("in_process")
@@ -113,7 +113,7 @@ def test_what_another_process_has_made_since_the_first_look_is_seen(
     def after_another(storage: LocalStorage) -> Iterator[None]:
         """Held only when another process has come, converted, and gone."""
         monkeypatch.undo()
-        monkeypatch.setattr("imagenet_mds_convert.convert.run_tasks", run_tasks_here)
+        monkeypatch.setattr("imagenet_mds_convert.run.run_tasks", run_tasks_here)
         convert_here(tree, tmp_path, **options)
         with storage.lock():
             yield

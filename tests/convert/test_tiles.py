@@ -8,8 +8,8 @@ from PIL import Image
 
 from imagenet_mds.jpeg.markers import APP11, DHT, DRI
 from imagenet_mds.jpeg.tiles import TileMap, cut
-from imagenet_mds_convert.baseline import NotTileable
-from imagenet_mds_convert.tiles import segment_mcus, tile_jpeg, untile_jpeg, whole_jpeg
+from imagenet_mds_convert.jpeg.baseline import NotTileable
+from imagenet_mds_convert.jpeg.tiling import segment_mcus, tile_jpeg, untile_jpeg, whole_jpeg
 from tests.convert.jpeg_kinds import ANY_SIZE, SOURCES
 from tests.jpegs import jpeg, markers, picture, seen_by_pillow, seen_by_simplejpeg
 

@@ -15,10 +15,12 @@ import simplejpeg
 
 from imagenet_mds.jpeg.markers import header_segments
 from imagenet_mds.jpeg.tiles import TileMap, cut
-from imagenet_mds_convert import images
-from imagenet_mds_convert.baseline import Damaged, NotTileable, OtherKind
-from imagenet_mds_convert.images import Stored, Unusable, prepare
-from imagenet_mds_convert.tiles import tile_jpeg, untile_jpeg, whole_jpeg
+from imagenet_mds_convert.images import prepare as prepare_module
+from imagenet_mds_convert.images.policy import Stored
+from imagenet_mds_convert.images.prepare import prepare
+from imagenet_mds_convert.jpeg.baseline import Damaged, NotTileable, OtherKind
+from imagenet_mds_convert.jpeg.tiling import tile_jpeg, untile_jpeg, whole_jpeg
+from imagenet_mds_convert.sources.base import Unusable
 from tests.convert.jpeg_kinds import ANY_SIZE, SOURCES
 from tests.jpegs import Pixels, jpeg, picture, sampled, seen_by_pillow
 
@@ -223,12 +225,12 @@ def test_what_decode_finds_does_not_depend_on_what_was_asked_first(monkeypatch: 
     draw = random.Random(7)
     files = [make() for make in SOURCES.values()] + [make() for make, _, _ in LEFT.values()]
     files += [_mutated(draw.choice(files[: len(SOURCES)]), draw) for _ in range(1000)]
-    monkeypatch.setattr(images, "_WALK_PAYS_AFTER", math.inf)
+    monkeypatch.setattr(prepare_module, "_WALK_PAYS_AFTER", math.inf)
     decoded = [found(data) for data in files]
-    monkeypatch.setattr(images, "_WALK_PAYS_AFTER", 0)
+    monkeypatch.setattr(prepare_module, "_WALK_PAYS_AFTER", 0)
     assert [found(data) for data in files] == decoded
-    monkeypatch.setattr(images, "_proven_whole", lambda data: False)
-    monkeypatch.setattr(images, "_decodes_without_complaint", lambda data: False)
+    monkeypatch.setattr(prepare_module, "_proven_whole", lambda data: False)
+    monkeypatch.setattr(prepare_module, "_decodes_without_complaint", lambda data: False)
     assert [found(data) for data in files] == decoded
     assert min(sum(isinstance(one, kind) for one in decoded) for kind in (str, Stored)) > 200
 
@@ -240,9 +242,9 @@ def test_the_walk_is_asked_once_it_pays(monkeypatch: pytest.MonkeyPatch) -> None
         decoded.append(data)
         return True
 
-    monkeypatch.setattr(images, "_decodes_without_complaint", decode)
-    monkeypatch.setattr(images, "_checked", 0)
-    monkeypatch.setattr(images, "_WALK_PAYS_AFTER", 2)
+    monkeypatch.setattr(prepare_module, "_decodes_without_complaint", decode)
+    monkeypatch.setattr(prepare_module, "_checked", 0)
+    monkeypatch.setattr(prepare_module, "_WALK_PAYS_AFTER", 2)
     whole, progressive = SOURCES["4:2:0"](), jpeg(picture(150, 70), progressive=True)
     for data in (whole, whole, whole, progressive, whole):
         prepare(data, "decode")

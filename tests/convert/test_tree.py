@@ -8,8 +8,8 @@ import pytest
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.local import LocalStorage
-from imagenet_mds_convert.source import Sample, Source
 from imagenet_mds_convert.sources import open_source
+from imagenet_mds_convert.sources.base import Sample, Source
 from imagenet_mds_convert.sources.tree import TreeSource
 
 

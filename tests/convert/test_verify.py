@@ -13,7 +13,7 @@ from imagenet_mds.dataset.manifest import WORK_FOLDER
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.process.locks import locked_folder
 from imagenet_mds.storage.local import LocalStorage
-from imagenet_mds_convert.images import Stored
+from imagenet_mds_convert.images.policy import Stored
 from tests.command import run
 from tests.convert.drawing import encoded, files, make_tree, noise
 from tests.convert.running import convert_here
@@ -130,7 +130,7 @@ def test_repair_that_gives_other_bytes_names_the_versions_that_differ(
     other = manifest.versions | {"simplejpeg": "9.9"}
     monkeypatch.setattr("imagenet_mds_convert.verify.versions", lambda: other)
     # As if an image became other bytes with them.
-    monkeypatch.setattr("imagenet_mds_convert.shard.prepare", lambda data, *_: Stored(data + b"\0"))
+    monkeypatch.setattr("imagenet_mds_convert.shards.build.prepare", lambda data, *_: Stored(data + b"\0"))
     with pytest.raises(WorldError) as caught:
         run_verify(str(copy), deep=False, repair=str(tree))
     assert str(caught.value).endswith(

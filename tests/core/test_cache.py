@@ -229,13 +229,13 @@ def test_a_disk_with_no_room_is_refused_before_anything_is_fetched(
 def test_the_only_copy_is_never_in_a_cache(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is read in place, and the only copy is never removed"):
         Dataset.at(str(dataset), None, 10**9)
-    with pytest.raises(UserError, match="lies inside the dataset"):
+    with pytest.raises(UserError, match="is inside the dataset"):
         Dataset.at(str(dataset), dataset / "train", 10**9)
     in_place = Dataset.at(str(dataset)).split("train").shard_cache
     with pytest.raises(WorldError, match="is missing"):
         in_place.fetch(ShardInfo("gone.mds", 1, "", 1))
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is a file: give a folder"):
+    with pytest.raises(UserError, match="is a file: choose a folder"):
         Dataset.at("s3://bucket/mds", tmp_path / "file")
 
 

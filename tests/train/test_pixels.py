@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional
 from imagenet_mds.config import AugmentConfig, ProgressiveConfig
 from imagenet_mds.dataset.raw_pixels import encode_raw
 from imagenet_mds.seeds import SampleRandom
-from imagenet_mds_convert.tiles import tile_jpeg
+from imagenet_mds_convert.jpeg.tiling import tile_jpeg
 from imagenet_mds_train.augment import Augmentation
 from imagenet_mds_train.crop import Crop, draw_crop, on_grid
 from imagenet_mds_train.pixels import OVERSAMPLING, decode_fast, decode_slowly, jpeg_size, part_of, resize

@@ -5,8 +5,8 @@ To add a source: write a class that satisfies `Source` in a module of its own he
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage import open_storage
-from imagenet_mds_convert.source import Source
 from imagenet_mds_convert.sources.archives import ArchivesSource, has_archives
+from imagenet_mds_convert.sources.base import Source
 from imagenet_mds_convert.sources.cifar10 import Cifar10Source, find_cifar10
 from imagenet_mds_convert.sources.folders import find_listing
 from imagenet_mds_convert.sources.hub import is_hub, open_hub

@@ -15,12 +15,11 @@ from itertools import pairwise
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
-from imagenet_mds_convert.ahead import reads_at_once, run_ahead
-from imagenet_mds_convert.classes import imagenet_names, name_classes, number_classes
-from imagenet_mds_convert.images import Unusable
-from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.base import Sample, Unusable
+from imagenet_mds_convert.sources.classes import imagenet_names, name_classes, number_classes
 from imagenet_mds_convert.sources.devkit import read_devkit
 from imagenet_mds_convert.sources.folders import is_image_name, some, sorted_by_key
+from imagenet_mds_convert.sources.parallel import reads_at_once, run_ahead
 from imagenet_mds_convert.sources.ranges import HEADER_AHEAD_BYTES
 from imagenet_mds_convert.sources.tars import Member, walk_tar
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
-from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.base import Sample
 from imagenet_mds_convert.sources.folders import sorted_by_key
 
 FOLDER_NAME = "cifar-10-batches-py"

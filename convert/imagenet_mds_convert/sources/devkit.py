@@ -11,7 +11,7 @@ from typing import Any
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
-from imagenet_mds_convert.classes import WNID
+from imagenet_mds_convert.sources.classes import WNID
 
 DEVKIT_BASENAME = "ILSVRC2012_devkit_t12.tar.gz"
 _META = "data/meta.mat"

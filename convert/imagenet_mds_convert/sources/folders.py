@@ -10,8 +10,8 @@ from functools import partial
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Listing, Storage
-from imagenet_mds_convert.ahead import reads_at_once, run_ahead
-from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.base import Sample
+from imagenet_mds_convert.sources.parallel import reads_at_once, run_ahead
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 SYNSET_MAPPING_BASENAME = "LOC_synset_mapping.txt"

@@ -13,7 +13,7 @@ from pathlib import Path
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.progress import ProgressLine
 from imagenet_mds.storage.local import LocalStorage
-from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.base import Sample
 from imagenet_mds_convert.sources.parquet import NEEDS_HF, ParquetSource, select_files
 
 _PREFIXES = ("hf://datasets/", "hf://", "huggingface:")

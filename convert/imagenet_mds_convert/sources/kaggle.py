@@ -14,9 +14,8 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.vocabulary import SPLITS
-from imagenet_mds_convert.ahead import reads_at_once
-from imagenet_mds_convert.classes import WNID, name_classes, number_classes
-from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.base import Sample
+from imagenet_mds_convert.sources.classes import WNID, name_classes, number_classes
 from imagenet_mds_convert.sources.folders import (
     class_folder_images,
     folders_in,
@@ -25,6 +24,7 @@ from imagenet_mds_convert.sources.folders import (
     some,
     sorted_by_key,
 )
+from imagenet_mds_convert.sources.parallel import reads_at_once
 
 SOLUTION_BASENAME = "LOC_val_solution.csv"
 _IMAGES = ("ILSVRC", "Data", "CLS-LOC")

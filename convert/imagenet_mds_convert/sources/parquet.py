@@ -22,8 +22,8 @@ from typing import Any
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SPLITS
-from imagenet_mds_convert.classes import imagenet_names
-from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.base import Sample
+from imagenet_mds_convert.sources.classes import imagenet_names
 from imagenet_mds_convert.sources.folders import is_image_name, sorted_by_key
 from imagenet_mds_convert.sources.ranges import RangeFile
 

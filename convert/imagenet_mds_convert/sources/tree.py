@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SPLITS
-from imagenet_mds_convert.ahead import reads_at_once
-from imagenet_mds_convert.classes import WNID, name_classes, number_classes
-from imagenet_mds_convert.source import Sample
+from imagenet_mds_convert.sources.base import Sample
+from imagenet_mds_convert.sources.classes import WNID, name_classes, number_classes
 from imagenet_mds_convert.sources.folders import (
     class_folder_images,
     find_listing,
@@ -21,6 +20,7 @@ from imagenet_mds_convert.sources.folders import (
     refuse_unwritable_name,
     some,
 )
+from imagenet_mds_convert.sources.parallel import reads_at_once
 
 _MOST_LOOKED_INTO = 20
 """Folders in S3, for the message on a source without splits: each takes two requests."""

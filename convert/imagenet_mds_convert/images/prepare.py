@@ -6,10 +6,8 @@ are without it.
 """
 
 import io
-import re
 import warnings
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import simplejpeg
@@ -17,94 +15,9 @@ from PIL import Image
 
 from imagenet_mds.dataset.raw_pixels import decode_raw, encode_raw, is_raw
 from imagenet_mds.jpeg.decoder_messages import damage_in, decoder_reason
-
-MAX_PIXELS = 1 << 27
-"""Larger pictures are left out: 11,585 x 11,585 decodes to 400 MB, and Pillow's own limit, at which the readers of the
-dataset would fail, is not far above."""
-
-MAX_FILE_BYTES = 1 << 28
-"""Longer files are left out without reading them: as many pixels as are kept are 400 MB before any compression, and no
-JPEG of them is near this."""
-
-REENCODE_QUALITY = 95
-"""Of the few images that are not RGB or grayscale JPEG; without chroma subsampling."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """The bytes to store; `change` says what format was turned into RGB JPEG, None if none was; `scaled` whether the
-    picture was made smaller, `tiled` whether it is stored with restart tiles."""
-
-    image: bytes
-    change: str | None = None
-    scaled: bool = False
-    tiled: bool = False
-
-
-Form = Literal["file", "tiles", "raw"]
-"""How a picture is stored: the file as it is, the file with restart tiles where it can have them, pixels."""
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Makes larger pictures smaller, never smaller ones larger: the longer side to `max_side` pixels, or the shorter
-    one to `min_side`; what is made smaller is stored as JPEG of this `quality`."""
-
-    max_side: int | None = None
-    min_side: int | None = None
-    quality: int = 90
-
-    def target(self, width: int, height: int) -> tuple[int, int] | None:
-        """The size that a picture is made, None where it stays as it is."""
-        if self.max_side is not None:
-            wanted, given = self.max_side, max(width, height)
-        elif self.min_side is not None:
-            wanted, given = self.min_side, min(width, height)
-        else:
-            return None
-        if given <= wanted:
-            return None
-        # Integers, rounded half up: no platform's floating point decides a byte of the dataset.
-        first, second = ((2 * side * wanted + given) // (2 * given) for side in (width, height))
-        return max(1, first), max(1, second)
-
-    @property
-    def most_pixels(self) -> int | None:
-        """The pixels of a photograph of 4:3, which most have, when it is scaled; None where nothing is."""
-        if self.max_side is not None:
-            return self.max_side * (self.max_side * 3 // 4)
-        if self.min_side is not None:
-            return self.min_side * (self.min_side * 4 // 3)
-        return None
-
-
-_JPEG_TABLES_BYTES = 600
-
-
-def likely_bytes(size_bytes: int, scaling: Scaling, form: Form) -> int:
-    """How long an image will most likely be as it is stored, by no more than the size of its file, which every source
-    of the same images has alike: pixels of 3 bytes, or JPEG of half a byte a pixel and its tables where it is made
-    smaller.
-
-    Args:
-        size_bytes: of the file in the source.
-        scaling: as `prepare` has it; raw pixels have one.
-        form: as `prepare` has it.
-    """
-    if size_bytes > MAX_FILE_BYTES:
-        return 0
-    pixels = scaling.most_pixels
-    if form == "raw":
-        assert pixels is not None
-        return 3 * pixels
-    return size_bytes if pixels is None else min(size_bytes, _JPEG_TABLES_BYTES + pixels // 2)
-
-
-class Unusable(Exception):  # noqa: N818 # it says what the image is, not what the program did wrong
-    """An image that is left out; the message is the reason, as the report gives it."""
-
-
-_AS_IT_IS = Scaling()
+from imagenet_mds_convert.images.policy import _AS_IT_IS, REENCODE_QUALITY, Form, Scaling, Stored
+from imagenet_mds_convert.jpeg.walk import refuse_huge, walk_jpeg
+from imagenet_mds_convert.sources.base import Unusable
 
 
 def prepare(data: bytes, check: str, scaling: Scaling = _AS_IT_IS, form: Form = "file") -> Stored:
@@ -169,8 +82,8 @@ def _tiled(stored: Stored, form: Form) -> Stored:
     """The same with restart tiles, if that is wanted and can be."""
     if form != "tiles":
         return stored
-    from imagenet_mds_convert.baseline import NotTileable  # numba takes a while, for those who need it
-    from imagenet_mds_convert.tiles import tile_jpeg
+    from imagenet_mds_convert.jpeg.baseline import NotTileable  # numba takes a while, for those who need it
+    from imagenet_mds_convert.jpeg.tiling import tile_jpeg
 
     try:
         return replace(stored, image=tile_jpeg(stored.image), tiled=True)
@@ -186,7 +99,7 @@ def _raw(data: bytes, scaling: Scaling) -> Stored:
         image = _pixels(data, width, height)
     else:
         image = _open(data)
-        _refuse_huge(*image.size)
+        refuse_huge(*image.size)
         _load(image)
         target = scaling.target(*image.size)
     try:
@@ -195,74 +108,6 @@ def _raw(data: bytes, scaling: Scaling) -> Stored:
         raise Unusable(f"{image.mode} cannot be RGB ({error})") from None
     scaled = rgb.resize(target, Image.Resampling.LANCZOS) if target else rgb
     return Stored(encode_raw(np.asarray(scaled)), scaled=target is not None)
-
-
-_AFTER_ENTROPY = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""What ends entropy-coded data: a marker that is neither a stuffed zero, a restart nor fill."""
-
-_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
-_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # TEM, RST0 to RST7, SOI
-_SOS, _EOI = 0xDA, 0xD9
-
-
-def walk_jpeg(data: bytes, *, scans: bool = True) -> tuple[int, int, int]:
-    """Walk a JPEG's markers from SOI to EOI (ITU-T T.81, annex B).
-
-    Args:
-        data: the file's bytes.
-        scans: without, it ends where the first scan begins.
-
-    Returns:
-        The number of its colour components, its width and its height in pixels.
-
-    Raises:
-        Unusable: it ends before EOI, or is not a sequence of segments.
-    """
-    at, end, passed = 2, len(data), 0
-    components = width = height = 0
-    while True:
-        if at + 2 > end:
-            raise Unusable("truncated JPEG: the file ends before the end-of-image marker")
-        if data[at] != 0xFF:
-            raise Unusable(f"broken JPEG: no marker at byte {at}")
-        marker = data[at + 1]
-        at += 1 if marker == 0xFF else 2
-        if marker == 0xFF or marker in _STANDALONE:
-            continue
-        if marker == _EOI:
-            if not components or not passed:
-                raise Unusable("broken JPEG: it ends without an image")
-            return components, width, height
-        if at + 2 > end:
-            raise Unusable("truncated JPEG: the file ends within a segment")
-        length = int.from_bytes(data[at : at + 2], "big")
-        if length < 2 or at + length > end:
-            raise Unusable("truncated JPEG: the file ends within a segment")
-        if marker in _FRAMES:
-            if length < 8:
-                raise Unusable("broken JPEG: its frame header is cut short")
-            height, width, components = (
-                int.from_bytes(data[at + 3 : at + 5], "big"),
-                int.from_bytes(data[at + 5 : at + 7], "big"),
-                data[at + 7],
-            )
-            if not width or not height or not components:
-                raise Unusable(f"broken JPEG: {width} x {height} pixels, {components} components")
-            _refuse_huge(width, height)
-        at += length
-        if marker == _SOS:
-            passed += 1
-            if not scans and components:
-                return components, width, height
-            found = _AFTER_ENTROPY.search(data, at)
-            if not found:
-                raise Unusable("truncated JPEG: the file ends within the picture")
-            at = found.start()
-
-
-def _refuse_huge(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise Unusable(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
 
 
 _WALK_PAYS_AFTER = 5000
@@ -279,8 +124,8 @@ def _proven_whole(data: bytes) -> bool:
     _checked += 1
     if _checked <= _WALK_PAYS_AFTER:
         return False
-    from imagenet_mds_convert.baseline import OtherKind  # numba takes a while, for those who need it
-    from imagenet_mds_convert.tiles import whole_jpeg
+    from imagenet_mds_convert.jpeg.baseline import OtherKind  # numba takes a while, for those who need it
+    from imagenet_mds_convert.jpeg.tiling import whole_jpeg
 
     try:
         return whole_jpeg(data) is None
@@ -350,7 +195,7 @@ def _pixels(data: bytes, width: int, height: int) -> Image.Image:
 def _to_rgb_jpeg(data: bytes, scaling: Scaling) -> Stored:
     image = _open(data)
     kind = f"{image.mode} {image.format}"
-    _refuse_huge(*image.size)
+    refuse_huge(*image.size)
     _load(image)
     buffer = io.BytesIO()
     try:

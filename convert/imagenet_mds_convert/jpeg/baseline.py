@@ -1,4 +1,4 @@
-"""A baseline JPEG's header, tables and entropy-coded bytes, as `imagenet_mds_convert.huffman` walks them.
+"""A baseline JPEG's header, tables and entropy-coded bytes, as `imagenet_mds_convert.jpeg.huffman` walks them.
 
 What libjpeg warns of or gives up at is `Damaged`, and so are bits that no encoder writes and libjpeg passes over in
 silence (a block of more than 64 coefficients). What it may read and this does not (progressive, CMYK, several scans) is
@@ -13,7 +13,7 @@ import numpy as np
 
 from imagenet_mds.jpeg.markers import APP0, APP14, COM, DHT, DQT, DRI, EOI, FRAMES, SOS, Array, header_segments
 from imagenet_mds.jpeg.tile_table import table_part
-from imagenet_mds_convert import huffman, restarts
+from imagenet_mds_convert.jpeg import huffman, restarts
 
 _LARGEST_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 _MOST_BLOCKS = 10  # in an MCU: T.81, B.2.3

@@ -18,8 +18,17 @@ import numpy as np
 
 from imagenet_mds.jpeg.markers import DHT, DRI, Array, header_segments
 from imagenet_mds.jpeg.tile_table import LONGEST_SEGMENT_BYTES, Table, table_part
-from imagenet_mds_convert import huffman, restarts
-from imagenet_mds_convert.baseline import Damaged, Header, NotTileable, OtherKind, Stream, lookups, read_header, unstuff
+from imagenet_mds_convert.jpeg import huffman, restarts
+from imagenet_mds_convert.jpeg.baseline import (
+    Damaged,
+    Header,
+    NotTileable,
+    OtherKind,
+    Stream,
+    lookups,
+    read_header,
+    unstuff,
+)
 
 GROWTH_LIMIT = 0.05
 """By how much of its size a tiled JPEG may be larger. Photographs grow by about a hundredth. What grows by more is

@@ -64,3 +64,12 @@ class Source(Protocol):
             OSError: it cannot be read; with an errno of the image's own it is left out, else the conversion stops.
             Unusable: it is not to be read (a link in an archive); it is left out with the message as the reason.
         """
+
+
+MAX_FILE_BYTES = 1 << 28
+"""Longer files are left out without reading them: as many pixels as are kept are 400 MB before any compression, and no
+JPEG of them is near this."""
+
+
+class Unusable(Exception):  # noqa: N818 # it says what the image is, not what the program did wrong
+    """An image that is left out; the message is the reason, as the report gives it."""

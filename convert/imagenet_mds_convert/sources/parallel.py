@@ -12,8 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from imagenet_mds.storage.base import Storage
-from imagenet_mds_convert.images import MAX_FILE_BYTES, Unusable
-from imagenet_mds_convert.source import Sample, Source
+from imagenet_mds_convert.sources.base import MAX_FILE_BYTES, Sample, Source, Unusable
 
 _REMOTE_THREADS = 16
 """Of each process. An image from S3 takes some 50 ms, and a processor fetches and checks one in 4 ms. boto's pool has

@@ -1,7 +1,7 @@
 """The compiled ends of tiling a JPEG: its scan taken apart at the restart markers, and written with others.
 
-`imagenet_mds_convert.huffman` walks over the bits in between and says what to change; here ranges of them are copied,
-four bytes at a time.
+`huffman` walks over the bits between the markers and says what to change; here ranges of bits are copied, four bytes at
+a time.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from imagenet_mds.jpeg.markers import Array
-from imagenet_mds_convert.huffman import compiled
+from imagenet_mds_convert.jpeg.huffman import compiled
 
 ENDED, RUN_OUT, OUT_OF_ORDER, FILLED = range(4)
 """How a scan ends: at a marker that is no restart, at the end of the file, at a restart that is not the next one, at

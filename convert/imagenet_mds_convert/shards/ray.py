@@ -1,57 +1,17 @@
-"""What runs shard tasks: processes of this machine, or a Ray cluster for what outgrows one. The bytes are the same.
+"""Shard tasks on a Ray cluster, for conversions that outgrow one machine."""
 
-The pool is the standard library's and the cluster is Ray's; there is no scheduler of ours. A task takes all that it
-needs with it and writes its shard itself, so nothing large crosses a pipe, and a killed run leaves only whole shards.
-"""
-
-import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.process.lifetime import end_with_pool
-from imagenet_mds.process.signals import sigint_blocked
 from imagenet_mds.storage.base import Storage, writing_to
-from imagenet_mds_convert.shard import ShardRecord, ShardTask, Spent, run_shard_task
-
-Engine = Callable[[Iterator[ShardTask], int, Storage], Iterator[tuple[ShardRecord, Spent]]]
-"""Runs tasks with so many workers, a few in flight, and yields what they leave as they are done."""
+from imagenet_mds_convert.shards.build import ShardTask, Spent, run_shard_task
+from imagenet_mds_convert.shards.record import ShardRecord
 
 _RAY_RETRIES = 5
-
-
-def run_tasks(tasks: Iterator[ShardTask], workers: int, destination: Storage) -> Iterator[tuple[ShardRecord, Spent]]:
-    """Run shard tasks in processes, a few in flight, and yield what they leave as they are done.
-
-    Raises:
-        WorldError: the disk refuses, the source's storage failed, or a worker was lost.
-    """
-    # spawn, for the live line of progress is a thread, and a fork with threads may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_pool)
-    flying: set[Future[tuple[ShardRecord, Spent]]] = set()
-    try:
-        with writing_to(destination):
-            for task in tasks:
-                with sigint_blocked():
-                    flying.add(pool.submit(run_shard_task, task))
-                if len(flying) > 2 * workers:
-                    done, flying = wait(flying, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            while flying:
-                done, flying = wait(flying, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-    except (BrokenProcessPool, MemoryError):
-        raise WorldError(
-            "a worker process was lost (killed, or out of memory). What is complete stays: "
-            "run the same command again, with fewer --workers if memory is short"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def run_tasks_on_ray(

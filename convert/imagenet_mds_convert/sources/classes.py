@@ -16,7 +16,9 @@ WNID = re.compile(r"n\d{8}\Z")
 @cache
 def imagenet_names() -> dict[str, str]:
     """wnid to name (the first lemma of its WordNet synset), the 1,000 in class order."""
-    lines = files("imagenet_mds_convert").joinpath("imagenet_classes.txt").read_text(encoding="ascii").splitlines()
+    lines = (
+        files("imagenet_mds_convert.sources").joinpath("imagenet_classes.txt").read_text(encoding="ascii").splitlines()
+    )
     return {line[:9]: line[10:] for line in lines}
 
 

@@ -4,29 +4,25 @@ The task does not know who runs it: a process pool here, anything else elsewhere
 """
 
 import errno
-import json
-import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import xxhash
 
-from imagenet_mds.dataset.manifest import WORK_FOLDER
-from imagenet_mds.dataset.mds import Record, ShardEncoder, ShardInfo, describe_shard, shard_basename
+from imagenet_mds.dataset.mds import Record, ShardEncoder, describe_shard, shard_basename
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage, Writing
-from imagenet_mds_convert.ahead import read_all
-from imagenet_mds_convert.images import Form, Scaling, Stored, Unusable, likely_bytes, prepare
-from imagenet_mds_convert.source import Sample, Source
+from imagenet_mds_convert.images.policy import Form, Scaling, Stored, likely_bytes
+from imagenet_mds_convert.images.prepare import prepare
+from imagenet_mds_convert.shards.record import ShardRecord, record_name
+from imagenet_mds_convert.sources.base import Sample, Source, Unusable
+from imagenet_mds_convert.sources.parallel import read_all
 
 _THE_IMAGES_OWN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
 """What says that this one image cannot be read, now and later: it is left out. Anything else is the storage's failure,
 and leaving images out for it would make another dataset each time."""
-
-
-_RECORD = re.compile(r"shard\.(\d{5,})\.json")
 
 
 @dataclass(frozen=True)
@@ -46,25 +42,6 @@ class ShardTask:
     form: Form
     size_limit_bytes: int
     destination: Storage
-
-
-@dataclass
-class ShardRecord:
-    """What a finished shard task leaves behind: enough for index and manifest, without reading the shard again.
-
-    `info` is None when no sample of the shard was usable; then there is no file. `left_out` and `changed` are (key,
-    reason). `scaled` counts pictures that were made smaller, `tiled` those stored with restart tiles; `digests` are the
-    xxh3-64 of the source's bytes of each stored sample, in order, by which duplicates are found.
-    """
-
-    shard: int
-    info: ShardInfo | None
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    changed: list[tuple[str, str]] = field(default_factory=list)
-    scaled: int = 0
-    tiled: int = 0
-    digests: list[str] = field(default_factory=list)
-    source_bytes: int = 0
 
 
 @dataclass
@@ -209,30 +186,3 @@ def run_shard_task(task: ShardTask) -> tuple[ShardRecord, Spent]:
     )
     spent.write += time.perf_counter() - begun
     return record, spent
-
-
-def record_name(shard: int) -> str:
-    """Where the record of a finished shard lies while its split is being made."""
-    return f"{WORK_FOLDER}/shard.{shard:05}.json"
-
-
-def recorded_shards(destination: Storage) -> list[int]:
-    """The shards that have a record, by one listing: in S3 a look at each would take longer than some conversions."""
-    matches = (_RECORD.fullmatch(name) for name in destination.child(WORK_FOLDER).list_names())
-    return sorted(int(match[1]) for match in matches if match)
-
-
-def read_record(destination: Storage, shard: int, conversion: str) -> ShardRecord | None:
-    """The record of a shard that is done, None where it is not: no record, half of one (a power cut leaves that), one
-    of another conversion (S3 cannot be held against it), or no file of the recorded size."""
-    try:
-        raw = json.loads(destination.read(record_name(shard)))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    if raw.pop("conversion", None) != conversion:
-        return None
-    info = ShardInfo(**raw["info"]) if raw["info"] else None
-    if info and destination.size_bytes(info.basename) != info.size_bytes:
-        return None
-    pairs = {name: [(key, why) for key, why in raw[name]] for name in ("left_out", "changed")}
-    return ShardRecord(**(raw | pairs | {"info": info}))

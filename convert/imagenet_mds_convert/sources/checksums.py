@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from imagenet_mds.errors import UserError
 from imagenet_mds.progress import ProgressLine
 from imagenet_mds.storage.base import Storage
-from imagenet_mds_convert.source import Source
 from imagenet_mds_convert.sources.archives import TASK_3_MISTAKE, TRAIN_BASENAME, VAL_BASENAME, ArchivesSource
+from imagenet_mds_convert.sources.base import Source
 from imagenet_mds_convert.sources.cifar10 import BATCHES, META_BASENAME, Cifar10Source
 from imagenet_mds_convert.sources.devkit import DEVKIT_BASENAME
 

@@ -1,0 +1,1 @@
+"""What becomes of one source image: decided in `policy`, done in `prepare`."""
