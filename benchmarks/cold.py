@@ -60,10 +60,10 @@ def make_shards(folder: Path, shards: int) -> list[Any]:
 
 def first_batch(location: str, cache: Path) -> float:
     """Seconds from opening the dataset to the first batch."""
-    from imagenet_mds.config import parse_config
     from imagenet_mds.dataset.access import Dataset
-    from imagenet_mds_train.data import training_loader
-    from imagenet_mds_train.stream import own_resources
+    from imagenet_mds_train.config.load import parse_config
+    from imagenet_mds_train.data.loaders import training_loader
+    from imagenet_mds_train.data.stream import own_resources
 
     config = parse_config(CONFIG, "the benchmark")
     with own_resources():

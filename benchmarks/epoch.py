@@ -90,10 +90,10 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
     """One rank: its figures as JSON."""
     import torch
 
-    from imagenet_mds.config import parse_config
     from imagenet_mds.dataset.shard_cache import ShardCache
-    from imagenet_mds_train.data import training_loader
-    from imagenet_mds_train.stream import use_own_blocks
+    from imagenet_mds_train.config.load import parse_config
+    from imagenet_mds_train.data.loaders import training_loader
+    from imagenet_mds_train.data.stream import use_own_blocks
 
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
     use_own_blocks()
@@ -154,7 +154,7 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
 def measure(folder: Path, samples: int, ranks: int) -> list[dict[str, Any]]:
     """The figures of each of so many ranks."""
     from imagenet_mds.process.attempt import attempt
-    from imagenet_mds_train.launch import rendezvous
+    from imagenet_mds_train.run.launch import rendezvous
 
     outs = [folder.parent / f"{rank}of{ranks}.json" for rank in range(ranks)]
     with attempt() as mine:

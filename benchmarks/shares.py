@@ -57,12 +57,12 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
     from imagenet_mds.dataset.shard_cache import ShardCache
     from imagenet_mds.jpeg.tiles import cut
     from imagenet_mds.seeds import SampleRandom, sample_seed
-    from imagenet_mds_train.augment import Augmentation
-    from imagenet_mds_train.crop import draw_crop, on_grid
-    from imagenet_mds_train.data import TrainingImages
-    from imagenet_mds_train.pixels import OVERSAMPLING, decode_fast, jpeg_size, part_of, tiles_of
-    from imagenet_mds_train.pixels import resize as resized
-    from imagenet_mds_train.stream import own_resources
+    from imagenet_mds_train.augment.crop import draw_crop, on_grid
+    from imagenet_mds_train.augment.decode import OVERSAMPLING, decode_fast, jpeg_size, part_of, tiles_of
+    from imagenet_mds_train.augment.decode import resize as resized
+    from imagenet_mds_train.augment.views import Augmentation
+    from imagenet_mds_train.data.loaders import TrainingImages
+    from imagenet_mds_train.data.stream import own_resources
 
     torch.set_num_threads(1)  # as in a worker
     config = our_config(size_px, 1, resize)
@@ -148,8 +148,8 @@ def loader_us(config: Any, local: Path) -> float:
     from sides import BATCH_SIZE, samples_of
 
     from imagenet_mds.dataset.shard_cache import ShardCache
-    from imagenet_mds_train.data import training_loader
-    from imagenet_mds_train.stream import own_resources
+    from imagenet_mds_train.data.loaders import training_loader
+    from imagenet_mds_train.data.stream import own_resources
 
     os.setpgid(0, 0)
     with own_resources():

@@ -71,7 +71,7 @@ def plain(job: Job) -> Iterator[Any]:
     """The library as its documentation has it."""
     from streaming import StreamingDataset
 
-    from imagenet_mds_train.stream import own_resources
+    from imagenet_mds_train.data.stream import own_resources
 
     transform = torchvision_transform(job.size_px)
 
@@ -97,7 +97,7 @@ def samples_of(folder: Path) -> int:
 
 def our_config(size_px: int, workers: int, resize: str) -> Any:
     """Training's configuration, of what decides loading."""
-    from imagenet_mds.config import parse_config
+    from imagenet_mds_train.config.load import parse_config
 
     values = {
         "global_batch_size": BATCH_SIZE,
@@ -112,8 +112,8 @@ def our_config(size_px: int, workers: int, resize: str) -> Any:
 def ours(job: Job, form: str, resize: str) -> Iterator[Any]:
     """Training's own loader."""
     from imagenet_mds.dataset.shard_cache import ShardCache
-    from imagenet_mds_train.data import TrainingImages, training_loader
-    from imagenet_mds_train.stream import own_resources
+    from imagenet_mds_train.data.loaders import TrainingImages, training_loader
+    from imagenet_mds_train.data.stream import own_resources
 
     def counted(images: Any, sample: int, item: Any = TrainingImages.__getitem__) -> Any:
         view = item(images, sample)
@@ -134,9 +134,9 @@ def bytes_only(job: Job) -> Iterator[Any]:
     import torch
     from torch.utils.data import DataLoader
 
-    from imagenet_mds.config import OrderConfig
     from imagenet_mds.dataset.shard_cache import ShardCache
-    from imagenet_mds_train.stream import ImageStream, own_resources
+    from imagenet_mds_train.config.schema import OrderConfig
+    from imagenet_mds_train.data.stream import ImageStream, own_resources
 
     class Files(ImageStream):
         def __getitem__(self, sample: Any) -> bytes:

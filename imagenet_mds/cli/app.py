@@ -339,7 +339,7 @@ def configs_show(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
 ) -> None:
     """A configuration with every default filled in, as JSON."""
-    from imagenet_mds.config import load_config
+    from imagenet_mds_train.config.load import load_config
 
     typer.echo(json.dumps(load_config(name, overrides or ()).model_dump(mode="json"), indent=2))
 

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from imagenet_mds.cli.convert import report_exceptions
-from imagenet_mds.config import TrainConfig, load_config
 from imagenet_mds.dataset.access import Dataset, Split, splits_of
 from imagenet_mds.dataset.decompress import unpacked
 from imagenet_mds.dataset.manifest import Manifest, read_keys, read_manifest
@@ -26,9 +25,11 @@ from imagenet_mds.report.contact_sheet import contact_sheet
 from imagenet_mds.storage import open_storage
 from imagenet_mds.storage.atomic import write_atomic
 from imagenet_mds.storage.base import Readable, Storage
+from imagenet_mds_train.config.load import load_config
+from imagenet_mds_train.config.schema import TrainConfig
 
 if TYPE_CHECKING:
-    from imagenet_mds_train.peek import Seen
+    from imagenet_mds_train.data.peek import Seen
 
 
 def run_inspect(dataset: str, *, as_json: bool) -> None:
@@ -161,7 +162,7 @@ def _training_batch(train: Split, config: TrainConfig, epoch: int, batch: int, w
     if subset is not None and (train.info.classes is None or subset > train.info.samples):
         config = config.model_copy(update={"data": config.data.model_copy(update={"subset": None})})
     warnings.simplefilter("ignore")  # of what torch and Composer deprecate
-    from imagenet_mds_train.peek import training_batch
+    from imagenet_mds_train.data.peek import training_batch
 
     workers = config.data.workers_per_rank if workers is None else workers
     return training_batch(config, train, epoch=epoch, batch=batch, workers=workers)

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from imagenet_mds.cli.arguments import open_dataset
-from imagenet_mds.config import load_config
 from imagenet_mds.dataset.access import Dataset, check_available
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
 from imagenet_mds.progress import ProgressLine
-from imagenet_mds_train.evaluate import evaluate, find_checkpoint
-from imagenet_mds_train.records import RunFolder
-from imagenet_mds_train.start import Start
+from imagenet_mds_train.config.load import load_config
+from imagenet_mds_train.evaluation.evaluate import evaluate
+from imagenet_mds_train.run.folder import RunFolder, find_checkpoint
+from imagenet_mds_train.run.start import Start
 
 
 @dataclass(frozen=True)

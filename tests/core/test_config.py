@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from imagenet_mds.config import AlgorithmsConfig, known_keys, load_config, parse_config
 from imagenet_mds.dataset.subsets import SUBSETS
 from imagenet_mds.errors import UserError
 from imagenet_mds.resources import config_names
+from imagenet_mds_train.config.explain import known_keys
+from imagenet_mds_train.config.load import load_config, parse_config
+from imagenet_mds_train.config.schema import AlgorithmsConfig
 
 LEAST: dict[str, Any] = {"global_batch_size": 64, "optimizer": {"lr": 0.1}, "schedule": {"epochs": 3}}
 

@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="module")
 def blocks() -> Iterator[None]:
     """Streaming datasets in this process, with shared memory blocks and lock files of its own."""
-    from imagenet_mds_train.stream import own_resources
+    from imagenet_mds_train.data.stream import own_resources
 
     with own_resources():
         yield

@@ -12,10 +12,11 @@ import torch
 import xxhash
 from torch.utils.data import DataLoader
 
-from imagenet_mds.config import TrainConfig, parse_config
 from imagenet_mds.dataset.shard_cache import ShardCache
-from imagenet_mds_train.data import TrainingImages
-from imagenet_mds_train.stream import use_own_blocks
+from imagenet_mds_train.config.load import parse_config
+from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.data.loaders import TrainingImages
+from imagenet_mds_train.data.stream import use_own_blocks
 from tests.support.datasets import manifest_at
 
 EPOCHS = 2

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from imagenet_mds.config import ColorJitterConfig
 from imagenet_mds.seeds import SampleRandom
-from imagenet_mds_train.color import draw_jitter, jitter, jitter_rows
+from imagenet_mds_train.augment.jitter import draw_jitter, jitter, jitter_rows
+from imagenet_mds_train.config.schema import ColorJitterConfig
 
 STOCK = (
     functional.adjust_brightness,

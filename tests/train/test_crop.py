@@ -13,7 +13,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
 from imagenet_mds.seeds import SampleRandom, sample_seed
-from imagenet_mds_train.crop import Crop, draw_crop, on_grid
+from imagenet_mds_train.augment.crop import Crop, draw_crop, on_grid
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 DRAWS = 100_000

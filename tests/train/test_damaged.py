@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imagenet_mds.config import EvaluationConfig, TrainConfig, parse_config
 from imagenet_mds.dataset.shard_cache import ShardCache
-from imagenet_mds_train.data import TrainingImages, ValidationImages
-from imagenet_mds_train.feed import PADDING_LABEL
-from imagenet_mds_train.stream import Undecodable
+from imagenet_mds_train.config.load import parse_config
+from imagenet_mds_train.config.schema import EvaluationConfig, TrainConfig
+from imagenet_mds_train.data.device import PADDING_LABEL
+from imagenet_mds_train.data.loaders import TrainingImages, ValidationImages
+from imagenet_mds_train.data.stream import Undecodable
 from tests.command import run
 from tests.support.datasets import keys_at, manifest_at
 from tests.support.shards import read_shard

@@ -12,14 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from imagenet_mds.config import AugmentConfig, EvaluationConfig, OrderConfig, parse_config
 from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.process.attempt import SHARED_MEMORY
-from imagenet_mds_train.augment import Augmentation, seeded, validation_view
-from imagenet_mds_train.data import TrainingImages, validation_loader
-from imagenet_mds_train.feed import PADDING_LABEL
-from imagenet_mds_train.pixels import decode_picture
-from imagenet_mds_train.stream import ImageStream, own_resources
+from imagenet_mds_train.augment.decode import decode_picture
+from imagenet_mds_train.augment.views import Augmentation, seeded, validation_view
+from imagenet_mds_train.config.load import parse_config
+from imagenet_mds_train.config.schema import AugmentConfig, EvaluationConfig, OrderConfig
+from imagenet_mds_train.data.device import PADDING_LABEL
+from imagenet_mds_train.data.loaders import TrainingImages, validation_loader
+from imagenet_mds_train.data.stream import ImageStream, own_resources
 from tests.support.datasets import manifest_at
 from tests.support.shards import read_shard
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_mds.cli.doctor import Findings
+from imagenet_mds.doctor.loader import Findings
 from tests.command import done, run
 from tests.support.datasets import keys_at
 from tests.support.shards import read_shard

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from imagenet_mds_train import feed
+from imagenet_mds_train.data.device import on_a_stream
 
 
 class Recorder:
@@ -55,7 +55,7 @@ def test_the_next_batch_is_on_its_way_while_this_one_is_used(monkeypatch: pytest
         return (OnDevice(recorder, f"images {batch}"), OnDevice(recorder, f"labels {batch}"))
 
     used = []
-    for batch in feed.on_a_stream(iter([1, 2, 3]), finish, torch.device("cuda", 0)):
+    for batch in on_a_stream(iter([1, 2, 3]), finish, torch.device("cuda", 0)):
         used.append(batch[0].name)  # type: ignore[attr-defined] # of the recorder's
         recorder.log.append(f"use {len(used)}")
     assert used == ["images 1", "images 2", "images 3"]
@@ -74,4 +74,4 @@ def test_the_next_batch_is_on_its_way_while_this_one_is_used(monkeypatch: pytest
 
 def test_nothing_is_asked_of_a_stream_for_no_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Recorder())
-    assert list(feed.on_a_stream(iter([]), lambda batch: batch, torch.device("cuda", 0))) == []
+    assert list(on_a_stream(iter([]), lambda batch: batch, torch.device("cuda", 0))) == []

@@ -14,8 +14,8 @@ import pytest
 from imagenet_mds.process import attempt as attempt_module
 from imagenet_mds.process.attempt import SHARED_MEMORY, Attempt, attempt, remove_stale
 from imagenet_mds.process.locks import locked_folder
-from imagenet_mds_train import launch as launch_module
-from imagenet_mds_train.launch import launch
+from imagenet_mds_train.run import launch as launch_module
+from imagenet_mds_train.run.launch import launch
 from tests.command import ROOTS
 
 

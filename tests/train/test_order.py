@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from imagenet_mds.process.attempt import attempt
-from imagenet_mds_train.launch import rendezvous
+from imagenet_mds_train.run.launch import rendezvous
 from tests.command import done, environment, run
 from tests.support.datasets import keys_at, manifest_at
 from tests.train.probe import ALONE_WORKERS, RESUME_AT, WORKERS

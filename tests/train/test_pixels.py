@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from imagenet_mds.config import AugmentConfig, ProgressiveConfig
 from imagenet_mds.dataset.raw_pixels import encode_raw
 from imagenet_mds.seeds import SampleRandom
 from imagenet_mds_convert.jpeg.tiling import tile_jpeg
-from imagenet_mds_train.augment import Augmentation
-from imagenet_mds_train.crop import Crop, draw_crop, on_grid
-from imagenet_mds_train.pixels import OVERSAMPLING, decode_fast, decode_slowly, jpeg_size, part_of, resize
+from imagenet_mds_train.augment.crop import Crop, draw_crop, on_grid
+from imagenet_mds_train.augment.decode import OVERSAMPLING, decode_fast, decode_slowly, jpeg_size, part_of, resize
+from imagenet_mds_train.augment.views import Augmentation
+from imagenet_mds_train.config.schema import AugmentConfig, ProgressiveConfig
 from tests.convert.drawing import encoded
 
 

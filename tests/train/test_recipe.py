@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from imagenet_mds.config import AlgorithmsConfig, OptimizerConfig
 from imagenet_mds.errors import UserError
-from imagenet_mds_train.schedule import lr_multiplier
+from imagenet_mds_train.config.schema import AlgorithmsConfig, OptimizerConfig
+from imagenet_mds_train.recipe.schedule import lr_multiplier
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of importing Composer, see Attempt.environment
@@ -19,10 +19,13 @@ with warnings.catch_warnings():
     from composer.core import DataSpec
     from torch.utils.data import DataLoader, TensorDataset
 
-    from imagenet_mds_train.feed import PADDING_LABEL, finish_batch
-    from imagenet_mds_train.metrics import TopK, ValidationLoss
-    from imagenet_mds_train.model import MEAN, STD, Classifier, parameter_groups, resnet, without_weightless
-    from imagenet_mds_train.recipe import MixUpOrCutMix, build_algorithms, build_optimizer
+    from imagenet_mds_train.data.device import PADDING_LABEL, finish_batch
+    from imagenet_mds_train.metrics.validation import TopK, ValidationLoss
+    from imagenet_mds_train.model.classifier import MEAN, STD, Classifier, without_weightless
+    from imagenet_mds_train.model.resnet import resnet
+    from imagenet_mds_train.recipe.algorithms import build_algorithms
+    from imagenet_mds_train.recipe.mixing import MixUpOrCutMix
+    from imagenet_mds_train.recipe.optimizer import build_optimizer, parameter_groups
 
 
 HERE = torch.device("cpu")

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import xxhash
 
-from imagenet_mds.config import TrainConfig, parse_config
 from imagenet_mds.dataset.access import Dataset
 from imagenet_mds.dataset.integrity import faulty_shards
 from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.errors import WorldError
 from imagenet_mds.storage.local import LocalStorage
-from imagenet_mds_train.data import TrainingImages, training_loader
+from imagenet_mds_train.config.load import parse_config
+from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.data.loaders import TrainingImages, training_loader
 from tests.command import run
 from tests.s3_server import BUCKET, Proxy, Request, direct
 from tests.support.datasets import manifest_at
@@ -164,7 +165,7 @@ def test_a_run_on_s3_is_the_run_on_a_disk(proxy: Proxy, server: int, dataset: Pa
         in refused.err
     )
     assert "shard.00011.mds (missing); s3://imagenet/mds/val: 1 of " in refused.err
-    assert "(missing). Make them anew with `imagenet-mds verify s3://imagenet/mds --repair" in refused.err
+    assert "(missing). Rebuild them with `imagenet-mds verify s3://imagenet/mds --repair" in refused.err
     assert not (tmp_path / "refused" / "run.json").exists(), "before a rank starts, and the name is free still"
 
 
@@ -209,7 +210,7 @@ def test_a_dataset_of_stock_tools_is_trained_on_without_its_fingerprint_and_subs
     command = ("train", "--config", "demo", "--data", theirs, "--save", tmp_path, *SMALL)
     done = run(*command, "--run-name", "stock", "model.classes=10")
     assert done.status == 0, done.err
-    assert done.err.count("has no manifest: it is known by its index alone") == 1
+    assert done.err.count("has no manifest: it is identified by its index alone") == 1
     assert "158 of 158 in 10 classes" in done.out
     evaluated = run("eval", tmp_path / "stock", "--data", theirs, "--json")
     assert json.loads(evaluated.out)["samples"] == 50, evaluated.err
@@ -294,7 +295,7 @@ def test_a_compressed_dataset_is_trained_on_and_looked_into(dataset: Path, tmp_p
     cache = ("--cache", tmp_path / "cache")
     done = run("train", "--config", "demo", "--data", packed, *cache, "--save", tmp_path, *SMALL, "model.classes=10")
     assert done.status == 0, done.err
-    assert "its shards are compressed" in done.err
+    assert "its compressed shards are unpacked" in done.err
     facts = json.loads(run("inspect", packed, "--sample", 7, "--json").out)
     assert facts["class"] == TrainingImages(config(0), ShardCache(dataset / "train"), 158).read(7)[1]
     shutil.rmtree(tmp_path / "cache")

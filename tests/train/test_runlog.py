@@ -12,7 +12,7 @@ import torch
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of importing Composer, see Attempt.environment
-    from imagenet_mds_train.runlog import RunLog
+    from imagenet_mds_train.loggers.run_log import RunLog
 
 
 def test_speed_and_waiting_are_of_the_lines_own_interval(

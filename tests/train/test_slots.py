@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from imagenet_mds.config import TrainConfig, parse_config
 from imagenet_mds.dataset.shard_cache import ShardCache
-from imagenet_mds_train.data import training_loader
-from imagenet_mds_train.slots import Note
+from imagenet_mds_train.config.load import parse_config
+from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.data.loaders import training_loader
+from imagenet_mds_train.data.slots import BatchRef
 
 pytestmark = pytest.mark.usefixtures("blocks")
 
@@ -67,7 +68,7 @@ def test_a_batch_is_pinned_out_of_its_slot(dataset: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
     loader = training_loader(config(1), ShardCache(dataset / "train"), 158)
     note = next(super(type(loader), loader).__iter__())
-    assert isinstance(note, Note)
+    assert isinstance(note, BatchRef)
     pinned = torch.utils.data._utils.pin_memory.pin_memory(note)  # type: ignore[no-untyped-call] # torch's
     assert all(map(torch.equal, pinned, note.batch()))
     assert pinned[0].data_ptr() != note.batch()[0].data_ptr()

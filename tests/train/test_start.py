@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from imagenet_mds.config import TrainConfig, load_config
 from imagenet_mds.dataset.access import Dataset
 from imagenet_mds.dataset.split_info import SplitInfo
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds_train.records import RunFolder
-from imagenet_mds_train.start import Start
+from imagenet_mds_train.config.load import load_config
+from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.run.folder import RunFolder
+from imagenet_mds_train.run.start import Start
 from tests.command import run
 from tests.support.datasets import info_at, manifest_at
 

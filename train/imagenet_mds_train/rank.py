@@ -1,75 +1,22 @@
 """One rank of a run, from its order to its end. The launcher starts it; nothing else imports it."""
 
-import json
 import os
 import sys
 import traceback
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from imagenet_mds.config import TrainConfig, parse_config
-from imagenet_mds.dataset.decompress import UnpackedSplit
-from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED, CommandError
-from imagenet_mds.storage import open_storage
 from imagenet_mds.storage.atomic import write_json
-from imagenet_mds_train.records import RunFolder
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the ranks are to do; the launcher writes it as JSON and each rank reads it.
-
-    `train` and `val` are the splits' files, see `files_as_json`; `checkpoint` is where to go on, None at a run's start.
-    Sizes are samples, subset applied.
-    """
-
-    config: dict[str, Any]
-    run_folder: str
-    train: dict[str, Any]
-    val: dict[str, Any]
-    train_samples: int
-    val_samples: int
-    classes: list[str]
-    identity: dict[str, Any]
-    checkpoint: str | None
-    attempt: int
-
-    def write(self, path: Path) -> None:
-        """Write the order for the ranks."""
-        write_json(path, asdict(self))
-
-    @classmethod
-    def read(cls, path: Path) -> "Order":
-        """Read an order that `write` wrote."""
-        return cls(**json.loads(path.read_bytes()))
-
-
-def files_as_json(shard_cache: ShardCache) -> dict[str, Any]:
-    """A split's shard_cache in an order."""
-    remote = shard_cache.remote.location if shard_cache.remote else None
-    packed = isinstance(shard_cache.remote, UnpackedSplit)
-    return {
-        "folder": str(shard_cache.folder),
-        "remote": remote,
-        "packed": packed,
-        "limit_bytes": shard_cache.limit_bytes,
-    }
-
-
-def files_from_json(value: dict[str, Any]) -> ShardCache:
-    """What `files_as_json` wrote."""
-    remote = open_storage(value["remote"]) if value["remote"] else None
-    return ShardCache(
-        Path(value["folder"]), UnpackedSplit(remote) if remote and value["packed"] else remote, value["limit_bytes"]
-    )
+from imagenet_mds_train.config.load import parse_config
+from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.run.folder import RunFolder
+from imagenet_mds_train.run.job import RankJob, shard_cache_from_json
 
 
 def main() -> None:
     """Run one rank: `python -c ... ORDER.json`, with torch's distributed environment variables set."""
-    status = run(Order.read(Path(sys.argv[1])))
+    status = run(RankJob.read(Path(sys.argv[1])))
     sys.stdout.flush()
     sys.stderr.flush()
     # Not through Python's own end, which sends SIGTERM to the loader workers, who ignore it, and waits for them. They
@@ -77,7 +24,7 @@ def main() -> None:
     os._exit(status)
 
 
-def run(order: Order) -> int:
+def run(order: RankJob) -> int:
     """Train to the end, or to the order to stop.
 
     Returns:
@@ -88,13 +35,20 @@ def run(order: Order) -> int:
     from composer.core import Evaluator
     from composer.utils import dist, get_device, reproducibility
 
-    from imagenet_mds_train.checkpoints import Checkpoints, RandomStateOnResume, StopRequested
-    from imagenet_mds_train.data import counts_of, training_loader, validation_loader
-    from imagenet_mds_train.feed import finish_batch
-    from imagenet_mds_train.model import Classifier, OneModel, resnet
-    from imagenet_mds_train.recipe import build_algorithms, build_optimizer, build_scheduler
-    from imagenet_mds_train.runlog import NotFinite, RunLog
-    from imagenet_mds_train.stream import use_own_blocks
+    from imagenet_mds_train.checkpoints.random_state import RandomStateOnResume
+    from imagenet_mds_train.checkpoints.saver import Checkpoints
+    from imagenet_mds_train.data.device import finish_batch
+    from imagenet_mds_train.data.loaders import counts_of, training_loader, validation_loader
+    from imagenet_mds_train.data.stream import use_own_blocks
+    from imagenet_mds_train.interruption.stop import StopRequested
+    from imagenet_mds_train.loggers.loss_guard import NotFinite
+    from imagenet_mds_train.loggers.run_log import RunLog
+    from imagenet_mds_train.model.classifier import Classifier
+    from imagenet_mds_train.model.resnet import resnet
+    from imagenet_mds_train.recipe.algorithms import build_algorithms
+    from imagenet_mds_train.recipe.distributed import OneModel
+    from imagenet_mds_train.recipe.optimizer import build_optimizer
+    from imagenet_mds_train.recipe.schedule import build_scheduler
 
     config = parse_config(order.config, "the order of the launcher")
     folder = RunFolder(Path(order.run_folder))
@@ -125,14 +79,14 @@ def run(order: Order) -> int:
     finish = partial(finish_batch, device=place, classes=classes)
     train = training_loader(
         config,
-        files_from_json(order.train),
+        shard_cache_from_json(order.train),
         order.train_samples,
         finish=partial(finish, weightless=config.data.damaged == "black"),
         device=place,
     )
     val = validation_loader(
         config.evaluation,
-        files_from_json(order.val),
+        shard_cache_from_json(order.val),
         order.val_samples,
         rank=dist.get_global_rank(),
         ranks=dist.get_world_size(),

@@ -166,7 +166,7 @@ def walk(
             if until_wanted == 0:
                 begins_wanted, until_wanted = -1, wanted
             if len(events):
-                count = _note(events, count, position, resume, -2 if begins_wanted else -1, 0)
+                count = _emit(events, count, position, resume, -2 if begins_wanted else -1, 0)
         elif mcu == 0:
             begins = begins_wanted = -1
         until_present -= 1
@@ -199,7 +199,7 @@ def walk(
                 return DC_RANGE, mcu, count
             if (begins ^ begins_wanted) & mark and len(events):
                 recoded = value if begins_wanted & mark else value - last[component]
-                count = _note(events, count, start, at * 32 - held, slot, recoded)
+                count = _emit(events, count, start, at * 32 - held, slot, recoded)
             begins &= ~mark
             begins_wanted &= ~mark
             last[component] = value
@@ -241,7 +241,7 @@ def walk(
     position = at * 32 - held
     left = bit_end - position
     if len(events):
-        count = _note(events, count, position, position, -1, 0)
+        count = _emit(events, count, position, position, -1, 0)
     if left >= 8:
         return LONG_END, mcus, count
     fills[0] = 1 if ones else 0 if zeros else -1
@@ -250,7 +250,7 @@ def walk(
 
 
 @compiled
-def _note(events: Array, count: int, until: int, resume: int, kind: int, value: int) -> int:
+def _emit(events: Array, count: int, until: int, resume: int, kind: int, value: int) -> int:
     """One more event. Field by field, which compiles in a tenth of the time of a row at once."""
     events[count, 0] = until
     events[count, 1] = resume

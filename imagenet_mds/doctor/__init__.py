@@ -1,0 +1,1 @@
+"""What this machine gives a training, and what holds it back."""

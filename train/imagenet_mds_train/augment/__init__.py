@@ -1,0 +1,1 @@
+"""What happens to an image before the network sees it."""

@@ -1,0 +1,130 @@
+"""What happens to a picture before the network sees it: random in training, fixed in validation.
+
+Training's way is split by where each part is cheapest. A loader worker cuts, resizes and flips (`crop.py`, `pixels.py`)
+and runs RandAugment, torchvision's own, on Pillow's pictures; ColorJitter's parameters are drawn there and its pixels
+made on the device, batch by batch (`color.py`). The order is torchvision's: crop, flip, RandAugment, ColorJitter.
+Everything random comes from the sample's own seed, so nothing depends on who does it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.functional import InterpolationMode
+
+from imagenet_mds.dataset.raw_pixels import is_raw
+from imagenet_mds.seeds import SampleRandom
+from imagenet_mds_train.augment.crop import Crop, draw_crop, on_grid
+from imagenet_mds_train.augment.decode import (
+    OVERSAMPLING,
+    Pixels,
+    centre,
+    decode_fast,
+    decode_picture,
+    decode_slowly,
+    jpeg_size,
+    part_of,
+    resize,
+    tiles_of,
+)
+from imagenet_mds_train.augment.jitter import IDENTITY, JitterRow, draw_jitter
+from imagenet_mds_train.config.schema import AugmentConfig, EvaluationConfig
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A sample as one epoch sees it.
+
+    `pixels` are (size, size, 3), RGB, without ColorJitter, whose parameters are `jitter`; `slowly` says that Pillow
+    decoded it.
+    """
+
+    pixels: Pixels
+    crop: Crop
+    flip: bool
+    jitter: JitterRow | None
+    slowly: bool
+
+
+class Augmentation:
+    """Training's augmentation: a pure function of (file, seed, epoch)."""
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self.config = config
+        self._randaugment = (
+            v2.RandAugment(num_ops=config.randaugment.depth, magnitude=config.randaugment.severity)
+            if config.randaugment
+            else None
+        )
+
+    def black(self, epoch: int) -> View:
+        """What stands for a file that does not decode."""
+        size_px = self.config.size_at(epoch)
+        crop = Crop(0, 0, size_px, size_px)
+        jitter = IDENTITY if self.config.color_jitter else None
+        return View(np.zeros((size_px, size_px, 3), np.uint8), crop, False, jitter, False)
+
+    def view(self, data: bytes, seed: int, epoch: int) -> View:
+        """What training sees of a file.
+
+        Args:
+            data: the stored file.
+            seed: the sample's own, of this epoch; see `seeds.sample_seed`.
+            epoch: from 0; it decides the size.
+
+        Raises:
+            Exception: of whatever kind Pillow's plugins raise, where the file does not decode.
+        """
+        config, random, size_px = self.config, SampleRandom(seed), self.config.size_at(epoch)
+        size, whole = jpeg_size(data), None
+        if size is None:
+            whole = decode_slowly(data)
+            size = whole.shape[1], whole.shape[0]
+        crop = draw_crop(random, *size, config.scale, config.ratio)
+        if whole is None:
+            crop = on_grid(crop, *size, size_px, OVERSAMPLING[config.resize])
+        flip = random.uniform() < config.flip_probability
+        jitter = draw_jitter(random, config.color_jitter) if config.color_jitter else None
+        part = decode_fast(data, crop, size, tiles_of(data), config.resize) if whole is None else None
+        slowly = part is None and not is_raw(data)
+        if part is None:
+            part = part_of(decode_slowly(data) if whole is None else whole, crop)
+        pixels = resize(part, size_px, config.resize, flip=flip)
+        if self._randaugment:
+            with seeded(random.bits()):
+                pixels = np.array(self._randaugment(Image.fromarray(pixels)))
+        return View(pixels, crop, flip, jitter, slowly)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's default generator, seeded with `seed` inside and as it was outside."""
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed - (1 << 64) if seed >= 1 << 63 else seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+def validation_view(config: EvaluationConfig) -> Callable[[bytes], Tensor]:
+    """What validation sees of a stored file, a uint8 tensor of (3, crop_px, crop_px): the shorter side to `resize_px`,
+    then the centre. `reference` is Pillow's antialiased bilinear result exactly, which published accuracies are
+    measured with."""
+    how = config.resize
+    if how != "reference":
+        return lambda data: torch.from_numpy(centre(data, config.resize_px, config.crop_px, how)).permute(2, 0, 1)
+    composed: Callable[[Image.Image], Tensor] = v2.Compose(
+        [
+            v2.Resize(config.resize_px, interpolation=InterpolationMode.BILINEAR, antialias=True),
+            v2.CenterCrop(config.crop_px),
+            v2.PILToTensor(),
+        ]
+    )
+    return lambda data: composed(decode_picture(data))

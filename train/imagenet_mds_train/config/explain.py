@@ -1,0 +1,74 @@
+"""Explains what is wrong with a configuration, a sentence for each mistake."""
+
+import difflib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from imagenet_mds_train.config.schema import TrainConfig
+
+
+def _is_of(path: str, key: str) -> bool:
+    """Whether a mistake at a path is of what was typed for a key: there, below it, or in a group that it is in."""
+    return f"{path}.".startswith(f"{key}.") or f"{key}.".startswith(f"{path}.") or path.startswith(_WHOLE)
+
+
+_WHOLE = "Value error, "
+"""How the place of a mistake begins that is in none, but in the tree as a whole; the rest is the sentence."""
+
+
+def _complaints(error: ValidationError) -> dict[str, str]:
+    """A sentence a mistake, by its key. A union complains once a member; one sentence stands for all of them."""
+    seen: dict[str, str] = {}
+    for item in error.errors():
+        keys = [str(part) for part in item["loc"]]
+        path = ".".join(_known_part(keys))
+        if item["type"] == "extra_forbidden":
+            path = ".".join(keys)
+            seen[path] = f"unknown key {path}{_nearest(path)}"
+        elif item["type"] == "missing":
+            seen.setdefault(path, f"{path} is missing")
+        elif item["type"] == "value_error":
+            seen.setdefault(
+                path or item["msg"], (f"{path}: " if path else "") + item["msg"].removeprefix("Value error, ")
+            )
+        else:
+            message = item["msg"].removeprefix("Input ")
+            seen.setdefault(path, f"{path} {message}, and is {_shown(item['input'])}")
+    return seen
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, dict) else "a group of keys"
+
+
+def known_keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list[str]:
+    """The dotted path of every key and group of the tree."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(f"{prefix}{name}")
+        for kind in getattr(field.annotation, "__args__", ()) or (field.annotation,):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += known_keys(kind, f"{prefix}{name}.")
+    return keys
+
+
+def _known_part(keys: list[str]) -> list[str]:
+    """A location without what pydantic adds to it for members of unions and places in tuples."""
+    known = set(known_keys())
+    while keys and ".".join(keys) not in known:
+        keys = keys[:-1]
+    return keys
+
+
+def _nearest(path: str) -> str:
+    """The known key that is meant, most likely: alike as a whole, or the same last name elsewhere."""
+    known = known_keys()
+    last = path.rsplit(".", 1)[-1]
+    same_name = [key for key in known if key.rsplit(".", 1)[-1] == last]
+    alike = same_name or difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    if not alike:
+        names = {key.rsplit(".", 1)[-1]: key for key in known}
+        alike = [names[name] for name in difflib.get_close_matches(last, names, n=1, cutoff=0.6)]
+    return f" (did you mean {alike[0]}?)" if alike else f" (known: {', '.join(key for key in known if '.' not in key)})"

@@ -1,0 +1,1 @@
+"""Batches: the stream of samples, the loaders, the memory they cross in, the device they go to."""

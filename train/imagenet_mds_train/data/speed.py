@@ -1,0 +1,154 @@
+"""How fast a dataset becomes batches on this machine, part by part: what `doctor --data` measures.
+
+Rates are of wall time, images a second. Parts are measured in one process, the loader as training runs it.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import simplejpeg
+import torch
+
+from imagenet_mds.dataset.access import Split
+from imagenet_mds.seeds import sample_seed
+from imagenet_mds_train.augment.decode import decode_slowly, jpeg_size
+from imagenet_mds_train.augment.views import Augmentation
+from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.data.device import Batch
+from imagenet_mds_train.data.loaders import TrainingImages, training_loader
+from imagenet_mds_train.data.stream import FETCHES_ON_A_HOST, own_resources
+
+_SECONDS = 1.0
+"""What each part is measured for; the loader longer by the time its workers start."""
+
+_LOADER_SECONDS = 2.5
+_PAIRS = 5
+_STORAGE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Images a second of one process: their bytes out of the shards, whole pictures of them, crops of these resized,
+    and training's views, with RandAugment where it is configured."""
+
+    read: float
+    decode: float
+    crop: float
+    view: float
+
+
+def rate(work: Callable[[int], object], seconds: float = _SECONDS) -> float:
+    """How often a second `work(0)`, `work(1)`, ... is done, over about so many seconds, the first call not counted."""
+    work(0)
+    begun, number = time.perf_counter(), 0
+    while (spent := time.perf_counter() - begun) < seconds:
+        number += 1
+        work(number)
+    return number / spent
+
+
+def storage_bytes_per_second(train: Split) -> float:
+    """How fast shards come from where they lie: fetched, as many at once as in training, those that are not on this
+    machine yet; where all are, from its disk, the page cache put aside as far as the system lets."""
+    absent = [shard for shard in train.info.shards if not train.shard_cache.path(shard.basename).exists()]
+    if absent:
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(FETCHES_ON_A_HOST) as pool:
+            list(pool.map(train.shard_cache.fetch, absent))
+        return sum(shard.size_bytes for shard in absent) / (time.perf_counter() - begun)
+    read_bytes, seconds = 0, 0.0
+    for shard in train.info.shards:
+        descriptor = os.open(train.shard_cache.path(shard.basename), os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            begun = time.perf_counter()
+            while chunk := os.read(descriptor, 1 << 22):
+                read_bytes += len(chunk)
+            seconds += time.perf_counter() - begun
+        finally:
+            os.close(descriptor)
+        if read_bytes >= _STORAGE_BYTES:
+            break
+    return read_bytes / max(seconds, 1e-9)
+
+
+def spread(samples: int, most: int) -> list[int]:
+    """Up to `most` samples, evenly from the whole split."""
+    return sorted({samples * place // most for place in range(most)})
+
+
+def view_rate(config: TrainConfig, files: Sequence[bytes], seconds: float = _SECONDS) -> float:
+    """Training's views of stored samples, in one process; seeds as in an epoch."""
+    augmentation = Augmentation(config.augment)
+    last = config.schedule.epochs - 1
+
+    def view(number: int) -> None:
+        augmentation.view(files[number % len(files)], sample_seed(config.seed, 0, number), last)
+
+    return rate(view, seconds)
+
+
+def view_ratio(
+    config: TrainConfig, files: Sequence[bytes], *, size_px: int | None = None, stored: Sequence[bytes] | None = None
+) -> float:
+    """How many times as fast views are of another training size, or of files stored otherwise: the median of pairs, for
+    a busy machine slows now one and now the other."""
+    other = config
+    if size_px is not None:
+        augment = config.augment.model_copy(update={"size_px": size_px, "progressive": None})
+        other = config.model_copy(update={"augment": augment})
+    sides = (config, files), (other, files if stored is None else stored)
+    pairs = [[view_rate(*side, _SECONDS / _PAIRS) for side in sides] for _ in range(_PAIRS)]
+    return statistics.median(second / first for first, second in pairs)
+
+
+def stored_files(config: TrainConfig, train: Split, most: int) -> list[bytes]:
+    """The stored bytes of up to `most` samples, evenly from the whole training split.
+
+    Raises:
+        Undecodable: one of them does not decode.
+    """
+    with own_resources():
+        images = TrainingImages(config, train.shard_cache, train.info.samples)
+        samples = spread(train.info.samples, most)
+        for sample in samples:
+            images.view(sample, 0)
+        return [images.read(sample)[0] for sample in samples]
+
+
+def measure_parts(config: TrainConfig, train: Split, files: Sequence[bytes]) -> Parts:
+    """The parts of a sample's way, in this process."""
+
+    def decode(number: int) -> None:
+        data = files[number % len(files)]
+        if jpeg_size(data) is None:
+            decode_slowly(data)
+        else:
+            simplejpeg.decode_jpeg(data, "RGB", strict=False)  # of odd headers it warns
+
+    torch.set_num_threads(1)  # as in a worker
+    with own_resources():
+        images = TrainingImages(config, train.shard_cache, train.info.samples)
+        read = rate(lambda number: images.read(number * 7919 % train.info.samples))
+    plain = config.model_copy(update={"augment": config.augment.model_copy(update={"randaugment": None})})
+    return Parts(read, rate(decode), view_rate(plain, files), view_rate(config, files))
+
+
+def measure_loader(config: TrainConfig, train: Split, workers: int) -> float:
+    """The whole loader of one rank with so many workers, once what they make ahead of use is used up."""
+    tried = config.model_copy(update={"data": config.data.model_copy(update={"workers_per_rank": workers})})
+    samples = config.data.subset_samples() or train.info.samples
+    with own_resources():
+        batches = _for_ever(training_loader(tried, train.shard_cache, samples))
+        for _ in range(1 + config.data.prefetch_batches * workers):
+            next(batches)
+        return rate(lambda _: next(batches), _LOADER_SECONDS) * config.device_batch_size
+
+
+def _for_ever(loader: Iterable[Batch]) -> Iterator[Batch]:
+    while True:
+        yield from loader

@@ -1,0 +1,298 @@
+"""All that touches the inside of mosaicml-streaming 0.13.0, each with the defect it mends.
+
+The library decides which sample stands where, and keeps the place to resume at. Samples are read and shards fetched
+here: its own threads wait for each other in steps of 7 ms, end an epoch early and in silence where one meets an error,
+hang all processes where a shard cannot be had, and keep the numbers of every epoch's samples.
+
+Private names used here and nowhere else: `shared.prefix._each_prefix_int`; of `StreamingDataset`, `_get_work`,
+`_resume_incr_epoch`, `_unique_rank_world`, `_parallel_rank_world` and what an iteration makes of these two. Tests fail
+when their behaviour changes.
+"""
+
+import contextlib
+import multiprocessing.util
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import streaming.base.shared.prefix as streaming_prefix
+from numpy.typing import NDArray
+from streaming import Stream, StreamingDataset
+from streaming.base.batching import generate_work
+from streaming.base.format import Reader
+from streaming.base.format.mds.reader import MDSReader
+from streaming.base.world import World
+
+from imagenet_mds.dataset.manifest import read_keys
+from imagenet_mds.dataset.mds import ShardInfo, column_spans, decode_label, read_sample
+from imagenet_mds.dataset.prefetch import Need, Prefetcher
+from imagenet_mds.dataset.shard_cache import ShardCache
+from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.jpeg.decoder_messages import decoder_reason
+from imagenet_mds.process.attempt import BASE_VARIABLE, attempt
+from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds_train.config.schema import OrderConfig
+
+
+def use_own_blocks() -> None:
+    """Number this process's shared memory blocks from its attempt's own base, so that no other job's are met.
+
+    The library counts from 0 in every job; blocks of a killed job stay, and two jobs that start at once take the same.
+    """
+    base = int(os.environ[BASE_VARIABLE])
+
+    def each_prefix() -> Iterator[int]:
+        number = base
+        while True:
+            yield number
+            number += 1
+
+    streaming_prefix._each_prefix_int = each_prefix
+
+
+@contextlib.contextmanager
+def own_resources() -> Iterator[None]:
+    """Streaming datasets in this process, with shared memory and lock files of its own, removed at the end."""
+    # It keeps a folder till the process ends, which must not lie in one that goes before.
+    multiprocessing.util.get_temp_dir()
+    before, folder_before = os.environ.copy(), tempfile.tempdir
+    with attempt() as mine:
+        os.environ.update(mine.environment())
+        tempfile.tempdir = str(mine.temporary)
+        use_own_blocks()
+        try:
+            yield
+        finally:
+            tempfile.tempdir = folder_before
+            for name in mine.environment():
+                os.environ.pop(name)
+                if name in before:
+                    os.environ[name] = before[name]
+
+
+_View = TypeVar("_View")
+
+
+class Undecodable(WorldError):  # noqa: N818 # what the sample is
+    """A stored sample does not decode. The message is all: it crosses from a worker to its rank as text."""
+
+
+FETCHES_ON_A_HOST = 16
+"""How many shards the processes of a rank's machine fetch at once, all together: one connection to S3 brings some 80 MB
+a second, and an instance's network ten times that and more."""
+
+_IMAGES, _LABELS = "x", "y"
+_LOST_TRIES = 50
+"""How often a shard is fetched that others make room with before it is read."""
+
+
+class PrefixStream(Stream):
+    """The first `samples` samples of a dataset: the shards that hold them, the last one in part."""
+
+    def __init__(self, *, shard_cache: ShardCache, samples: int) -> None:
+        super().__init__(local=str(shard_cache.folder))
+        self.samples = samples
+
+    def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Reader]:
+        """The shard readers of the prefix."""
+        kept: list[Reader] = []
+        left = self.samples
+        for reader in super().get_shards(world, allow_unsafe_types):
+            if left <= 0:
+                break
+            assert isinstance(reader, MDSReader)
+            reader.samples = min(reader.samples, left)
+            left -= reader.samples
+            kept.append(reader)
+        return kept
+
+
+class ImageStream(StreamingDataset):
+    """A StreamingDataset of images that resumes exactly and knows its epoch.
+
+    Args:
+        shard_cache: of a split.
+        samples: how many of its samples, from the first on.
+        device_batch_size: images of one rank's batch; the order depends on it only through the global batch.
+        order: every ordering knob; none is left to the library.
+        predownload: samples of the whole stream, over all ranks and workers, whose shards are fetched ahead.
+    """
+
+    def __init__(
+        self, *, shard_cache: ShardCache, samples: int, device_batch_size: int, order: OrderConfig, predownload: int
+    ) -> None:
+        super().__init__(
+            streams=[PrefixStream(shard_cache=shard_cache, samples=samples)],
+            batch_size=device_batch_size,
+            **order.model_dump(),
+        )
+        self.shard_cache = shard_cache
+        self.epoch = 0
+        self.ahead_samples = predownload
+        self.device_batch_size = device_batch_size
+        self.batches_per_epoch = samples // (device_batch_size * World.detect().num_ranks)
+        # The library pads to even out the ranks, which may add a batch; the epoch's length must not depend on them.
+        self.length = self.batches_per_epoch * device_batch_size
+        self._ahead: Prefetcher | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """This worker's samples of an epoch, from where it is to go on."""
+        self._unique_worker_world = self._unique_rank_world.detect_workers()
+        self._parallel_worker_world = self._parallel_rank_world.detect_workers()
+        epoch, sample_in_epoch = self._resume_incr_epoch()
+        yield from map(self.__getitem__, self.each(self._get_work(epoch, sample_in_epoch)))
+
+    def each(self, samples: NDArray[np.int64]) -> Iterator[int]:
+        """Numbers of samples in the order in which this worker reads them, with their shards fetched ahead."""
+        if self.shard_cache.remote is None:
+            yield from map(int, samples)
+            return
+        with self._fetching(samples) as self._ahead:
+            for place, sample in enumerate(samples):
+                self._ahead.reach(place)
+                yield int(sample)
+
+    def _fetching(self, samples: NDArray[np.int64]) -> Prefetcher:
+        world = World.detect()
+        processes = world.ranks_per_node * world.workers_per_rank
+        # (samples): which shard each is in; (shards): where each of those comes first, and last
+        of_samples = np.searchsorted(self.sample_offset_per_shard, samples, side="right") - 1
+        shards, first = np.unique(of_samples, return_index=True)
+        last = len(samples) - 1 - np.unique(of_samples[::-1], return_index=True)[1]
+        needs = [Need(self._info(shard), int(first[at]), int(last[at])) for at, shard in enumerate(shards.tolist())]
+        return Prefetcher(
+            self.shard_cache,
+            sorted(needs, key=lambda need: need.first),
+            distance=self.ahead_samples // (world.num_ranks * world.workers_per_rank),
+            threads=max(1, FETCHES_ON_A_HOST // processes),
+        )
+
+    def _info(self, shard: int) -> ShardInfo:
+        reader = self.shards[shard]
+        assert isinstance(reader, MDSReader)
+        file = reader.raw_data
+        return ShardInfo(file.basename, file.bytes, file.hashes.get("xxh64", ""), reader.samples)
+
+    def read(self, sample: int) -> tuple[bytes, int]:
+        """The stored bytes and the class of sample number `sample`; its shard is fetched if it is not here.
+
+        Raises:
+            WorldError: the shard cannot be had.
+            OSError: the disk fails.
+        """
+        shard, place = self.spanner[sample]
+        reader = self.shards[shard]
+        assert isinstance(reader, MDSReader)
+        path = self.shard_cache.path(reader.raw_data.basename)
+        for _ in range(_LOST_TRIES):
+            try:
+                data = read_sample(path, place)
+            except FileNotFoundError:
+                self.shard_cache.fetch(self._info(shard), protect=self._ahead.in_use if self._ahead else frozenset)
+                continue
+            break
+        else:
+            raise WorldError(f"{path} goes as soon as it is fetched: give a larger --cache-limit")
+        return _image_and_class(data, reader)
+
+    def seen(self, sample: int, view: Callable[[bytes], _View]) -> tuple[_View, int]:
+        """What `view` makes of a sample's stored bytes, and its class.
+
+        Raises:
+            Undecodable: the stored bytes do not decode; the sample is named.
+            WorldError, OSError: as `read`.
+        """
+        data, label = self.read(sample)
+        try:
+            return view(data), label
+        except Exception as error:  # Pillow's plugins raise what they like on broken files
+            raise self._undecodable(sample, error) from error
+
+    def seen_if_whole(self, sample: int, view: Callable[[bytes], _View]) -> tuple[_View, int] | None:
+        """As `seen`; None where the stored bytes do not decode. To name the sample its keys are read, all of them."""
+        data, label = self.read(sample)
+        try:
+            return view(data), label
+        except Exception:  # as in `seen`
+            return None
+
+    def _undecodable(self, sample: int, error: Exception) -> "Undecodable":
+        """What to raise of a sample whose stored bytes do not decode."""
+        shard, place = self.spanner[sample]
+        reader = self.shards[shard]
+        name = reader.raw_data.basename if isinstance(reader, MDSReader) else f"shard {shard}"
+        where = f"{self._key(sample)}{name}, place {place}"
+        return Undecodable(
+            f"sample {sample} of {self.shard_cache.folder} ({where}) does not decode: {decoder_reason(error)}. Repair "
+            f"it with `imagenet-mds verify {self._dataset} --deep --repair SOURCE`, or train without it: "
+            f"data.damaged=black"
+        )
+
+    @property
+    def _dataset(self) -> str:
+        """Where the dataset is that the shards are of."""
+        return (
+            self.shard_cache.remote.parent.location if self.shard_cache.remote else str(self.shard_cache.folder.parent)
+        )
+
+    def _key(self, sample: int) -> str:
+        try:
+            return f"{read_keys(self.shard_cache.remote or LocalStorage(self.shard_cache.folder))[sample]}, "
+        except (OSError, UserError):  # a dataset of stock tools has none
+            return ""
+
+    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
+        """Where the stream stands.
+
+        At an epoch's end the library names the epoch that ended, and a run resumed there repeats its order; the epoch
+        that comes next is `next_epoch`.
+        """
+        state: dict[str, Any] = super().state_dict(num_samples, from_beginning)
+        if from_beginning and num_samples == 0 and self.next_epoch > 0:
+            state["epoch"] = self.next_epoch
+        return state
+
+    def arrangement(self, epoch: int, ranks: int, workers: int) -> NDArray[np.int64]:
+        """Which sample stands where in an epoch, on any number of ranks, whatever this process is one of.
+
+        Args:
+            epoch: from 0.
+            ranks: that share a global batch out, all on one node.
+            workers: of each rank.
+
+        Returns:
+            (ranks, batches, device batch) numbers of samples.
+        """
+        global_batch_size = self.device_batch_size * World.detect().num_ranks
+        known, self.batch_size = self.batch_size, global_batch_size // ranks
+        try:
+            work = generate_work(self.batching_method, self, World(1, ranks, max(1, workers), 0), epoch, 0)
+        finally:
+            self.batch_size = known
+        # (1, ranks, workers, batches of a worker, device batch); batches are dealt to the workers in turn
+        dealt = work[0].transpose(0, 2, 1, 3)
+        ordered: NDArray[np.int64] = dealt.reshape(ranks, -1, work.shape[-1])
+        return ordered[:, : self.batches_per_epoch]
+
+    def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
+        """This worker's samples of the rest of an epoch, in order; called in each worker when it starts.
+
+        It is the one place where a worker learns which epoch it is. Whole batches only, dealt to the workers in turn,
+        and no more of them than `batches_per_epoch` on any number of ranks.
+        """
+        self.epoch = epoch
+        world = World.detect()
+        batches_done = sample_in_epoch // (self.device_batch_size * world.num_ranks)
+        batches = len(range(world.worker_of_rank, self.batches_per_epoch - batches_done, world.workers_per_rank))
+        sample_ids: NDArray[np.int64] = super()._get_work(epoch, sample_in_epoch)
+        return sample_ids[: batches * self.device_batch_size]
+
+
+def _image_and_class(data: bytes, reader: MDSReader) -> tuple[bytes, int]:
+    """The two columns that are needed of a sample, whatever other columns it has. The image stays a file: the library's
+    decoded pictures stay gray or CMYK."""
+    columns = dict(zip(reader.column_names, column_spans(data, reader.column_sizes), strict=True))
+    encoding = reader.column_encodings[reader.column_names.index(_LABELS)]
+    return data[slice(*columns[_IMAGES])], decode_label(encoding, data[slice(*columns[_LABELS])])

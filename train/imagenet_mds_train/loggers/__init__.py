@@ -1,0 +1,1 @@
+"""What a run reports: measured once, logged through Composer's logger."""

@@ -1,0 +1,1 @@
+"""Metrics that are exact on any number of ranks."""

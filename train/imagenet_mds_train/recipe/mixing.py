@@ -1,0 +1,24 @@
+"""MixUp or CutMix, one for each batch."""
+
+import numpy as np
+from composer.algorithms import CutMix, MixUp
+from composer.core import Algorithm, Event, State
+from composer.loggers import Logger
+
+
+class MixUpOrCutMix(Algorithm):
+    """One of the two for each batch, by a fair coin. Both at once, as Composer has it, stack and give wrong labels."""
+
+    def __init__(self, mixup: MixUp, cutmix: CutMix) -> None:
+        self.both = (mixup, cutmix)
+        self.chosen: Algorithm = mixup
+
+    def match(self, event: Event, state: State) -> bool:
+        """Where the two act: on the images before the forward pass, on the labels before the loss."""
+        return event in (Event.BEFORE_FORWARD, Event.BEFORE_LOSS)
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """Toss at the images; the labels follow. numpy's generator, whose state a checkpoint has."""
+        if event == Event.BEFORE_FORWARD:
+            self.chosen = self.both[np.random.randint(2)]
+        self.chosen.apply(event, state, logger)

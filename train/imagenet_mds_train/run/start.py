@@ -1,0 +1,213 @@
+"""Starting a run, or continuing it: everything that can be known before a rank starts, and no torch.
+
+A mistake shows within a second here, and not after the ranks have imported a training library.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from imagenet_mds.dataset.access import Dataset, Split
+from imagenet_mds.dataset.mds import ShardInfo
+from imagenet_mds.dataset.split_info import STOCK_CLASSES
+from imagenet_mds.dataset.verified import VerifiedFiles
+from imagenet_mds.errors import UserError
+from imagenet_mds.process.gpus import gpus
+from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.run.folder import CheckpointRecord, RunFolder
+from imagenet_mds_train.run.identity import refuse_other, run_identity
+from imagenet_mds_train.run.job import RankJob, shard_cache_as_json
+from imagenet_mds_train.run.launch import launch
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run that is ready to start or to go on."""
+
+    config: TrainConfig
+    dataset: Dataset
+    train: Split
+    val: Split
+    run: RunFolder
+    checkpoint: CheckpointRecord | None
+    notes: tuple[str, ...]
+
+    @classmethod
+    def prepare(cls, config: TrainConfig, dataset: Dataset, run: RunFolder) -> "Start":
+        """Look at dataset and run folder, and refuse what cannot work.
+
+        Raises:
+            UserError: no dataset, splits that do not fit together, too few images, a run of another dataset or recipe.
+            WorldError: the run's checkpoints are broken.
+        """
+        train, val = dataset.split("train"), dataset.split("val")
+        if train.info.classes_fingerprint != val.info.classes_fingerprint:
+            one, other = (
+                f"{'unknown' if split.info.classes is None else len(split.info.classes)} classes "
+                f"({split.info.classes_fingerprint})"
+                for split in (train, val)
+            )
+            raise UserError(f"{dataset.location}: train has {one} and val {other}: convert both splits from one source")
+        _refuse_classes(config, train)
+        subset = config.data.subset_samples()
+        if subset is not None and train.info.classes is None:
+            raise UserError(
+                f"{dataset.location} has no manifest that says that its beginning has all classes in equal share: "
+                f"give data.subset=null to train on all of it"
+            )
+        # A dataset of so many is that subset, also where some of its images were left out.
+        if subset is not None and subset > train.info.samples and subset != train.info.planned_subset:
+            raise UserError(
+                f"data.subset asks for {subset:,} training images and {dataset.location} has "
+                f"{train.info.samples:,}: give data.subset=null to train on all of them"
+            )
+        samples = _samples(config, train)
+        if samples < config.global_batch_size:
+            raise UserError(
+                f"{samples:,} training images do not fill one batch of global_batch_size={config.global_batch_size}: "
+                f"give a smaller one"
+            )
+        if 0 < (found := gpus()) < config.ranks:
+            raise UserError(f"{config.ranks} ranks want a GPU each and there are {found}: give --ranks {found}")
+        identity = run_identity(config, train, val)
+        refuse_other(run.path, run.read_identity(), identity)
+        checkpoint, notes = run.newest_checkpoint() if run.read_result() is None else (None, [])
+        if checkpoint is not None:
+            refuse_other(run.checkpoints / checkpoint.basename, checkpoint.identity, identity)
+        known = [train.warning] if train.warning else []
+        return cls(config, dataset, train, val, run, checkpoint, (*known, *notes))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must not change within the run."""
+        return run_identity(self.config, self.train, self.val)
+
+    @property
+    def train_samples(self) -> int:
+        """Training images, subset applied."""
+        return _samples(self.config, self.train)
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes in the order of their numbers, wnids where they are known."""
+        known = self.train.info.classes
+        return list(known) if known else [str(number) for number in range(_outputs(self.config, self.train))]
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Optimizer steps of an epoch; images that do not fill a last batch wait for the next epoch's order."""
+        return self.train_samples // self.config.global_batch_size
+
+    def describe(self) -> list[tuple[str, str]]:
+        """The run in words, for `--plan` and the start."""
+        config, total = self.config, self.batches_per_epoch * self.config.schedule.epochs
+        on = [name for name, value in config.algorithms.model_dump().items() if value]
+        if config.augment.randaugment:
+            on.append("randaugment")
+        begin = (
+            f"batch {self.checkpoint.batch:,} of {total:,}, epoch {self.checkpoint.epoch + 1}"
+            if self.checkpoint
+            else "0"
+        )
+        every = config.checkpoint.every_batches
+        return [
+            ("run", str(self.run.path)),
+            ("dataset", f"{self.dataset.location} ({self.train.info.fingerprint})"),
+            *([("fetched to", str(self.dataset.cache))] if self.dataset.cache else []),
+            (
+                "training images",
+                f"{self.train_samples:,} of {self.train.info.samples:,} in {len(self.classes)} classes",
+            ),
+            ("validation images", f"{self.val.info.samples:,}"),
+            ("model", f"ResNet-{config.model.depth} at {config.augment.size_px} px"),
+            ("device", _device_words(self.config.ranks)),
+            ("batch", f"{config.global_batch_size} = {config.ranks} ranks x {config.device_batch_size}"),
+            ("steps", f"{total:,} = {config.schedule.epochs} epochs x {self.batches_per_epoch:,}"),
+            ("learning rate", f"{config.optimizer.lr:g}, warm-up {config.schedule.warmup_epochs:g} epochs, cosine"),
+            ("algorithms", ", ".join(on) or "none"),
+            (
+                "checkpoints",
+                f"{f'every {every:,} batches and ' if every else ''}each epoch, {config.checkpoint.keep} kept",
+            ),
+            ("starts at", begin),
+        ]
+
+    def begin(self) -> None:
+        """Record the run; from here on it is this run and no other. Hold the run (`RunFolder.lock`) first."""
+        if self.checkpoint is not None:
+            self.run.remove_after(self.checkpoint.batch)
+        self.run.begin(self.config.model_dump(mode="json"), self.identity)
+
+    def shards(self) -> list[tuple[Split, list[ShardInfo]]]:
+        """The shards that the run reads, of both splits."""
+        return [
+            (self.train, self.train.info.prefix(self.train_samples)),
+            (self.val, list(self.val.info.shards)),
+        ]
+
+    def verify_shards(self, on_shard: Callable[[ShardInfo], None] = lambda shard: None) -> list[str]:
+        """Compare the shards to be read that are on this machine with the manifest; those unchanged since this was last
+        done are not read again.
+
+        Returns:
+            A line for each fetched shard that was broken, and will be fetched again.
+
+        Raises:
+            WorldError: a shard is broken; it is named, with the command that repairs it.
+        """
+        ledger, notes = VerifiedFiles(self.run.path / "verified.json"), []
+        for split, shards in self.shards():
+            notes += split.verify(shards, len(os.sched_getaffinity(0)), on_shard, ledger)
+        ledger.save()
+        return notes
+
+    def go(self, lock: int | None = None) -> int:
+        """Start the ranks and wait for them.
+
+        Args:
+            lock: the descriptor that holds the run.
+
+        Returns:
+            The exit status.
+        """
+        starts = [event for event in self.run.events() if event["event"] == "start"]
+        config = self.config.model_dump(mode="json")
+        order = RankJob(
+            config=config,
+            run_folder=str(self.run.path),
+            train=shard_cache_as_json(self.train.shard_cache),
+            val=shard_cache_as_json(self.val.shard_cache),
+            train_samples=self.train_samples,
+            val_samples=self.val.info.samples,
+            classes=self.classes,
+            identity=self.identity,
+            checkpoint=str(self.run.checkpoints / self.checkpoint.basename) if self.checkpoint else None,
+            attempt=len(starts) + 1,
+        )
+        path = self.run.path / "order.json"
+        order.write(path)
+        return launch(self.config.ranks, path, self.run.path, lock)
+
+
+def _outputs(config: TrainConfig, train: Split) -> int:
+    known = train.info.classes
+    return config.model.classes or (STOCK_CLASSES if known is None else len(known))
+
+
+def _samples(config: TrainConfig, train: Split) -> int:
+    return min(config.data.subset_samples() or train.info.samples, train.info.samples)
+
+
+def _refuse_classes(config: TrainConfig, train: Split) -> None:
+    known = train.info.classes
+    if known is not None and _outputs(config, train) != len(known):
+        raise UserError(
+            f"model.classes={config.model.classes} and {train.storage.location} has {len(known)} classes: "
+            f"give model.classes=null"
+        )
+
+
+def _device_words(ranks: int) -> str:
+    found = gpus()
+    return f"{ranks} of {found} GPUs" if found else "CPU: there is no GPU here"
