@@ -91,5 +91,5 @@ def test_the_whole_way_from_a_hostile_folder(installed: Installed, tree: Path) -
     small = ("augment.size_px=16", "evaluation={resize_px: 16, crop_px: 16}", "schedule.epochs=1")
     trained = installed.run("train", "--config", "demo", "--data", "mds", *small)
     assert trained.returncode == 0, trained.stderr
-    assert "runs/demo is done after 4 batches" in trained.stdout
+    assert "runs/demo is finished after 4 batches" in trained.stdout
     assert (installed.folder / "runs" / "demo" / "result.json").exists()

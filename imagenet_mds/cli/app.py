@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 import typer
 
 from imagenet_mds import __version__
+from imagenet_mds.cli.arguments import CacheFolder, CacheLimit
+from imagenet_mds.cli.evaluate import evaluate
+from imagenet_mds.cli.train import train
 from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER, CommandError, UserError
 from imagenet_mds.process.signals import STOPPED_MESSAGE, handle_stop_signals, stop_cleanly
 
@@ -57,20 +60,6 @@ class EngineChoice(str, Enum):
 
     local = "local"
     ray = "ray"
-
-
-class Phase(str, Enum):
-    """The three phases of training."""
-
-    sanity = "1"
-    validation = "2"
-    production = "3"
-
-
-CacheFolder = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Where shards from S3 are kept; ~/.cache/imagenet-mds.")
-]
-CacheLimit = Annotated[str | None, typer.Option(metavar="SIZE", help="How much each split may take there: 100GB.")]
 
 
 def _version(wanted: bool) -> None:
@@ -255,57 +244,6 @@ def preview(
 
 
 @app.command()
-def train(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="optimizer.lr=0.1 ...")
-    ] = None,
-    phase: Annotated[Phase | None, typer.Option(help="A shipped configuration: phase1, phase2 or phase3.")] = None,
-    config: Annotated[str | None, typer.Option(help="A YAML file, or the name of a shipped configuration.")] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="DATASET", help="What `convert` wrote: a folder or s3:// address.")
-    ] = None,
-    cache: CacheFolder = None,
-    cache_limit: CacheLimit = None,
-    run_name: Annotated[str | None, typer.Option(help="The run's name; the configuration's if not given.")] = None,
-    save: Annotated[Path, typer.Option(metavar="FOLDER", help="Where runs are kept.")] = Path("runs"),
-    ranks: Annotated[int | None, typer.Option(min=1, help="Processes, one a GPU.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and start nothing.")] = False,
-) -> None:
-    """Train a ResNet on a dataset. The same command again continues the run."""
-    from imagenet_mds.cli.train import TrainOptions, run_train
-
-    options = TrainOptions(
-        phase=phase.value if phase else None,
-        config=config,
-        data=data,
-        cache=cache,
-        cache_limit=cache_limit,
-        run_name=run_name,
-        save=save,
-        ranks=ranks,
-        plan=plan,
-        overrides=tuple(overrides or ()),
-    )
-    raise typer.Exit(run_train(options))
-
-
-@app.command("eval")
-def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A .pt file, or the folder of a run: its newest.")],
-    data: Annotated[str, typer.Option(metavar="DATASET", help="A dataset with the classes it was trained on.")],
-    split: Annotated[Literal["train", "val"], typer.Option(help="The split to evaluate on.")] = "val",
-    cache: CacheFolder = None,
-    cache_limit: CacheLimit = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """Top-1 and top-5 of a checkpoint, over every sample exactly once."""
-    from imagenet_mds.cli.arguments import open_dataset
-    from imagenet_mds.cli.train import run_eval
-
-    run_eval(checkpoint, open_dataset(data, cache, cache_limit), split=split, as_json=as_json)
-
-
-@app.command()
 def doctor(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     data: Annotated[str | None, typer.Option(metavar="DATASET", help="Measure how fast this feeds a training.")] = None,
@@ -343,6 +281,9 @@ def configs_show(
 
     typer.echo(json.dumps(load_config(name, overrides or ()).model_dump(mode="json"), indent=2))
 
+
+app.command()(train)
+app.command("eval")(evaluate)
 
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C; no command of ours returns it."""

@@ -1,133 +1,111 @@
-"""`imagenet-mds train` and `eval`: what they say and how they end."""
+"""`imagenet-mds train`: start a run or continue it."""
 
-import json
-import os
 import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from imagenet_mds.cli.arguments import open_dataset
-from imagenet_mds.dataset.access import Dataset, check_available
+from imagenet_mds.cli.arguments import CacheFolder, CacheLimit, open_dataset
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
-from imagenet_mds.progress import ProgressLine
-from imagenet_mds_train.config.load import load_config
-from imagenet_mds_train.evaluation.evaluate import evaluate
-from imagenet_mds_train.run.folder import RunFolder, find_checkpoint
-from imagenet_mds_train.run.start import Start
+
+if TYPE_CHECKING:
+    from imagenet_mds_train.run.folder import RunFolder
+    from imagenet_mds_train.run.start import Start
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """The options of `train` as they were typed."""
+def train(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Configuration overrides, for example optimizer.lr=0.1."),
+    ] = None,
+    phase: Annotated[Literal["1", "2", "3"] | None, typer.Option(help="Shipped configuration of a phase.")] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped configuration.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="Converted dataset: a folder or an s3:// address.")
+    ] = None,
+    cache: CacheFolder = None,
+    cache_limit: CacheLimit = None,
+    run_name: Annotated[str | None, typer.Option(help="Name of the run; by default that of the configuration.")] = None,
+    save: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for runs.")] = Path("runs"),
+    ranks: Annotated[int | None, typer.Option(min=1, help="Number of processes, one per GPU.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the plan without starting anything.")] = False,
+) -> None:
+    """Train a ResNet on a dataset. Run it again to continue."""
+    from imagenet_mds_train.config.load import load_config  # omegaconf and pydantic models
+    from imagenet_mds_train.run.folder import RunFolder
+    from imagenet_mds_train.run.start import Start
 
-    phase: str | None
-    config: str | None
-    data: str | None
-    cache: Path | None
-    cache_limit: str | None
-    run_name: str | None
-    save: Path
-    ranks: int | None
-    plan: bool
-    overrides: tuple[str, ...]
-
-
-def run_train(options: TrainOptions) -> int:
-    """Start a run or continue it; return the exit status."""
-    if (options.phase is None) == (options.config is None):
-        raise UserError("give one of --phase 1, 2 or 3 and --config FILE: they say what to train")
-    if options.data is None:
-        raise UserError("give --data DATASET: the folder that `imagenet-mds convert` wrote")
-    name = options.config or f"phase{options.phase}"
-    config = load_config(name, options.overrides, options.ranks)
-    run_name = Path(name).stem if options.run_name is None else options.run_name
+    if (phase is None) == (config is None):
+        raise UserError("pass either --phase 1, 2 or 3 or --config FILE: they say what to train")
+    if data is None:
+        raise UserError("pass --data DATASET: the folder that `imagenet-mds convert` wrote")
+    name = config or f"phase{phase}"
+    settings = load_config(name, tuple(overrides or ()), ranks)
+    run_name = Path(name).stem if run_name is None else run_name
     if not run_name or run_name in (".", "..") or "/" in run_name:
-        raise UserError(f"--run-name {run_name!r}: give a folder's name, without slashes")
-    run = RunFolder(options.save / run_name)
-    dataset = open_dataset(options.data, options.cache, options.cache_limit)
-    start = Start.prepare(config, dataset, run)
-    for note in start.notes:
-        print(f"note: {note}", file=sys.stderr)
+        raise UserError(f"--run-name {run_name!r}: pass a folder name without slashes")
+    run = RunFolder(save / run_name)
+    dataset = open_dataset(data, cache, cache_limit)
+    start = Start.prepare(settings, dataset, run)
+    _warn(start.warnings)
     result = run.read_result()
     if result is not None:
-        print(f"{run.path} is done: top-1 {result['top1']:.2%}. For another run give --run-name")
-        return EXIT_DONE
+        print(f"{run.path} is finished: top-1 {result['top1']:.2%}. Pass --run-name to start another run")
+        return
     for key, value in start.describe():
         print(f"{key + ':':18} {value}", flush=True)
-    if options.plan:
-        return EXIT_DONE
+    if plan:
+        return
     with run.lock() as lock:
-        # Again, now that nobody else can change the run: another start may have gone on, or ended, in the meantime.
-        start = Start.prepare(config, dataset, run)
+        # Prepared again under the lock: another process may have continued or finished the run since.
+        start = Start.prepare(settings, dataset, run)
         if run.read_result() is not None:
-            print(f"{run.path} has just been done by another start")
-            return EXIT_DONE
-        return _run(start, run, lock)
+            print(f"Another process finished {run.path}")
+            return
+        raise typer.Exit(_run(start, run, lock))
 
 
-def _run(start: Start, run: RunFolder, lock: int) -> int:
+def _run(start: "Start", run: "RunFolder", lock: int) -> int:
+    from imagenet_mds.dataset.access import check_available
+    from imagenet_mds.progress import ProgressLine
+
     check_available(start.shards())
     for split, shards in start.shards():
-        if split is start.train and (note := split.cache_too_small(shards, start.config.data.order.shuffle_block_size)):
-            print(f"note: {note}", file=sys.stderr)
+        if split is start.train:
+            _warn([split.cache_too_small(shards, start.config.data.order.shuffle_block_size)])
     if start.config.data.verify_shards:
         count = sum(len(shards) for _, shards in start.shards())
         with ProgressLine("verifying shards", count, "shards") as progress:
-            notes = start.verify_shards(lambda shard: progress.advance(1))
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
-    # Last, for a run that was refused must not hold its name.
-    start.begin()
+            warnings = start.verify_shards(lambda shard: progress.advance(1))
+        _warn(warnings)
+    # Last, because a run that was refused must not take its name.
+    start.record()
     print("starting the ranks ...", file=sys.stderr, flush=True)
     started = time.monotonic()
-    status = start.go(lock)
+    status = start.launch(lock)
     if status == EXIT_DONE:
-        _print_result(run, time.monotonic() - started)
+        result = run.read_result()
+        assert result is not None
+        minutes = (time.monotonic() - started) / 60
+        print(f"{run.path} is finished after {result['batches']:,} batches: {_figures(result)} ({minutes:.1f} minutes)")
     elif status == EXIT_STOPPED:
-        print(f"{run.path} is stopped: the same command continues it from what is saved", file=sys.stderr)
+        print(f"{run.path} is stopped and saved: run the same command again to continue", file=sys.stderr)
     elif status != EXIT_USER:
         print(
-            f"imagenet-mds: {run.path} failed; what it has saved stays, and once the cause is mended the same command "
-            f"continues",
+            f"imagenet-mds: {run.path} failed. Its checkpoints are kept: once the cause is fixed, run the same "
+            f"command again to continue",
             file=sys.stderr,
         )
     return status
 
 
-def _print_result(run: RunFolder, seconds: float) -> None:
-    result = run.read_result()
-    assert result is not None
-    figures = f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}"
-    print(
-        f"{run.path} is done after {result['batches']:,} batches: {figures} ({seconds / 60:.1f} minutes in this start)"
-    )
+def _figures(result: dict[str, Any]) -> str:
+    return f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}"
 
 
-def run_eval(checkpoint: str, dataset: Dataset, *, split: str, as_json: bool) -> None:
-    """Evaluate a checkpoint and print the figures."""
-    path = find_checkpoint(checkpoint)
-    opened = dataset.split(split)
-    opened.check_available(opened.info.shards)
-    for note in [opened.warning, *opened.verify(opened.info.shards, len(os.sched_getaffinity(0)))]:
-        if note:
-            print(f"note: {note}", file=sys.stderr)
-    with ProgressLine(f"evaluating on {split}", opened.info.samples, "images") as progress:
-        result = evaluate(path, opened, progress.advance)
-    if as_json:
-        print(json.dumps(asdict(result), indent=2))
-        return
-    table = Table("checkpoint", "split", "images", "top-1", "top-5", "loss", box=None, header_style="")
-    weights = " (averaged weights)" if result.averaged else ""
-    table.add_row(
-        f"{path}{weights}",
-        split,
-        f"{result.samples:,}",
-        f"{result.top1:.2%}",
-        f"{result.top5:.2%}",
-        f"{result.loss:.4f}",
-    )
-    Console(width=120).print(table)
+def _warn(warnings: "list[str | None] | list[str] | tuple[str, ...]") -> None:
+    for warning in warnings:
+        if warning:
+            print(f"note: {warning}", file=sys.stderr)

@@ -1,111 +1,175 @@
-"""What one attempt at a run borrows from the machine, and gives back whatever way it ends.
+"""What one attempt at a run takes from the machine, and gives back whatever way it ends.
 
 Streaming keeps its state in shared memory blocks and lock files that all jobs of a machine name alike
-(`000000_locals`); those of a killed job stay, and the library's own cleaning destroys a live job's too. So each attempt
-gets a temporary folder and a range of block numbers of its own, both named after the process that owns them; what
-belongs to a process that is gone is removed at the next start.
+(`000000_locals`). Those of a killed job stay, and the library's own cleaning destroys a live job's too. So each attempt
+gets a temporary folder and a range of block numbers of its own, both named by one random number:
+
+    /tmp/imagenet-mds-<number>-*           its temporary folder
+    /dev/shm/imagenet-mds-<number>         its owner file
+    /dev/shm/<number>00_* to <number>99_*  its blocks
+
+The attempt is alive while the folder and the owner file are locked. The kernel releases the locks when the owner ends,
+however it ends. A process number would not do: it is used again, and in another container or virtual machine that
+shares a folder it names another process or none, so that a live attempt looks stale there. What stale attempts left is
+removed at the next start.
 """
 
 import contextlib
+import fcntl
 import os
 import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
 BASE_VARIABLE = "IMAGENET_MDS_BLOCK_BASE"
 """The environment variable that tells a rank the first block number of its attempt."""
 
-_SOCKET_PATH_BYTES = 107  # sun_path of Linux, less its end
-_OURS_BYTES = len("/imagenet-mds-1234567-1234567-12345678/pymp-12345678/listener-12345678")
+_SOCKET_PATH_BYTES = 107  # sun_path on Linux, without its terminating zero
+_OURS_BYTES = len("/imagenet-mds-123456789012-12345678/pymp-12345678/listener-12345678")
 
-_BLOCKS_PER_PROCESS = 100
-_PROCESSES = 10**8
-_BLOCK = re.compile(r"(\d{17,})_[a-z_]+\Z")
-_FOLDER = re.compile(r"imagenet-mds-(\d+)-(\d+)-")
-
-
-@cache
-def _namespace() -> int:
-    """A number of seven digits for the process namespace: containers that share /dev/shm have the same process numbers,
-    and one must not take the other's living for its dead."""
-    return 10**6 + Path("/proc/self/ns/pid").stat().st_ino % 10**6
+_BLOCKS_PER_ATTEMPT = 100
+_NUMBERS = range(10**11, 10**12)  # twelve digits, so that our blocks are recognised by their length
+_BLOCK = re.compile(r"(\d{12})\d\d_[a-z_]+\Z")
+_OWNER = re.compile(r"imagenet-mds-(\d{12})\Z")
+_FOLDER = re.compile(r"imagenet-mds-\d{12}-")
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Resources of the process `pid` and the ranks it starts."""
+    """The resources of one attempt."""
 
-    pid: int
+    number: int
     temporary: Path
 
     @property
     def block_base(self) -> int:
-        """The first number of this attempt's shared memory blocks; stock jobs count from 0 and never come here."""
-        return _first_block(self.pid)
+        """The first number of this attempt's shared memory blocks. Stock jobs count from 0 and never reach it."""
+        return self.number * _BLOCKS_PER_ATTEMPT
 
     def environment(self) -> dict[str, str]:
-        """What a rank's environment says of the attempt.
+        """The environment variables that tell a rank about the attempt.
 
-        Warnings are off: a run's first screen would be a hundred lines of what torch, Composer and their dependencies
-        deprecate, and its last what Python's resource tracker thinks of blocks that are removed here. A variable and
-        not a filter, for the tracker is a process of its own.
+        Warnings are off: otherwise the first screen of a run would be a hundred lines of what torch, Composer and their
+        dependencies deprecate, and the last one what Python's resource tracker says of blocks that are removed here. It
+        is a variable and not a filter because the tracker is a process of its own.
         """
         return {"TMPDIR": str(self.temporary), BASE_VARIABLE: str(self.block_base), "PYTHONWARNINGS": "ignore"}
 
 
 @contextlib.contextmanager
 def attempt() -> Iterator[Attempt]:
-    """Borrow, and give back at the end; before that, give back what dead processes of ours still hold."""
+    """Take resources, and give them back at the end. Those of stale attempts are removed first."""
     remove_stale()
-    folder = tempfile.mkdtemp(prefix=f"imagenet-mds-{_namespace()}-{os.getpid()}-", dir=_temporary_root())
-    mine = Attempt(os.getpid(), Path(folder))
-    try:
-        yield mine
-    finally:
-        _remove(mine.pid, [mine.temporary])
+    with contextlib.ExitStack() as stack:
+        number = stack.enter_context(_owned_number())
+        folder = stack.enter_context(_owned_folder(number))
+        yield Attempt(number, folder)
 
 
 def remove_stale() -> None:
-    """Remove the blocks and temporary folders of our processes that are gone."""
-    folders: dict[int, list[Path]] = {}
-    for path in _temporary_root().glob("imagenet-mds-*"):
-        if (match := _FOLDER.match(path.name)) and int(match[1]) == _namespace():
-            folders.setdefault(int(match[2]), []).append(path)
-    mine = range(_first_block(0), _first_block(_PROCESSES))
-    owners = {(number - mine.start) // _BLOCKS_PER_PROCESS for number in _blocks() if number in mine}
-    for pid in owners | folders.keys():
-        if not Path(f"/proc/{pid}").exists():
-            _remove(pid, folders.get(pid, []))
+    """Remove the folders, blocks and owner files of attempts whose owner has ended."""
+    # Blocks are listed before owner files: a live attempt has its owner file before its first block.
+    blocks = {int(match[1]) for path in _listed(SHARED_MEMORY) if (match := _BLOCK.match(path.name))}
+    owners = {int(match[1]) for path in _listed(SHARED_MEMORY) if (match := _OWNER.match(path.name))}
+    for number in blocks - owners:
+        _remove_blocks(number)
+    for number in owners:
+        _remove_unless_locked(_owner_file(number), partial(_remove_owner, number))
+    for path in _listed(_temporary_root()):
+        if _FOLDER.match(path.name):
+            _remove_unless_locked(path, partial(shutil.rmtree, path, ignore_errors=True))
+
+
+@contextlib.contextmanager
+def _owned_number() -> Iterator[int]:
+    """A random number whose owner file this process holds. The file names the process, for people."""
+    if not SHARED_MEMORY.is_dir():
+        yield secrets.choice(_NUMBERS)
+        return
+    while True:
+        number = secrets.choice(_NUMBERS)
+        descriptor = os.open(_owner_file(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if _claim(descriptor, _owner_file(number)):
+                os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
+                try:
+                    yield number
+                finally:
+                    _remove_owner(number)
+                return
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _owned_folder(number: int) -> Iterator[Path]:
+    """A temporary folder that this process holds."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"imagenet-mds-{number}-", dir=_temporary_root()))
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # unlocked yet, it looked stale to another start
+            continue
+        try:
+            if _claim(descriptor, folder):
+                try:
+                    yield folder
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _claim(descriptor: int, path: Path) -> bool:
+    """Lock an open file or folder without waiting. Return whether this process holds it and it is still at its path:
+    another process may have found it unlocked and removed it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        there, here = path.stat(), os.fstat(descriptor)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+def _remove_unless_locked(path: Path, remove: Callable[[], None]) -> None:
+    with contextlib.suppress(OSError):  # it is another user's, or gone
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _claim(descriptor, path):
+                remove()
+        finally:
+            os.close(descriptor)
+
+
+def _remove_owner(number: int) -> None:
+    """Remove an attempt's blocks, then its owner file."""
+    _remove_blocks(number)
+    _owner_file(number).unlink(missing_ok=True)
+
+
+def _remove_blocks(number: int) -> None:
+    for path in SHARED_MEMORY.glob(f"{number}[0-9][0-9]_*"):
+        with contextlib.suppress(OSError):  # it is another user's, or gone
+            path.unlink()
+
+
+def _owner_file(number: int) -> Path:
+    return SHARED_MEMORY / f"imagenet-mds-{number}"
+
+
+def _listed(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _temporary_root() -> Path:
-    """Where temporary folders are made: the system's place, unless its path is so long that the socket through which
-    loader workers hand over memory would not fit behind it; they would wait for each other for ever."""
+    """Where temporary folders are created: the system's place, unless its path is so long that the name of the socket
+    through which loader workers hand over memory would not fit behind it. They would wait for each other for ever."""
     place = tempfile.gettempdir()
     return Path(place if len(os.fsencode(place)) <= _SOCKET_PATH_BYTES - _OURS_BYTES else "/tmp")
-
-
-def _first_block(pid: int) -> int:
-    return (_namespace() * _PROCESSES + pid) * _BLOCKS_PER_PROCESS
-
-
-def _blocks() -> list[int]:
-    if not SHARED_MEMORY.is_dir():
-        return []
-    return [int(match[1]) for path in SHARED_MEMORY.iterdir() if (match := _BLOCK.match(path.name))]
-
-
-def _remove(pid: int, folders: list[Path]) -> None:
-    first = _first_block(pid)
-    for number in set(_blocks()):
-        if first <= number < first + _BLOCKS_PER_PROCESS:
-            for path in SHARED_MEMORY.glob(f"{number}_*"):
-                with contextlib.suppress(OSError):  # another user's, or gone in the meantime
-                    path.unlink()
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)

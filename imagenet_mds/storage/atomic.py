@@ -106,6 +106,15 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
     sync_folder(path.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable: a rename survives a power cut only after this."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

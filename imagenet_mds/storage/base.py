@@ -107,6 +107,20 @@ class Storage(Readable, Protocol):
             OSError: it cannot be written; what was there stays.
         """
 
+    def adopt(self, file: Path, name: str) -> tuple[int, str]:
+        """Move a file of this machine's disk into the storage, in place of what was there. Durable on return.
+
+        Args:
+            file: a file that nobody writes any more, on the same file system where the storage is a local one.
+            name: its name in the storage.
+
+        Returns:
+            Its size in bytes and its xxh64 in hexadecimal.
+
+        Raises:
+            OSError: it cannot be moved; what was there stays.
+        """
+
     def draft(self, name: str) -> AbstractContextManager["Writing"]:
         """A large file, written while it is made.
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagenet_mds.process.locks import locked_folder
-from imagenet_mds.storage.atomic import Draft, sync_folder, write_atomic
-from imagenet_mds.storage.base import Entry, Listing, RangeReads
+from imagenet_mds.storage.atomic import Draft, sync_file, sync_folder, write_atomic
+from imagenet_mds.storage.base import Entry, Listing, RangeReads, file_xxh64
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,15 @@ class LocalStorage(RangeReads):
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Make a file of this content durable; folders on the way are made."""
         write_atomic(self._place(name), data)
+
+    def adopt(self, file: Path, name: str) -> tuple[int, str]:
+        """Move a file of the same file system here, durably. Folders on the way are made."""
+        place = self._place(name)
+        size_bytes, xxh64 = file.stat().st_size, file_xxh64(file)
+        sync_file(file)
+        file.replace(place)
+        sync_folder(place.parent)
+        return size_bytes, xxh64
 
     def draft(self, name: str) -> Draft:
         """A file written while it is made; folders on the way are made."""

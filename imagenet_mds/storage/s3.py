@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -24,7 +25,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.storage.base import Entry, Listing, RangeReads
+from imagenet_mds.storage.base import Entry, Listing, RangeReads, file_xxh64
 
 _ATTEMPTS = 10
 _BODY_ATTEMPTS = 6
@@ -176,6 +177,16 @@ class S3Storage(RangeReads):
                 ExtraArgs={"ChecksumAlgorithm": "CRC32"},
                 Config=_UPLOAD,
             )
+
+    def adopt(self, file: Path, name: str) -> tuple[int, str]:
+        """Upload a file of this machine's disk and remove it there. The object is visible only when whole."""
+        size_bytes, xxh64 = file.stat().st_size, file_xxh64(file)
+        with self._explained(name):
+            _s3().upload_file(
+                str(file), self.bucket, self._key(name), ExtraArgs={"ChecksumAlgorithm": "CRC32"}, Config=_UPLOAD
+            )
+        file.unlink()
+        return size_bytes, xxh64
 
     def delete(self, name: str) -> None:
         """Remove an object, or all below a folder.

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from imagenet_mds.process import attempt
+from imagenet_mds.process.attempt import SHARED_MEMORY
 from tests.command import done, run, start
 
 pytestmark = pytest.mark.timeout(900)  # the fixture's runs are counted into the first test's time
@@ -42,7 +42,7 @@ class Runs:
 
     dataset: Path
     folder: Path
-    pids: dict[str, int] = field(default_factory=dict)
+    blocks: dict[str, list[str]] = field(default_factory=dict)
 
     def command(self, name: str, ranks: int, *overrides: str) -> list[object]:
         """The arguments that start a run and that continue it."""
@@ -62,12 +62,12 @@ class Runs:
         the command's alone; return the exit status."""
         log = self.folder / f"{name}.out"
         process = start(*self.command(name, ranks, *overrides), log=log)
-        self.pids[name] = process.pid
         try:
             while not any(event["event"] == "batch" and after(event["batch"]) for event in self.events(name)):
                 assert process.poll() is None, log.read_text(encoding="utf-8")
                 time.sleep(0.005)
-            assert blocks_of(process.pid)
+            self.blocks[name] = blocks_of(process.pid)
+            assert self.blocks[name]
             for pid in tree_of(process.pid) if to_all else [process.pid]:
                 os.kill(pid, number)
             return process.wait(timeout=60)
@@ -99,10 +99,13 @@ def tree_of(pid: int) -> list[int]:
     return found
 
 
-def blocks_of(pid: int) -> list[int]:
-    """The numbers of the shared memory blocks of a command's attempt."""
-    first = attempt._first_block(pid)
-    return [number for number in attempt._blocks() if first <= number < first + attempt._BLOCKS_PER_PROCESS]
+def blocks_of(pid: int) -> list[str]:
+    """The shared memory of a command's attempt: its owner file and its blocks."""
+    owner = next(
+        path for path in SHARED_MEMORY.glob("imagenet-mds-*") if path.read_text(encoding="ascii") == f"{pid}\n"
+    )
+    number = owner.name.removeprefix("imagenet-mds-")
+    return [path.name for path in SHARED_MEMORY.iterdir() if path.name.startswith(number)]
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +201,7 @@ def test_stopped_in_good_order_loses_no_batch(whole: Runs, to_all: bool) -> None
     events = whole.events(name)
     last = max(event["batch"] for event in events if event["event"] == "batch")
     assert events[-1] | {"time": 0} == {"event": "stopped", "attempt": 1, "time": 0, "batch": last}
-    assert blocks_of(whole.pids[name]) == []
+    assert not any((SHARED_MEMORY / block).exists() for block in whole.blocks[name])
     done(*whole.command(name, 2, every))
     assert [event["batch"] for event in whole.events(name) if event["event"] == "start"] == [0, last]
     assert_same_end(whole, "whole2", name)
@@ -206,7 +209,7 @@ def test_stopped_in_good_order_loses_no_batch(whole: Runs, to_all: bool) -> None
 
 def test_the_same_command_after_the_end_says_so(whole: Runs) -> None:
     outcome = done(*whole.command("whole1", 1))
-    assert "is done: top-1" in outcome.out
+    assert "is finished: top-1" in outcome.out
     assert len([event for event in whole.events("whole1") if event["event"] == "start"]) == 1
 
 

@@ -12,7 +12,11 @@ import torch
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of importing Composer, see Attempt.environment
+    from composer.loggers import Logger
+
+    from imagenet_mds_train.loggers.console import Console
     from imagenet_mds_train.loggers.run_log import RunLog
+    from imagenet_mds_train.loggers.throughput import Throughput
 
 
 def test_speed_and_waiting_are_of_the_lines_own_interval(
@@ -21,7 +25,8 @@ def test_speed_and_waiting_are_of_the_lines_own_interval(
     """Lines of the log and of the screen come in their own rhythms: the data are late for batch 4 alone."""
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    log = RunLog(tmp_path / "log", attempt=1, every_batches=2, print_every_batches=3, global_batch_size=10)
+    throughput = Throughput(global_batch_size=10, counts=dict)
+    destinations = [RunLog(tmp_path / "log", attempt=1, every_batches=2), Console(every_batches=3)]
 
     def value(number: int) -> SimpleNamespace:
         return SimpleNamespace(value=number)
@@ -34,15 +39,21 @@ def test_speed_and_waiting_are_of_the_lines_own_interval(
         max_duration=value(1),
         timestamp=SimpleNamespace(batch=value(0), epoch=value(0), batch_in_epoch=value(0)),
     )
-    logger: Any = None
-    log.epoch_start(state, logger)
+    logger = Logger(state, destinations=destinations)
+
+    def happens(event: str) -> None:
+        """As Composer's engine has it: destinations come last."""
+        for callback in (throughput, *destinations):
+            getattr(callback, event)(state, logger)
+
+    happens("epoch_start")
     for batch in range(1, 7):
-        log.before_dataloader(state, logger)
+        happens("before_dataloader")
         now += 3.0 if batch == 4 else 0.0
-        log.after_dataloader(state, logger)
+        happens("after_dataloader")
         now += 1.0
         state.timestamp.batch = state.timestamp.batch_in_epoch = value(batch)
-        log.batch_end(state, logger)
+        happens("batch_end")
     lines = [json.loads(line) for line in (tmp_path / "log").read_text(encoding="utf-8").splitlines()]
     speeds = [(line["batch"], line["images_per_second"], line["waiting_for_data"]) for line in lines]
     assert speeds == [(2, 10.0, 0.0), (4, 4.0, 0.6), (6, 10.0, 0.0)]

@@ -33,18 +33,19 @@ def prepare(config: TrainConfig, dataset: Path, run_folder: RunFolder) -> Start:
 def begun(dataset: Path, folder: Path, *overrides: str) -> RunFolder:
     """A run that was started with the demo's configuration."""
     run_folder = RunFolder(folder)
-    prepare(demo(*overrides), dataset, run_folder).begin()
+    prepare(demo(*overrides), dataset, run_folder).record()
     return run_folder
 
 
 def save(folder: RunFolder, batch: int, content: bytes = b"weights", keep: int = 9) -> Path:
-    """A checkpoint of the run, recorded as the trainer does."""
-    path = folder.checkpoints / f"ep0-ba{batch}.pt"
-    path.write_bytes(content)
+    """A checkpoint of the run, published as the trainer does."""
+    folder.staging.mkdir(exist_ok=True)
+    staged = folder.staging / f"ep0-ba{batch}.pt"
+    staged.write_bytes(content)
     identity = folder.read_identity()
     assert identity is not None
-    folder.record_checkpoint(path, epoch=0, batch=batch, identity=identity, keep=keep)
-    return path
+    folder.checkpoints.publish(staged, epoch=0, batch=batch, identity=identity, keep_last=keep)
+    return folder.path / "checkpoints" / staged.name
 
 
 @pytest.fixture
@@ -138,8 +139,8 @@ def test_a_broken_checkpoint_is_left_out_and_said(dataset: Path, tmp_path: Path,
     start = prepare(demo(), dataset, folder)
     assert start.checkpoint is not None
     assert start.checkpoint.batch == 10
-    assert len(start.notes) == 1
-    assert "ep0-ba20.pt is left out" in start.notes[0]
+    assert len(start.warnings) == 1
+    assert "ep0-ba20.pt is skipped" in start.warnings[0]
 
 
 @pytest.mark.parametrize("records_too", [False, True])
@@ -158,7 +159,7 @@ def test_old_checkpoints_go_with_their_records(dataset: Path, tmp_path: Path) ->
     folder = begun(dataset, tmp_path / "run")
     for batch in (5, 10, 20):
         save(folder, batch, keep=2)
-    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+    assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == [
         "ep0-ba10.json",
         "ep0-ba10.pt",
         "ep0-ba20.json",
@@ -221,7 +222,7 @@ def test_a_dataset_of_a_subset_is_that_subset_whatever_was_left_out(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("data.subset=1000",), r"data\.subset asks for 1,000 training images .* has 158: give data\.subset=null"),
+        (("data.subset=1000",), r"data\.subset asks for 1,000 training images .* has 158: pass data\.subset=null"),
         (("global_batch_size=256",), "158 training images do not fill one batch of global_batch_size=256"),
     ],
 )
@@ -248,9 +249,9 @@ def test_plan_prints_and_starts_nothing(dataset: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--data", "mds"), "give one of --phase 1, 2 or 3 and --config FILE"),
-        (("--phase", "1", "--config", "demo", "--data", "mds"), "give one of --phase 1, 2 or 3 and --config FILE"),
-        (("--phase", "1"), "give --data DATASET"),
+        (("--data", "mds"), "pass either --phase 1, 2 or 3 or --config FILE"),
+        (("--phase", "1", "--config", "demo", "--data", "mds"), "pass either --phase 1, 2 or 3 or --config FILE"),
+        (("--phase", "1"), "pass --data DATASET"),
         (("--phase", "1", "--data", "nowhere"), "there is no dataset at nowhere"),
         (("--config", "phase9", "--data", "mds"), "there is no configuration phase9"),
         (("--phase", "3", "--ranks", "3", "--data", "mds"), "global_batch_size 512 does not divide over 3 ranks"),
@@ -270,9 +271,9 @@ def test_broken_newer_checkpoints_take_no_place_from_whole_ones(dataset: Path, t
     save(folder, 10)
     save(folder, 20).write_bytes(b"broken!")
     start = prepare(demo(), dataset, folder)
-    start.begin()
+    start.record()
     save(folder, 12, keep=1)
-    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["ep0-ba12.json", "ep0-ba12.pt"]
+    assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == ["ep0-ba12.json", "ep0-ba12.pt"]
 
 
 def test_a_record_that_cannot_be_read_is_left_out_and_said(dataset: Path, tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_a_record_that_cannot_be_read_is_left_out_and_said(dataset: Path, tmp_pa
     start = prepare(demo(), dataset, folder)
     assert start.checkpoint is not None
     assert start.checkpoint.batch == 10
-    assert "ep0-ba20.json is left out: it is no record" in start.notes[0]
+    assert "ep0-ba20.json is skipped: it is not a checkpoint's record" in start.warnings[0]
 
 
 def test_a_damaged_run_file_is_said(dataset: Path, tmp_path: Path) -> None:
@@ -314,26 +315,26 @@ def test_a_done_run_without_checkpoints_is_done(dataset: Path, tmp_path: Path) -
     folder.result.write_text('{"top1": 0.5}', encoding="utf-8")
     outcome = run("train", "--config", "demo", "--data", dataset, "--save", tmp_path / "runs")
     assert outcome.status == 0
-    assert "is done: top-1 50.00%" in outcome.out
+    assert "is finished: top-1 50.00%" in outcome.out
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "/abs"])
 def test_a_run_has_a_folders_name(dataset: Path, name: str) -> None:
     outcome = run("train", "--config", "demo", "--data", dataset, "--run-name", name, "--plan")
     assert outcome.status == 2
-    assert "give a folder's name" in outcome.err
+    assert "pass a folder name" in outcome.err
 
 
 def test_runs_are_not_saved_into_a_file(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     outcome = run("train", "--config", "demo", "--data", dataset, "--save", tmp_path / "file")
     assert outcome.status == 2
-    assert "cannot be made: Not a directory; give another --save" in outcome.err
+    assert "cannot be created: Not a directory; pass another --save" in outcome.err
 
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, dataset: Path, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(UserError, match="4 ranks want a GPU each and there are 2: give --ranks 2"):
+    with pytest.raises(UserError, match="4 ranks need a GPU each and there are 2: pass --ranks 2"):
         prepare(demo("ranks=4"), dataset, RunFolder(tmp_path / "run"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     start = prepare(demo("ranks=4"), dataset, RunFolder(tmp_path / "run"))

@@ -1,20 +1,51 @@
-"""What a checkpoint carries beside Composer's own state."""
+"""What a checkpoint carries beside Composer's state: enough to rebuild the model without the folder of its run.
+
+{"state": Composer's, "rng": of every rank, "imagenet_mds": {"format", "config", "classes", "identity"}}
+"""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from imagenet_mds_train.checkpoints.saver import Checkpoints
+from imagenet_mds.errors import UserError
+
+PAYLOAD_KEY = "imagenet_mds"
+FORMAT = 1
+
+
+def make_payload(config: dict[str, Any], classes: list[str], identity: dict[str, Any]) -> dict[str, Any]:
+    """The payload of a run's checkpoints.
+
+    Args:
+        config: the configuration, as plain values.
+        classes: the classes in the order of their numbers.
+        identity: what must not change within the run.
+    """
+    return {"format": FORMAT, "config": config, "classes": classes, "identity": identity}
 
 
 def load_payload(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a checkpoint that this program wrote.
 
     Returns:
-        The payload (configuration, classes, identity) and the model's tensors by their names.
+        The payload, and the model's tensors by name.
+
+    Raises:
+        UserError: it is not such a checkpoint, or a later version wrote it.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-    callbacks = checkpoint["state"]["callbacks"]
-    payload: dict[str, Any] = callbacks[Checkpoints.__qualname__]["payload"]
-    return payload, checkpoint["state"]["model"]
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        payload: dict[str, Any] = checkpoint.get(PAYLOAD_KEY) or _unnumbered(checkpoint)
+        weights: dict[str, Any] = checkpoint["state"]["model"]
+    except Exception as error:  # torch and pickle raise many kinds of errors on a file that is not a checkpoint
+        raise UserError(f"{path} is not a checkpoint of imagenet-mds ({type(error).__name__})") from None
+    if payload["format"] > FORMAT:
+        raise UserError(f"{path} was written by a later version of imagenet-mds: use that version")
+    return payload, weights
+
+
+def _unnumbered(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The payload of a checkpoint from before formats were numbered: the state of a callback."""
+    payload: dict[str, Any] = checkpoint["state"]["callbacks"]["Checkpoints"]["payload"]
+    return {"format": 0} | payload

@@ -1,5 +1,78 @@
-"""The request to stop at the end of a batch."""
+"""The request to stop: made by SIGTERM to any rank, agreed on by all ranks at the end of a batch.
+
+Nothing is saved in the signal handler. It sets a flag; the ranks agree on it at the end of each batch, the saver saves
+that batch, and every rank raises `StopRequested`.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+import torch
+from composer.core import Callback, State
+from composer.loggers import Logger
+from composer.utils import dist
+
+from imagenet_mds.errors import EXIT_STOPPED
 
 
-class StopRequested(Exception):  # noqa: N818 # an order, not an error
-    """Everything is saved, and the run is to end now, ready to continue."""
+class StopRequested(Exception):  # noqa: N818 # a request, not an error
+    """Everything is saved; the run ends now, ready to continue."""
+
+
+class StopRequest(Callback):
+    """Turns SIGTERM into a stop of all ranks after the same batch.
+
+    Args:
+        on_stop: called in the first rank just before `StopRequested` is raised, with the number of finished batches.
+    """
+
+    def __init__(self, on_stop: Callable[[int], None] = lambda batch: None) -> None:
+        self._on_stop = on_stop
+        self._signalled = False
+        self.agreed = False
+        """Whether the ranks have agreed to stop."""
+
+    def listen(self) -> None:
+        """Handle SIGTERM from now on. Composer takes the signal for itself when it is imported.
+
+        Before the ranks have met there is nothing to save, and the others would wait for this one: it exits at once.
+        """
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if not torch.distributed.is_initialized():
+                os._exit(EXIT_STOPPED)
+            self._signalled = True
+
+        signal.signal(signal.SIGTERM, on_signal)
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Agree: if one rank was signalled, all ranks stop after this batch."""
+        self._agree(state)
+
+    def eval_batch_end(self, state: State, logger: Logger) -> None:
+        """Agree during a validation too, and stop in the middle of it: the epoch's last batch is already saved.
+
+        Raises:
+            StopRequested: a rank was signalled.
+        """
+        self._agree(state)
+        self.raise_if_agreed(state)
+
+    def raise_if_agreed(self, state: State) -> None:
+        """End the run if a stop was agreed on. The saver calls this once the batch is saved.
+
+        Raises:
+            StopRequested: a stop was agreed on.
+        """
+        if not self.agreed:
+            return
+        if dist.get_global_rank() == 0:
+            self._on_stop(state.timestamp.batch.value)
+        raise StopRequested
+
+    def _agree(self, state: State) -> None:
+        flag = state.device.tensor_to_device(torch.tensor([int(self._signalled)]))
+        dist.all_reduce(flag, reduce_operation="MAX")
+        self.agreed = bool(flag.item())

@@ -4,7 +4,7 @@ To add an algorithm: give it a section in `config.schema.AlgorithmsConfig`, buil
 add it to the recipe of the resume tests.
 """
 
-from composer.algorithms import EMA, BlurPool, ChannelsLast, CutMix, LabelSmoothing, MixUp
+from composer.algorithms import EMA, ChannelsLast, CutMix, LabelSmoothing, MixUp
 from composer.core import Algorithm
 
 from imagenet_mds_train.config.schema import AlgorithmsConfig
@@ -13,12 +13,13 @@ from imagenet_mds_train.recipe.mixing import MixUpOrCutMix
 
 
 def build_algorithms(config: AlgorithmsConfig, *, deterministic: bool) -> list[Algorithm]:
-    """The algorithms that are on, in the order that is right: mixing before smoothing, the average last."""
+    """The algorithms that are on, in their right order: mixing before smoothing, the average last.
+
+    BlurPool is not among them: it changes the network, so `model.build` applies it.
+    """
     algorithms: list[Algorithm] = []
     if config.channels_last:
         algorithms.append(ChannelsLast())
-    if config.blurpool:
-        algorithms.append(BlurPool())
     mixup = MixUp(alpha=config.mixup.alpha) if config.mixup else None
     cutmix = CutMix(alpha=config.cutmix.alpha) if config.cutmix else None
     if mixup and cutmix:

@@ -1,4 +1,4 @@
-"""The job of the ranks, which the launcher writes and each rank reads."""
+"""The job of the ranks: the launcher writes it as JSON, each rank reads it. Imports no torch."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -12,49 +12,75 @@ from imagenet_mds.storage.atomic import write_json
 
 
 @dataclass(frozen=True)
-class RankJob:
-    """What the ranks are to do; the launcher writes it as JSON and each rank reads it.
+class SplitJob:
+    """A split that the ranks read.
 
-    `train` and `val` are the splits' shard caches, see `shard_cache_as_json`. `checkpoint` is the file to continue
-    from, None at the start of a run. Sizes are in samples, with the subset applied.
+    folder: of its shards on this machine.
+    samples: how many of them, subset applied.
+    remote: where shards that are not here are fetched from, None where they are read in place.
+    packed: whether they are stored compressed there.
+    limit_bytes: the room that they may take here.
+    """
+
+    folder: str
+    samples: int
+    remote: str | None = None
+    packed: bool = False
+    limit_bytes: int | None = None
+
+    @classmethod
+    def of(cls, shard_cache: ShardCache, samples: int) -> "SplitJob":
+        """Describe the first `samples` samples of a split."""
+        return cls(
+            folder=str(shard_cache.folder),
+            samples=samples,
+            remote=shard_cache.remote.location if shard_cache.remote else None,
+            packed=isinstance(shard_cache.remote, UnpackedSplit),
+            limit_bytes=shard_cache.limit_bytes,
+        )
+
+    def shard_cache(self) -> ShardCache:
+        """The split's shards, opened again."""
+        remote = open_storage(self.remote) if self.remote else None
+        source = UnpackedSplit(remote) if remote and self.packed else remote
+        return ShardCache(Path(self.folder), source, self.limit_bytes)
+
+
+@dataclass(frozen=True)
+class RankJob:
+    """What the ranks of one start do.
+
+    config: the configuration, as plain values.
+    classes: the classes in the order of their numbers.
+    identity: what must not change within the run.
+    checkpoint: the file to continue from, None at the start of a run.
+    attempt: which start of the run this is, counted from 1.
     """
 
     config: dict[str, Any]
     run_folder: str
-    train: dict[str, Any]
-    val: dict[str, Any]
-    train_samples: int
-    val_samples: int
+    train: SplitJob
+    val: SplitJob
     classes: list[str]
     identity: dict[str, Any]
     checkpoint: str | None
     attempt: int
 
+    @property
+    def run_name(self) -> str:
+        """The name of the run's folder."""
+        return Path(self.run_folder).name
+
     def write(self, path: Path) -> None:
-        """Write the order for the ranks."""
+        """Write the job for the ranks.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> "RankJob":
-        """Read an order that `write` wrote."""
-        return cls(**json.loads(path.read_bytes()))
-
-
-def shard_cache_as_json(shard_cache: ShardCache) -> dict[str, Any]:
-    """A split's shard_cache in an order."""
-    remote = shard_cache.remote.location if shard_cache.remote else None
-    packed = isinstance(shard_cache.remote, UnpackedSplit)
-    return {
-        "folder": str(shard_cache.folder),
-        "remote": remote,
-        "packed": packed,
-        "limit_bytes": shard_cache.limit_bytes,
-    }
-
-
-def shard_cache_from_json(value: dict[str, Any]) -> ShardCache:
-    """What `shard_cache_as_json` wrote."""
-    remote = open_storage(value["remote"]) if value["remote"] else None
-    return ShardCache(
-        Path(value["folder"]), UnpackedSplit(remote) if remote and value["packed"] else remote, value["limit_bytes"]
-    )
+        """Read a job that `write` wrote."""
+        values = json.loads(path.read_bytes())
+        return cls(**values | {split: SplitJob(**values[split]) for split in ("train", "val")})

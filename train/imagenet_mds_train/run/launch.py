@@ -1,9 +1,9 @@
-"""Start the ranks of a run, watch them, and leave no process behind.
+"""Starts the ranks of a run, watches them, and leaves no process behind. Imports no torch.
 
-Our own instead of Composer's launcher: that one imports composer for 6 to 10 s before it starts anything, lets a rank
-live only 30 s after SIGTERM (a checkpoint in flight is lost), leaves loader workers behind a killed rank, and shows no
-line of the other ranks. This one imports no torch, hands an interruption on as one SIGTERM to each rank and waits for
-the ranks to save, and the kernel ends every rank whose launcher dies.
+Composer's launcher imports composer for 6 to 10 s before it starts anything, kills a rank 30 s after SIGTERM (a
+checkpoint in flight is lost), leaves the loader workers of a killed rank behind, and hides the output of the other
+ranks. This one passes an interruption on as one SIGTERM to each rank and waits for the ranks to save; the kernel ends
+every rank whose launcher dies.
 """
 
 import contextlib
@@ -22,23 +22,22 @@ from imagenet_mds.process.signals import collected_stop_signals
 
 _POLL_SECONDS = 0.1
 _STOPPED_CODES = frozenset({EXIT_DONE, EXIT_STOPPED, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM})
-"""How ranks may end after an interruption: in good order, or before they had anything to save (Composer, once imported,
-makes 143 of the signal), or killed because another had ended so."""
+"""How ranks may end after an interruption: cleanly, or before they had anything to save (Composer, once imported, turns
+the signal into 143), or killed because another rank had ended like this."""
 
-_MOURNING_SECONDS = 5.0
-"""How long the other ranks may go on after one has failed: time to print their own errors, no more."""
+FAILURE_GRACE_SECONDS = 5.0
+"""How long the other ranks may run on after one has failed: time to print their own errors, no more."""
 
-_SAVING_SECONDS = 60.0
-"""How long the other ranks may go on after an interruption when one has ended: the first still writes the checkpoint
-then. It is an end too where ranks wait for one that was stopped before it met them."""
+SAVING_SECONDS = 60.0
+"""How long the other ranks may run on after an interruption once one has ended, because the first rank may still write
+the checkpoint. It also ends a wait of ranks for one that was stopped before it met them."""
 
-# `-c` and not `-m`: the user's folder is taken off the path before anything of ours or torch's is imported, so that a
-# `train.py` or `queue.py` lying there is never run.
-# First of all the rank is tied to its launcher, and a signal to stop means just that until there is something to save.
-_START_RANK = """
+# `-c` and not `-m`: the user's working folder is removed from the path before anything of ours or torch's is imported,
+# so that a `train.py` or `queue.py` in it is never run. Until there is something to save, SIGTERM just exits.
+START_RANK = f"""
 import os, signal, sys
 sys.path[:] = [path for path in sys.path if path]
-signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
+signal.signal(signal.SIGTERM, lambda *_: os._exit({EXIT_STOPPED}))
 from imagenet_mds.process.lifetime import die_with_launcher
 die_with_launcher()
 from imagenet_mds_train.rank import main
@@ -46,24 +45,36 @@ main()
 """
 
 
-def launch(ranks: int, order: Path, log_folder: Path, lock: int | None = None) -> int:
-    """Run `ranks` processes to their end.
+def launch(
+    ranks: int,
+    job: Path,
+    log_folder: Path,
+    lock: int | None = None,
+    *,
+    program: str = START_RANK,
+    failure_grace_seconds: float = FAILURE_GRACE_SECONDS,
+    saving_seconds: float = SAVING_SECONDS,
+) -> int:
+    """Run the ranks to their end.
 
     Args:
-        ranks: processes on this machine, one a GPU where there are GPUs.
-        order: the JSON file that says what to run, read by each rank.
-        log_folder: the output of every rank but the first goes to `rank<N>.log` here; the first writes to ours.
-        lock: a descriptor that holds the run; the ranks hold it too, so that it is held as long as any of them lives.
+        ranks: processes on this machine, one per GPU where there are GPUs.
+        job: the JSON file that says what to run; each rank reads it.
+        log_folder: every rank but the first writes to `rank<N>.log` here; the first writes to our own output.
+        lock: the descriptor of the run's lock. The ranks inherit it, so the run stays locked while any of them lives.
+        program: what each rank runs, as Python source; its argument is `job`.
+        failure_grace_seconds: see `FAILURE_GRACE_SECONDS`.
+        saving_seconds: see `SAVING_SECONDS`.
 
     Returns:
-        An exit status: done, stopped in good order, the ranks' own status 2, or failed.
+        An exit status: done, stopped cleanly, the ranks' own status 2, or failed.
     """
     with attempt() as mine, contextlib.ExitStack() as stack:
         environment = os.environ | mine.environment() | rendezvous(ranks)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
         processes: list[subprocess.Popen[bytes]] = []
         try:
-            # From before the first rank is there: an interruption while they are started must not leave some behind.
+            # Before the first rank starts: an interruption during the starts must not leave ranks behind.
             with collected_stop_signals(_announce_stop) as received:
                 for rank in range(ranks):
                     output = None
@@ -72,18 +83,18 @@ def launch(ranks: int, order: Path, log_folder: Path, lock: int | None = None) -
                     own = {"RANK": str(rank), "LOCAL_RANK": str(rank), PARENT_VARIABLE: str(os.getpid())}
                     processes.append(
                         subprocess.Popen(
-                            [sys.executable, "-c", _START_RANK, str(order)],
+                            [sys.executable, "-c", program, str(job)],
                             env=environment | own,
                             pass_fds=() if lock is None else (lock,),
                             stdin=subprocess.DEVNULL,
                             stdout=output,
                             stderr=output,
-                            # A session of its own: Ctrl-C in the terminal reaches us alone, and a kill reaches its
-                            # workers too.
+                            # Its own session: Ctrl-C in the terminal reaches only the launcher, and a kill reaches the
+                            # rank's workers too.
                             start_new_session=True,
                         )
                     )
-                _wait(processes, received)
+                _wait(processes, received, failure_grace_seconds, saving_seconds)
         finally:
             _kill(processes)
         codes = [process.returncode for process in processes]
@@ -93,7 +104,8 @@ def launch(ranks: int, order: Path, log_folder: Path, lock: int | None = None) -
 
 
 def rendezvous(ranks: int) -> dict[str, str]:
-    """Where the ranks meet. The port is free now; nothing else on the loopback is likely to take it in a second."""
+    """The environment variables by which ranks of this machine find each other. The port is free now, and nothing else
+    is likely to take it within a second."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -112,34 +124,36 @@ def _announce_stop() -> None:
     print("Saving, then exiting. Press Ctrl-C again to kill.", file=sys.stderr, flush=True)
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], received: list[int]) -> None:
-    """Until all have ended, or one has and the others had their time, or a second interruption came.
+def _wait(
+    processes: list[subprocess.Popen[bytes]], received: list[int], failure_grace_seconds: float, saving_seconds: float
+) -> None:
+    """Wait until all ranks have ended, or one has and the others had their grace, or a second interruption comes.
 
-    The first interruption is handed on to each rank as SIGTERM, which means: save at the end of this batch, then stop.
+    The first interruption is passed on to each rank as SIGTERM: save at the end of this batch, then stop.
     """
-    handed_on = False
+    passed_on = False
     failed_at: float | None = None
     stopped_at: float | None = None
     while any(process.poll() is None for process in processes):
         if len(received) > 1:
             return
-        if received and not handed_on:
-            handed_on = True
+        if received and not passed_on:
+            passed_on = True
             for process in processes:
                 process.send_signal(signal.SIGTERM)
         if failed_at is None and any(process.poll() not in (None, EXIT_DONE, EXIT_STOPPED) for process in processes):
             failed_at = time.monotonic()
-        if failed_at is not None and time.monotonic() - failed_at > _MOURNING_SECONDS:
+        if failed_at is not None and time.monotonic() - failed_at > failure_grace_seconds:
             return
-        if stopped_at is None and handed_on and any(process.poll() is not None for process in processes):
+        if stopped_at is None and passed_on and any(process.poll() is not None for process in processes):
             stopped_at = time.monotonic()
-        if stopped_at is not None and time.monotonic() - stopped_at > _SAVING_SECONDS:
+        if stopped_at is not None and time.monotonic() - stopped_at > saving_seconds:
             return
         time.sleep(_POLL_SECONDS)
 
 
 def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End what is left, loader workers too: each rank leads a process group."""
+    """Kill what is left, loader workers included: each rank leads a process group."""
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -152,7 +166,7 @@ def _status(codes: list[int], log_folder: Path) -> int:
         return EXIT_DONE
     if all(code in (EXIT_DONE, EXIT_STOPPED) for code in codes):
         return EXIT_STOPPED
-    # A rank that was killed because another had failed says nothing; the one that failed by itself does.
+    # Report the rank that failed by itself, not one that was killed because another had failed.
     own = [(rank, code) for rank, code in enumerate(codes) if code > 0 and code != EXIT_STOPPED]
     rank, code = own[0] if own else next((rank, code) for rank, code in enumerate(codes) if code)
     if rank:

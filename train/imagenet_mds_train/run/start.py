@@ -1,6 +1,6 @@
-"""Starting a run, or continuing it: everything that can be known before a rank starts, and no torch.
+"""Starting or continuing a run: everything that can be known before a rank starts. Imports no torch.
 
-A mistake shows within a second here, and not after the ranks have imported a training library.
+A mistake shows here within a second, not after every rank has imported a training library.
 """
 
 import os
@@ -14,16 +14,17 @@ from imagenet_mds.dataset.split_info import STOCK_CLASSES
 from imagenet_mds.dataset.verified import VerifiedFiles
 from imagenet_mds.errors import UserError
 from imagenet_mds.process.gpus import gpus
+from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.schema import TrainConfig
-from imagenet_mds_train.run.folder import CheckpointRecord, RunFolder
+from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.identity import refuse_other, run_identity
-from imagenet_mds_train.run.job import RankJob, shard_cache_as_json
+from imagenet_mds_train.run.job import RankJob, SplitJob
 from imagenet_mds_train.run.launch import launch
 
 
 @dataclass(frozen=True)
 class Start:
-    """A run that is ready to start or to go on."""
+    """A run that is ready to start or to continue. `warnings` are for the person who starts it."""
 
     config: TrainConfig
     dataset: Dataset
@@ -31,52 +32,35 @@ class Start:
     val: Split
     run: RunFolder
     checkpoint: CheckpointRecord | None
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @classmethod
     def prepare(cls, config: TrainConfig, dataset: Dataset, run: RunFolder) -> "Start":
-        """Look at dataset and run folder, and refuse what cannot work.
+        """Look at the dataset and the run's folder, and refuse what cannot work. Nothing is written.
 
         Raises:
-            UserError: no dataset, splits that do not fit together, too few images, a run of another dataset or recipe.
+            UserError: no dataset, splits that do not fit together, too few images or GPUs, a run of another dataset or
+                recipe.
             WorldError: the run's checkpoints are broken.
         """
         train, val = dataset.split("train"), dataset.split("val")
-        if train.info.classes_fingerprint != val.info.classes_fingerprint:
-            one, other = (
-                f"{'unknown' if split.info.classes is None else len(split.info.classes)} classes "
-                f"({split.info.classes_fingerprint})"
-                for split in (train, val)
-            )
-            raise UserError(f"{dataset.location}: train has {one} and val {other}: convert both splits from one source")
-        _refuse_classes(config, train)
-        subset = config.data.subset_samples()
-        if subset is not None and train.info.classes is None:
-            raise UserError(
-                f"{dataset.location} has no manifest that says that its beginning has all classes in equal share: "
-                f"give data.subset=null to train on all of it"
-            )
-        # A dataset of so many is that subset, also where some of its images were left out.
-        if subset is not None and subset > train.info.samples and subset != train.info.planned_subset:
-            raise UserError(
-                f"data.subset asks for {subset:,} training images and {dataset.location} has "
-                f"{train.info.samples:,}: give data.subset=null to train on all of them"
-            )
+        _refuse_other_classes(config, dataset, train, val)
+        _refuse_subset(config, dataset, train)
         samples = _samples(config, train)
         if samples < config.global_batch_size:
             raise UserError(
                 f"{samples:,} training images do not fill one batch of global_batch_size={config.global_batch_size}: "
-                f"give a smaller one"
+                f"pass a smaller one"
             )
         if 0 < (found := gpus()) < config.ranks:
-            raise UserError(f"{config.ranks} ranks want a GPU each and there are {found}: give --ranks {found}")
+            raise UserError(f"{config.ranks} ranks need a GPU each and there are {found}: pass --ranks {found}")
         identity = run_identity(config, train, val)
         refuse_other(run.path, run.read_identity(), identity)
-        checkpoint, notes = run.newest_checkpoint() if run.read_result() is None else (None, [])
+        checkpoint, warnings = run.newest_checkpoint() if run.read_result() is None else (None, [])
         if checkpoint is not None:
-            refuse_other(run.checkpoints / checkpoint.basename, checkpoint.identity, identity)
-        known = [train.warning] if train.warning else []
-        return cls(config, dataset, train, val, run, checkpoint, (*known, *notes))
+            refuse_other(run.checkpoints.location_of(checkpoint), checkpoint.identity, identity)
+        of_dataset = [train.warning] if train.warning else []
+        return cls(config, dataset, train, val, run, checkpoint, (*of_dataset, *warnings))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -90,17 +74,17 @@ class Start:
 
     @property
     def classes(self) -> list[str]:
-        """The classes in the order of their numbers, wnids where they are known."""
+        """The classes in the order of their numbers; wnids where they are known."""
         known = self.train.info.classes
         return list(known) if known else [str(number) for number in range(_outputs(self.config, self.train))]
 
     @property
     def batches_per_epoch(self) -> int:
-        """Optimizer steps of an epoch; images that do not fill a last batch wait for the next epoch's order."""
+        """Optimizer steps of an epoch. Images that do not fill a last batch are left out of that epoch."""
         return self.train_samples // self.config.global_batch_size
 
     def describe(self) -> list[tuple[str, str]]:
-        """The run in words, for `--plan` and the start."""
+        """The run in words, as (name, value) rows, for `--plan` and the start."""
         config, total = self.config, self.batches_per_epoch * self.config.schedule.epochs
         on = [name for name, value in config.algorithms.model_dump().items() if value]
         if config.augment.randaugment:
@@ -133,11 +117,15 @@ class Start:
             ("starts at", begin),
         ]
 
-    def begin(self) -> None:
-        """Record the run; from here on it is this run and no other. Hold the run (`RunFolder.lock`) first."""
+    def record(self) -> None:
+        """Record the run, which keeps its identity from now on. Lock it first, see `RunFolder.lock`.
+
+        Raises:
+            OSError: the run's folder cannot be written.
+        """
         if self.checkpoint is not None:
-            self.run.remove_after(self.checkpoint.batch)
-        self.run.begin(self.config.model_dump(mode="json"), self.identity)
+            self.run.checkpoints.discard_after(self.checkpoint)
+        self.run.create(self.config.model_dump(mode="json"), self.identity)
 
     def shards(self) -> list[tuple[Split, list[ShardInfo]]]:
         """The shards that the run reads, of both splits."""
@@ -147,46 +135,46 @@ class Start:
         ]
 
     def verify_shards(self, on_shard: Callable[[ShardInfo], None] = lambda shard: None) -> list[str]:
-        """Compare the shards to be read that are on this machine with the manifest; those unchanged since this was last
-        done are not read again.
+        """Compare the shards to be read that are on this machine with the manifest. Those unchanged since they were
+        last compared are not read again.
+
+        Args:
+            on_shard: called after each shard that was read.
 
         Returns:
-            A line for each fetched shard that was broken, and will be fetched again.
+            A line for each fetched shard that was broken. It will be fetched again.
 
         Raises:
-            WorldError: a shard is broken; it is named, with the command that repairs it.
+            WorldError: a shard is broken; the message names it, with the command that repairs it.
         """
-        ledger, notes = VerifiedFiles(self.run.path / "verified.json"), []
+        ledger, warnings = VerifiedFiles(self.run.path / "verified.json"), []
         for split, shards in self.shards():
-            notes += split.verify(shards, len(os.sched_getaffinity(0)), on_shard, ledger)
+            warnings += split.verify(shards, len(os.sched_getaffinity(0)), on_shard, ledger)
         ledger.save()
-        return notes
+        return warnings
 
-    def go(self, lock: int | None = None) -> int:
+    def launch(self, lock: int | None = None) -> int:
         """Start the ranks and wait for them.
 
         Args:
-            lock: the descriptor that holds the run.
+            lock: the descriptor of the run's lock.
 
         Returns:
             The exit status.
         """
         starts = [event for event in self.run.events() if event["event"] == "start"]
-        config = self.config.model_dump(mode="json")
-        order = RankJob(
-            config=config,
+        job = RankJob(
+            config=self.config.model_dump(mode="json"),
             run_folder=str(self.run.path),
-            train=shard_cache_as_json(self.train.shard_cache),
-            val=shard_cache_as_json(self.val.shard_cache),
-            train_samples=self.train_samples,
-            val_samples=self.val.info.samples,
+            train=SplitJob.of(self.train.shard_cache, self.train_samples),
+            val=SplitJob.of(self.val.shard_cache, self.val.info.samples),
             classes=self.classes,
             identity=self.identity,
-            checkpoint=str(self.run.checkpoints / self.checkpoint.basename) if self.checkpoint else None,
+            checkpoint=self.run.checkpoints.location_of(self.checkpoint) if self.checkpoint else None,
             attempt=len(starts) + 1,
         )
-        path = self.run.path / "order.json"
-        order.write(path)
+        path = self.run.path / "job.json"
+        job.write(path)
         return launch(self.config.ranks, path, self.run.path, lock)
 
 
@@ -199,12 +187,38 @@ def _samples(config: TrainConfig, train: Split) -> int:
     return min(config.data.subset_samples() or train.info.samples, train.info.samples)
 
 
-def _refuse_classes(config: TrainConfig, train: Split) -> None:
+def _refuse_other_classes(config: TrainConfig, dataset: Dataset, train: Split, val: Split) -> None:
+    """Refuse splits of different classes, and a network with another number of outputs."""
+    if train.info.classes_fingerprint != val.info.classes_fingerprint:
+        one, other = (
+            f"{'unknown' if split.info.classes is None else len(split.info.classes)} classes "
+            f"({split.info.classes_fingerprint})"
+            for split in (train, val)
+        )
+        raise UserError(f"{dataset.location}: train has {one} and val {other}: convert both splits from one source")
     known = train.info.classes
     if known is not None and _outputs(config, train) != len(known):
         raise UserError(
             f"model.classes={config.model.classes} and {train.storage.location} has {len(known)} classes: "
-            f"give model.classes=null"
+            f"pass model.classes=null"
+        )
+
+
+def _refuse_subset(config: TrainConfig, dataset: Dataset, train: Split) -> None:
+    """Refuse a subset of a dataset that has none, or is smaller."""
+    subset = config.data.subset_samples()
+    if subset is None:
+        return
+    if train.info.classes is None:
+        raise UserError(
+            f"{dataset.location} has no manifest, so nothing says that its first images have all classes in equal "
+            f"share: pass data.subset=null to train on all of it"
+        )
+    # A dataset that was converted as this subset is this subset, even if some of its images were left out.
+    if subset > train.info.samples and subset != train.info.planned_subset:
+        raise UserError(
+            f"data.subset asks for {subset:,} training images and {dataset.location} has "
+            f"{train.info.samples:,}: pass data.subset=null to train on all of them"
         )
 
 

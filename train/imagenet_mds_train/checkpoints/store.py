@@ -1,0 +1,168 @@
+"""Where the checkpoints of a run are kept: files and the records that make them count. Imports no torch.
+
+    ep3-ba1500.pt      a checkpoint, moved to its name when it is whole
+    ep3-ba1500.json    its record, written after it: place in the run, size, hash, the run's identity
+
+A checkpoint counts only if its record is there and fits its size and hash. Composer's own way back is a symbolic link
+to the newest file, which restarts from scratch where the link is lost; a run that has reached a batch never restarts at
+0 here.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.storage.atomic import json_bytes
+from imagenet_mds.storage.base import Storage, stored_xxh64
+
+FORMAT = 1
+"""The format of records. Those without a number are of format 1."""
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """What is recorded beside a checkpoint: where in the run it was taken, what it is, which run it belongs to."""
+
+    basename: str
+    epoch: int
+    batch: int
+    size_bytes: int
+    xxh64: str
+    identity: dict[str, Any]
+    format: int = FORMAT
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Sorts records from the oldest to the newest. At the end of an epoch the batch is saved before validation and
+        again after it, under the next epoch."""
+        return self.batch, self.epoch
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """The checkpoints of one run, in any storage."""
+
+    storage: Storage
+
+    def newest(self, reached_batch: int | None = None) -> tuple[CheckpointRecord | None, list[str]]:
+        """The newest whole checkpoint.
+
+        Args:
+            reached_batch: the last batch that the run's log says was saved, None if it says nothing.
+
+        Returns:
+            The record, None for a run without checkpoints; and a line for each newer checkpoint that is broken.
+
+        Raises:
+            UserError: a later version of the program wrote the records.
+            WorldError: the run saved checkpoints and none of them can be used.
+        """
+        warnings: list[str] = []
+        records = self._records(warnings.append)
+        for record in records:
+            fault = self._fault(record)
+            if fault is None:
+                return record, warnings
+            warnings.append(f"{self.location_of(record)} is skipped: {fault}")
+        if records or warnings or reached_batch is not None:
+            until = f" up to batch {reached_batch}" if reached_batch is not None else ""
+            raise WorldError(
+                f"{self.storage.parent.location} saved checkpoints{until} and none can be used "
+                f"({'; '.join(warnings) or 'they are gone'}): restore {self.storage.location}, or start a new run "
+                f"with --run-name"
+            )
+        return None, warnings
+
+    def location_of(self, record: CheckpointRecord) -> str:
+        """A checkpoint's location as a user types it."""
+        return f"{self.storage.location}/{record.basename}"
+
+    def publish(self, file: Path, *, epoch: int, batch: int, identity: dict[str, Any], keep_last: int) -> None:
+        """Take a finished checkpoint file over, record it, then remove all but the newest `keep_last`.
+
+        Args:
+            file: on this machine's disk; moved into the storage under its own name.
+            epoch: finished epochs.
+            batch: finished batches.
+            identity: the run's.
+            keep_last: how many checkpoints stay, this one included.
+
+        Raises:
+            OSError: the storage refuses; what was published before stays.
+        """
+        size_bytes, xxh64 = self.storage.adopt(file, file.name)
+        record = CheckpointRecord(file.name, epoch, batch, size_bytes, xxh64, identity)
+        self.storage.write(_record_name(record), json_bytes(asdict(record)))
+        others = [other for other in self._records() if other.basename != record.basename]
+        # Another one of this batch is from before the epoch's validation, and holds nothing that this one lacks.
+        kept = [other for other in others if other.batch != batch][: keep_last - 1]
+        for old in others:
+            if old not in kept:
+                self._remove(old)
+
+    def discard_after(self, record: CheckpointRecord) -> None:
+        """Remove checkpoints newer than the one that the run continues from. They are broken, otherwise it would
+        continue from them, and must not count when the newest are kept."""
+        for other in self._records():
+            if other.age > record.age:
+                self._remove(other)
+
+    def _fault(self, record: CheckpointRecord) -> str | None:
+        size_bytes = self.storage.size_bytes(record.basename)
+        if size_bytes is None:
+            return "missing"
+        if size_bytes != record.size_bytes:
+            return f"{size_bytes:,} bytes, its record has {record.size_bytes:,}"
+        if stored_xxh64(self.storage, record.basename) != record.xxh64:
+            return "its content is not what its record has"
+        return None
+
+    def _remove(self, record: CheckpointRecord) -> None:
+        self.storage.delete(_record_name(record))
+        self.storage.delete(record.basename)
+
+    def _records(self, warn: Callable[[str], None] = lambda warning: None) -> list[CheckpointRecord]:
+        """The records, the newest first."""
+        records = []
+        try:
+            names = self.storage.list_names()
+        except NotADirectoryError:  # the run's folder is not one; creating it will say so
+            return []
+        for name in names:
+            if not name.endswith(".json") or name.startswith("."):
+                continue
+            place = f"{self.storage.location}/{name}"
+            try:
+                record = CheckpointRecord(**json.loads(self.storage.read(name)))
+            except FileNotFoundError:  # removed since it was listed
+                continue
+            except (ValueError, TypeError) as error:
+                if _format_of(self.storage.read(name)) > FORMAT:
+                    raise _too_new(place) from error
+                warn(f"{place} is skipped: it is not a checkpoint's record")
+                continue
+            if record.format > FORMAT:
+                raise _too_new(place)
+            records.append(record)
+        return sorted(records, key=lambda record: record.age, reverse=True)
+
+
+def _record_name(record: CheckpointRecord) -> str:
+    return f"{Path(record.basename).stem}.json"
+
+
+def _format_of(data: bytes) -> int:
+    """The format that a record which this version cannot read claims to have; 0 if it claims none."""
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return 0
+    found = value.get("format", 0) if isinstance(value, dict) else 0
+    return found if isinstance(found, int) else 0
+
+
+def _too_new(place: str) -> UserError:
+    return UserError(f"{place} was written by a later version of imagenet-mds: continue the run with that version")

@@ -1,0 +1,107 @@
+"""Measures what a run reports, once, and logs it through Composer's logger. Destinations decide when to show it.
+
+train/loss                      mean over the ranks
+train/next_lr                   of the next batch
+train/images, train/batch_seconds, train/waited_seconds
+                                of one batch; the wait is for the loader
+val/NAME                        what the loaders counted since the start, over all ranks
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from composer.core import Callback, State
+from composer.loggers import Logger
+from composer.utils import dist
+
+
+class Throughput(Callback):
+    """Logs loss, learning rate and times after each batch, and the loaders' counts after each validation.
+
+    Args:
+        global_batch_size: images of a step.
+        counts: what this rank's loaders have counted of their samples since the start.
+    """
+
+    def __init__(self, global_batch_size: int, counts: Callable[[], dict[str, int]]) -> None:
+        self._global_batch_size = global_batch_size
+        self._counts = counts
+        self._since = self._asked_at = time.monotonic()
+        self._waited_seconds = 0.0
+
+    def epoch_start(self, state: State, logger: Logger) -> None:
+        """Start the clock again: the time between epochs (validation, a checkpoint) is not training time."""
+        self._since = time.monotonic()
+
+    def before_dataloader(self, state: State, logger: Logger) -> None:
+        """Note when the next batch is asked for. A copy to the device in progress is not waited for here."""
+        self._asked_at = time.monotonic()
+
+    def after_dataloader(self, state: State, logger: Logger) -> None:
+        """Note how long the loader took."""
+        self._waited_seconds = time.monotonic() - self._asked_at
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Log the batch."""
+        now = time.monotonic()
+        metrics = {
+            "train/loss": train_loss(state),
+            # The schedulers step before this event, so this is the next batch's rate.
+            "train/next_lr": float(state.optimizers[0].param_groups[0]["lr"]),
+            "train/images": self._global_batch_size,
+            "train/batch_seconds": now - self._since,
+            "train/waited_seconds": self._waited_seconds,
+        }
+        self._since = now
+        logger.log_metrics(metrics)
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        """Log the loaders' counts, summed over the ranks."""
+        logger.log_metrics({f"val/{name}": _over_ranks(count, state) for name, count in self._counts().items()})
+
+
+def train_loss(state: State) -> float:
+    """The loss of the last batch, the mean over the ranks."""
+    assert isinstance(state.total_loss_dict, dict)
+    return float(state.total_loss_dict["loss/train/total"])
+
+
+def batches_per_epoch(state: State) -> int:
+    """Steps of an epoch."""
+    assert state.dataloader_len is not None
+    return int(state.dataloader_len.value)
+
+
+def _over_ranks(count: int, state: State) -> int:
+    summed = state.device.tensor_to_device(torch.tensor([count]))
+    dist.all_reduce(summed, reduce_operation="SUM")
+    return int(summed)
+
+
+@dataclass
+class Interval:
+    """What a destination adds up from one line to its next."""
+
+    images: float = 0.0
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Add a batch that `Throughput` logged; other metrics are ignored."""
+        if "train/batch_seconds" in metrics:
+            self.images += metrics["train/images"]
+            self.seconds += metrics["train/batch_seconds"]
+            self.waited_seconds += metrics["train/waited_seconds"]
+
+    @property
+    def images_per_second(self) -> float:
+        """The rate over the interval."""
+        return self.images / max(self.seconds, 1e-9)
+
+    @property
+    def waiting_share(self) -> float:
+        """The share of the time in which the loader was waited for, 0 to 1."""
+        return min(1.0, self.waited_seconds / max(self.seconds, 1e-9))

@@ -1,0 +1,96 @@
+"""The one place that makes a Composer Trainer: loaders, model, recipe, and what is always measured."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from composer import Trainer
+from composer.core import Callback, Evaluator
+from composer.devices import Device
+from composer.loggers import LoggerDestination
+from composer.utils import dist
+
+from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.data.device import DeviceLoader, finish_batch
+from imagenet_mds_train.data.loaders import counts_of, training_loader, validation_loader
+from imagenet_mds_train.loggers.throughput import Throughput
+from imagenet_mds_train.model.build import build_model, precision_on
+from imagenet_mds_train.recipe.algorithms import build_algorithms
+from imagenet_mds_train.recipe.distributed import OneModel
+from imagenet_mds_train.recipe.optimizer import build_optimizer
+from imagenet_mds_train.recipe.schedule import build_scheduler
+from imagenet_mds_train.run.job import RankJob
+
+
+def build_trainer(
+    config: TrainConfig,
+    job: RankJob,
+    device: Device,
+    *,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[LoggerDestination] = (),
+) -> Trainer:
+    """The trainer of one rank, ready to fit, at the job's checkpoint if it names one.
+
+    The process must have its random seed and, with several ranks, its process group by now.
+
+    Args:
+        config: the run's.
+        job: the data, the classes and the checkpoint.
+        device: as Composer names it.
+        callbacks: run after those that are always there, in this order.
+        loggers: destinations of what is logged.
+    """
+    torch_device = torch.device("cuda", torch.cuda.current_device()) if device.name == "gpu" else torch.device("cpu")
+    train, val = _build_loaders(config, job, torch_device)
+    model = build_model(config, len(job.classes))
+    return Trainer(
+        model=model,
+        train_dataloader=train,
+        eval_dataloader=Evaluator(label="val", dataloader=val),
+        eval_interval=f"{config.evaluation.every_epochs}ep",
+        max_duration=f"{config.schedule.epochs}ep",
+        optimizers=build_optimizer(config.optimizer, model),
+        schedulers=build_scheduler(config, len(train)),
+        step_schedulers_every_batch=True,
+        algorithms=build_algorithms(config.algorithms, deterministic=config.system.deterministic),
+        callbacks=[OneModel(), Throughput(config.global_batch_size, partial(counts_of, train, val)), *callbacks],
+        loggers=list(loggers),
+        device=device,
+        precision=precision_on(torch_device.type, config),
+        device_train_microbatch_size=config.system.device_microbatch_size,
+        deterministic_mode=config.system.deterministic,
+        seed=config.seed,
+        dist_timeout=config.system.dist_timeout_seconds,
+        run_name=job.run_name,
+        load_path=job.checkpoint,
+        load_progress_bar=False,
+        progress_bar=False,
+        auto_log_hparams=False,
+        # The sample order resumes by itself; spinning would only advance the validation loaders.
+        spin_dataloaders=False,
+    )
+
+
+def _build_loaders(config: TrainConfig, job: RankJob, device: torch.device) -> tuple[DeviceLoader, DeviceLoader]:
+    """This rank's training and validation batches."""
+    replace_damaged = config.data.damaged == "black"
+    finish = partial(finish_batch, device=device, classes=len(job.classes))
+    train = training_loader(
+        config,
+        job.train.shard_cache(),
+        job.train.samples,
+        finish=partial(finish, weightless=replace_damaged),
+        device=device,
+    )
+    val = validation_loader(
+        config.evaluation,
+        job.val.shard_cache(),
+        job.val.samples,
+        rank=dist.get_global_rank(),
+        ranks=dist.get_world_size(),
+        replace_damaged=replace_damaged,
+        finish=finish,
+        device=device,
+    )
+    return train, val
