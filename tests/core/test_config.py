@@ -120,7 +120,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(override: str, words
         ("augment.scale=[1.0, 0.5]", "augment: scale goes from 1.0 down to 0.5"),
         ("augment.scale=[0.5, 2.0]", "augment: scale ends at 2.0"),
         ("evaluation.crop_px=512", "evaluation: crop_px 512 is larger than resize_px 256"),
-        ("schedule.warmup_epochs=3", "schedule: warmup_epochs 3.0 leaves nothing of 3 epochs"),
+        ("schedule.warmup_epochs=3", "schedule: warmup_epochs 3.0 is not shorter than the 3 epochs"),
         ("ranks=3", "global_batch_size 64 does not divide over 3 ranks"),
         ("system.device_microbatch_size=24", "device_microbatch_size 24 does not divide a rank's batch of 64"),
         ("seed=5000000000", "seed should be less than 4294967296, and is 5000000000"),
@@ -186,7 +186,7 @@ def test_ranks_that_were_typed_are_not_blamed_on_the_file() -> None:
 
 
 def test_a_configuration_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no configuration phase9: give a YAML file, or one of demo, dev, "):
+    with pytest.raises(UserError, match="there is no configuration phase9: pass a YAML file, or one of demo, dev, "):
         load_config("phase9")
     with pytest.raises(UserError, match="there is no configuration"):
         load_config(str(tmp_path))

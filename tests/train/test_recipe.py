@@ -195,7 +195,7 @@ def test_labels_stay_numbers_where_every_sample_weighs() -> None:
     batch = torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.tensor([1, 0])
     assert finish_batch(batch, device=HERE, classes=5, weightless=True)[1] is batch[1]
     assert finish_batch(batch, device=HERE, classes=5)[1] is batch[1]
-    with pytest.raises(UserError, match=r"a sample is of class 1 and the model knows 1: give model\.classes"):
+    with pytest.raises(UserError, match=r"a sample has class 1 and the model knows 1: pass model\.classes"):
         finish_batch(batch, device=HERE, classes=1)
     targets = torch.tensor([[0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3]])
     assert torch.equal(without_weightless(targets, 0.1), targets)

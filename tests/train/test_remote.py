@@ -228,7 +228,7 @@ def test_a_dataset_of_stock_tools_is_trained_on_without_its_fingerprint_and_subs
     assert (facts["class"], facts["bytes"]) == (ours.read(11)[1], len(ours.read(11)[0]))
     refused = run(*command, "--run-name", "subset", "data.subset=40")
     assert (refused.status, len(refused.err.splitlines())) == (2, 1)
-    assert "give data.subset=null to train on all of it" in refused.err
+    assert "pass data.subset=null to train on all of it" in refused.err
     few = run(*command, "--run-name", "few", "model.classes=3")
     assert few.status == 2
     assert re.search(r"a sample is of class [3-9] and the model knows 3: give model\.classes", few.err)

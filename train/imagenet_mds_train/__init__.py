@@ -1,5 +1,5 @@
-"""MDS shards to a trained, evaluated ResNet: the run's records, its processes, the data, the recipe, the checkpoints.
+"""MDS shards to a trained, evaluated ResNet.
 
-What the command line needs before a rank starts (`plan`, `records`, `launch`) imports no torch; only `rank` and what it
-calls does.
+`config` and `run` are what the command line needs before a rank starts; they import no torch. `rank` is what each rank
+runs, through `trainer`.
 """

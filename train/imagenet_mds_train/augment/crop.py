@@ -1,9 +1,9 @@
-"""Which part of a picture training sees: torchvision's RandomResizedCrop, drawn from the sample's own seed.
+"""Which part of an image training sees: torchvision's RandomResizedCrop, drawn from the sample's own seed.
 
-Pure functions. A crop that is much larger than what it becomes can be decoded at a half, a quarter or an eighth of its
-size for less than the whole. For that its edges must lie on pixels of the smaller picture, so they are moved to the
-nearest such place, by 4 pixels at most (of a crop of more than 8 times the training size), and by none where nothing
-is scaled. The crop that was moved is the sample's crop, whichever way it is then decoded.
+These are pure functions. A crop much larger than the training size can be decoded at a half, a quarter or an eighth of
+its size, which is cheaper. Its edges must then lie on pixels of the smaller image, so they are moved to the nearest
+such place, by at most 4 pixels (for a crop of more than 8 times the training size), and not at all where nothing is
+scaled. The moved crop is the sample's crop, however it is then decoded.
 """
 
 import math
@@ -13,13 +13,13 @@ from imagenet_mds.seeds import SampleRandom
 
 _ATTEMPTS = 10
 DCT_DENOMINATORS = (8, 4, 2)
-"""What libjpeg-turbo scales down by faster than it decodes the whole; by 8/5 or 8/7 it takes longer (measured)."""
+"""Scales at which libjpeg-turbo is faster than at full size; at 8/5 or 8/7 it is slower (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A part of a picture, in pixels of the whole one; `denominator` says that 1/denominator of its size is enough, and
-    divides its place and size."""
+    """A part of an image, in pixels of the whole. Decoding at 1/denominator of the size is enough; `denominator`
+    divides the position and the size of the crop."""
 
     left: int
     top: int
@@ -31,14 +31,14 @@ class Crop:
 def draw_crop(
     random: SampleRandom, width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Crop:
-    """RandomResizedCrop's parameters, as torchvision 0.22 draws them (`RandomResizedCrop.make_params`).
+    """Draw RandomResizedCrop's parameters as torchvision 0.22 does (`RandomResizedCrop.make_params`).
 
     Args:
         random: where the draws come from.
-        width: of the picture, pixels.
-        height: of the picture, pixels.
-        scale: least and most share of the picture's area.
-        ratio: least and most width by height; its logarithm is uniform.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest width by height, drawn with a uniform logarithm.
     """
     area = width * height
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
@@ -50,7 +50,7 @@ def draw_crop(
             top = random.integer(height - h + 1)
             left = random.integer(width - w + 1)
             return Crop(left, top, w, h)
-    # The whole, as far as the ratio allows, from the middle.
+    # As much of the image as the ratio allows, from the centre.
     w, h = width, height
     if width / height < ratio[0]:
         h = round(w / ratio[0])
@@ -60,14 +60,14 @@ def draw_crop(
 
 
 def on_grid(crop: Crop, width: int, height: int, size_px: int, oversampling: float) -> Crop:
-    """The crop with its edges where a picture decoded at a fraction of its size has pixels.
+    """Move a crop's edges to pixels of the image decoded at a fraction of its size, if a fraction is enough.
 
     Args:
         crop: as drawn.
-        width: of the picture, pixels.
-        height: of the picture, pixels.
-        size_px: what the crop will become, pixels on each side.
-        oversampling: how many times `size_px` the decoded crop has at least on each side.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        size_px: what the crop is resized to, in pixels on each side.
+        oversampling: the decoded crop has at least this many times `size_px` on each side.
     """
     for denominator in DCT_DENOMINATORS:
         least = oversampling * size_px * denominator
@@ -79,6 +79,6 @@ def on_grid(crop: Crop, width: int, height: int, size_px: int, oversampling: flo
 
 
 def _snap(start: int, length: int, end: int, step: int) -> tuple[int, int]:
-    """Start and length in whole steps, the nearest ones that lie within [0, end)."""
+    """The nearest start and length in whole steps that lie within [0, end)."""
     length = min((length + step // 2) // step, end // step) * step
     return min((start + step // 2) // step, (end - length) // step) * step, length

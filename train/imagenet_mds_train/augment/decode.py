@@ -1,8 +1,8 @@
-"""From a stored file to the pixels of a crop: the way that every training image takes.
+"""From a stored file to the pixels of a crop: the path of every training image.
 
-JPEG is decoded by libjpeg-turbo (simplejpeg), from restart tiles only where the crop is, scaled in the DCT domain to
-what the crop needs where `linear` allows it, and resized by torch, in uint8 and channels last; of raw pixels the crop
-is a slice. What the fast decoder refuses, and every other format, is decoded by Pillow, always to RGB. Pillow's own
+A JPEG is decoded by libjpeg-turbo (simplejpeg): with restart tiles only where the crop is, and scaled in the DCT domain
+to what the crop needs where `linear` allows it. It is resized by torch, in uint8 and channels last. The crop of raw
+pixels is a slice. Pillow decodes what the fast decoder refuses, and every other format, always to RGB. Pillow's own
 resize gives the same pixels within one level and takes several times as long.
 """
 
@@ -28,12 +28,13 @@ Pixels = NDArray[np.uint8]
 Resize = Literal["antialias", "linear"]
 
 OVERSAMPLING: dict[Resize, float] = {"antialias": math.inf, "linear": 1.0}
-"""How many times the training size a crop decoded at a fraction has at least. `antialias` takes none of them: even at
-four times the size, what libjpeg makes of 8 x 8 pixels is 54 dB from Pillow's result, and 60 are promised."""
+"""The least size of a crop decoded at a fraction, in multiples of the training size. `antialias` never decodes at a
+fraction: even at four times the size, libjpeg's scaling of 8 x 8 pixels is 54 dB from Pillow's result, and 60 are
+promised."""
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG that the fast way takes; None of anything else."""
+    """Width and height of a JPEG that the fast decoder can read; None for anything else."""
     if not data.startswith(b"\xff\xd8"):
         return None
     try:
@@ -44,7 +45,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def tiles_of(data: bytes) -> TileMap | None:
-    """Where a JPEG's restart tiles lie; None where it has none, or a table that does not fit it."""
+    """Where the restart tiles of a JPEG lie; None where it has none, or a table that does not fit."""
     try:
         return TileMap.parse(data)
     except ValueError:
@@ -54,21 +55,21 @@ def tiles_of(data: bytes) -> TileMap | None:
 def decode_fast(
     data: bytes, crop: Crop, size: tuple[int, int], tiles: TileMap | None = None, how: Resize = "antialias"
 ) -> Pixels | None:
-    """The crop's pixels, at 1/denominator of their size.
+    """Decode the pixels of a crop, at 1/denominator of their size.
 
     Args:
         data: a JPEG.
-        crop: of the whole picture.
-        size: width and height of the whole picture.
-        tiles: where its restart tiles lie; with them only those that the crop touches are decoded.
-        how: it will be resized. Where that is `linear`, colour that is stored at half the size is not smoothed when it
-            is made larger: a tenth less to decode, for 0.1 to 0.4 dB of the 37 to 40 that `linear` has.
+        crop: in the whole image.
+        size: width and height of the whole image.
+        tiles: where its restart tiles lie; only those that the crop touches are decoded.
+        how: how the crop will be resized. With `linear`, colour stored at half the size is not smoothed when it is
+            upsampled, which saves a tenth of the decode and costs 0.1 to 0.4 dB of the 37 to 40 that `linear` has.
 
     Returns:
-        (crop.height / denominator, crop.width / denominator, 3); None where the decoder refuses.
+        (crop.height / denominator, crop.width / denominator, 3); None where the decoder refuses the file.
 
     Raises:
-        ValueError: what was decoded is damaged. With tiles that is the crop's part alone.
+        ValueError: the decoded part is damaged. With tiles, that is only the part that the crop touches.
     """
     d = crop.denominator
     corner = 0, 0
@@ -87,28 +88,28 @@ def decode_fast(
 
 
 def _decode_whole(data: bytes, **options: Any) -> Pixels | None:
-    """A JPEG's picture by libjpeg-turbo; None where it has something to say that is no damage.
+    """Decode a JPEG by libjpeg-turbo; None where it complains about something other than damage.
 
     Raises:
-        ValueError: the picture is damaged. Pillow, and libjpeg by itself, would invent what is missing of it.
+        ValueError: the image is damaged. Pillow, and libjpeg without strict mode, would invent what is missing.
     """
     try:
         whole: Pixels = simplejpeg.decode_jpeg(data, "RGB", **options)
     except ValueError as error:
         if reason := damage_in(error):
             raise ValueError(reason) from None
-        # Bytes too many, and odd headers: Pillow passes over them, and raises where libjpeg has given up.
+        # Extra bytes and odd headers: Pillow ignores them, and raises where libjpeg gives up.
         return None
     return whole
 
 
 def decode_picture(data: bytes) -> Image.Image:
-    """A stored sample as an RGB picture, whatever it was: grayscale, CMYK and palettes become RGB.
+    """Decode a stored sample into an RGB image, whatever its mode: grayscale, CMYK and palettes become RGB.
 
-    A JPEG's pixels are those that Pillow gives; a test holds that. But damage is not passed over.
+    The pixels of a JPEG are those that Pillow gives; a test holds that. Unlike with Pillow, damage is an error.
 
     Raises:
-        Exception: of whatever kind Pillow's plugins raise, where it does not decode.
+        Exception: any kind that Pillow's plugins raise, where the sample does not decode.
     """
     if jpeg_size(data) is not None and (whole := _decode_whole(data)) is not None:
         return Image.fromarray(whole)
@@ -116,10 +117,10 @@ def decode_picture(data: bytes) -> Image.Image:
 
 
 def decode_slowly(data: bytes) -> Pixels:
-    """The whole picture, by Pillow, or as it is stored where it is raw.
+    """Decode a whole image by Pillow, or take raw pixels as they are stored.
 
     Raises:
-        Exception: of whatever kind Pillow's plugins raise, where it does not decode.
+        Exception: any kind that Pillow's plugins raise, where the image does not decode.
     """
     if is_raw(data):
         return decode_raw(data)
@@ -127,18 +128,17 @@ def decode_slowly(data: bytes) -> Pixels:
 
 
 def part_of(whole: Pixels, crop: Crop) -> Pixels:
-    """The crop of a whole picture, in its own size."""
+    """Cut a crop out of a whole image, without resizing it."""
     return whole[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
 
 
 def centre(data: bytes, resize_px: int, crop_px: int, how: Resize) -> Pixels:
-    """What validation sees of a stored file, on the fast way: the shorter side to `resize_px`, the middle `crop_px`.
-
-    Sides are rounded as torchvision rounds them.
+    """What validation sees of a stored file, by the fast decoder: the centre `crop_px` of the image whose shorter side
+    is `resize_px`. Sides are rounded as torchvision rounds them.
 
     Raises:
-        Exception: of whatever kind Pillow's plugins raise, where it does not decode.
-        ValueError: as `decode_fast`.
+        Exception: any kind that Pillow's plugins raise, where the file does not decode.
+        ValueError: see `decode_fast`.
     """
     size, whole = jpeg_size(data), None
     if size is not None:
@@ -153,23 +153,25 @@ def centre(data: bytes, resize_px: int, crop_px: int, how: Resize) -> Pixels:
 
 
 def resize(pixels: Pixels, size_px: int, how: Resize, *, flip: bool = False) -> Pixels:
-    """Pixels as a square of `size_px`, as `resize_to`."""
+    """Resize pixels to a square of `size_px`; see `resize_to`."""
     return resize_to(pixels, size_px, size_px, how, flip=flip)
 
 
 def resize_to(pixels: Pixels, height: int, width: int, how: Resize, *, flip: bool = False) -> Pixels:
-    """Pixels in another size.
+    """Resize pixels.
 
     Args:
-        pixels: any size.
-        height: of the result, pixels.
-        width: of the result, pixels.
+        pixels: of any size.
+        height: of the result, in pixels.
+        width: of the result, in pixels.
         how: `antialias` weighs every pixel that falls into one of the result, as Pillow and torchvision do; `linear`
             takes the nearest four, as tf.data and OpenCV do.
-        flip: mirror it, left to right; torch does that by vectors, NumPy byte by byte, in twenty times the time.
+        flip: mirror the result, left to right. torch does this vectorised; NumPy, byte by byte, takes twenty times as
+            long.
     """
-    # A part of a larger picture is copied: torch resizes one without gaps between its rows faster, and makes a result
-    # with the channels together, which to bring together takes longer than this. Raw samples it does not take at all.
+    # A part of a larger image is copied first: torch resizes rows without gaps faster, and keeps the channels together
+    # in the result, where bringing them together later would take longer than the copy. It refuses read-only raw
+    # pixels.
     if not (pixels.flags.c_contiguous and pixels.flags.writeable):
         pixels = pixels.copy()
     # image: (1, 3, height, width), channels last in memory, as torch's vectorised resize of bytes wants it

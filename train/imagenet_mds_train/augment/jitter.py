@@ -1,7 +1,7 @@
-"""ColorJitter in two halves: parameters drawn with the sample, pixels made where the batch is.
+"""ColorJitter in two halves: parameters are drawn with the sample, pixels are computed where the batch is.
 
-On Pillow's pictures ColorJitter takes as long as decoding a JPEG; on a GPU it does not show. The pixels are those of
-torchvision's functions on uint8, each operation clamped and floored as there.
+On Pillow images ColorJitter takes as long as decoding a JPEG; on a GPU its cost is negligible. The pixels are those of
+torchvision's functions on uint8, with each operation clamped and floored as there.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ JitterRow = tuple[float, ...]
 
 _OPERATIONS = 4
 IDENTITY: JitterRow = (0.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 0.0)
-"""Parameters that leave an image as it is."""
+"""Parameters that leave an image unchanged."""
 
 _LUMA = (0.2989, 0.587, 0.114)
-"""Of red, green, blue in gray; torchvision's (ITU-R BT.601)."""
+"""Weights of red, green and blue in gray, as torchvision has them (ITU-R BT.601)."""
 
 
 def draw_jitter(random: SampleRandom, config: ColorJitterConfig) -> JitterRow:
-    """Parameters as torchvision's ColorJitter draws them: a random order, factors uniform around 1 (hue: around 0)."""
+    """Draw parameters as torchvision's ColorJitter does: a random order, factors uniform around 1 (hue: around 0)."""
     order = random.permutation(_OPERATIONS)
     factors = [
         random.uniform(1 - most, 1 + most) if most else 1.0
@@ -36,7 +36,7 @@ def draw_jitter(random: SampleRandom, config: ColorJitterConfig) -> JitterRow:
 
 
 def jitter_rows(rows: Sequence[JitterRow]) -> Tensor:
-    """Samples' parameters as (samples, 8), float64: what remains of a factor to 1 is taken before it is rounded."""
+    """The parameters of samples as (samples, 8), float64: 1 minus a factor is computed before rounding to float32."""
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -45,8 +45,8 @@ def jitter(images: Tensor, parameters: Tensor) -> Tensor:
 
     Args:
         images: (samples, 3, height, width), uint8.
-        parameters: (samples, 8), as `jitter_rows`, in the processor's memory, so that which images an operation is for
-            is known without waiting for the device.
+        parameters: (samples, 8), see `jitter_rows`, in CPU memory, so that the images of an operation are known without
+            waiting for the device.
 
     Returns:
         (samples, 3, height, width), uint8, in the same memory format.

@@ -1,9 +1,9 @@
-"""What happens to a picture before the network sees it: random in training, fixed in validation.
+"""What happens to an image before the network sees it: random in training, fixed in validation.
 
-Training's way is split by where each part is cheapest. A loader worker cuts, resizes and flips (`crop.py`, `pixels.py`)
-and runs RandAugment, torchvision's own, on Pillow's pictures; ColorJitter's parameters are drawn there and its pixels
-made on the device, batch by batch (`color.py`). The order is torchvision's: crop, flip, RandAugment, ColorJitter.
-Everything random comes from the sample's own seed, so nothing depends on who does it.
+Each part of the training augmentation runs where it is cheapest. A loader worker crops, resizes and flips (`crop.py`,
+`decode.py`) and runs torchvision's RandAugment on Pillow images. ColorJitter's parameters are drawn there too, and
+applied on the device, batch by batch (`jitter.py`). The order is torchvision's: crop, flip, RandAugment, ColorJitter.
+All randomness comes from the sample's own seed, so nothing depends on which process does the work.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from imagenet_mds_train.config.schema import AugmentConfig, EvaluationConfig
 class View:
     """A sample as one epoch sees it.
 
-    `pixels` are (size, size, 3), RGB, without ColorJitter, whose parameters are `jitter`; `slowly` says that Pillow
+    `pixels` are (size, size, 3), RGB, before ColorJitter, whose parameters are `jitter`. `slowly` says that Pillow
     decoded it.
     """
 
@@ -52,7 +52,7 @@ class View:
 
 
 class Augmentation:
-    """Training's augmentation: a pure function of (file, seed, epoch)."""
+    """The training augmentation: a pure function of (file, seed, epoch)."""
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
@@ -63,7 +63,7 @@ class Augmentation:
         )
 
     def black(self, epoch: int) -> View:
-        """What stands for a file that does not decode."""
+        """The black view that replaces a file that does not decode."""
         size_px = self.config.size_at(epoch)
         crop = Crop(0, 0, size_px, size_px)
         jitter = IDENTITY if self.config.color_jitter else None
@@ -74,11 +74,11 @@ class Augmentation:
 
         Args:
             data: the stored file.
-            seed: the sample's own, of this epoch; see `seeds.sample_seed`.
-            epoch: from 0; it decides the size.
+            seed: of the sample in this epoch; see `seeds.sample_seed`.
+            epoch: counted from 0; decides the size.
 
         Raises:
-            Exception: of whatever kind Pillow's plugins raise, where the file does not decode.
+            Exception: any kind that Pillow's plugins raise, where the file does not decode.
         """
         config, random, size_px = self.config, SampleRandom(seed), self.config.size_at(epoch)
         size, whole = jpeg_size(data), None
@@ -103,7 +103,7 @@ class Augmentation:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torch's default generator, seeded with `seed` inside and as it was outside."""
+    """Seed torch's default generator within the context, and restore it afterwards."""
     generator = torch.default_generator
     state = generator.get_state()
     generator.manual_seed(seed - (1 << 64) if seed >= 1 << 63 else seed)
@@ -114,9 +114,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def validation_view(config: EvaluationConfig) -> Callable[[bytes], Tensor]:
-    """What validation sees of a stored file, a uint8 tensor of (3, crop_px, crop_px): the shorter side to `resize_px`,
-    then the centre. `reference` is Pillow's antialiased bilinear result exactly, which published accuracies are
-    measured with."""
+    """The function from a stored file to what validation sees: a uint8 tensor (3, crop_px, crop_px), the centre of the
+    image whose shorter side is `resize_px`. `reference` is exactly Pillow's antialiased bilinear result, with which
+    published accuracies are measured."""
     how = config.resize
     if how != "reference":
         return lambda data: torch.from_numpy(centre(data, config.resize_px, config.crop_px, how)).permute(2, 0, 1)

@@ -8,18 +8,13 @@ from pydantic import BaseModel, ValidationError
 
 from imagenet_mds_train.config.schema import TrainConfig
 
-
-def _is_of(path: str, key: str) -> bool:
-    """Whether a mistake at a path is of what was typed for a key: there, below it, or in a group that it is in."""
-    return f"{path}.".startswith(f"{key}.") or f"{key}.".startswith(f"{path}.") or path.startswith(_WHOLE)
-
-
 _WHOLE = "Value error, "
-"""How the place of a mistake begins that is in none, but in the tree as a whole; the rest is the sentence."""
+"""Stands for the path of a mistake that concerns the whole tree; the sentence follows it."""
 
 
-def _complaints(error: ValidationError) -> dict[str, str]:
-    """A sentence a mistake, by its key. A union complains once a member; one sentence stands for all of them."""
+def complaints(error: ValidationError) -> dict[str, str]:
+    """One sentence for each mistake, by its path. pydantic complains about each member of a union; one sentence stands
+    for all of them."""
     seen: dict[str, str] = {}
     for item in error.errors():
         keys = [str(part) for part in item["loc"]]
@@ -39,6 +34,11 @@ def _complaints(error: ValidationError) -> dict[str, str]:
     return seen
 
 
+def concerns(path: str, key: str) -> bool:
+    """Whether a mistake at `path` concerns the value of `key`: it is there, below it, or in a group around it."""
+    return f"{path}.".startswith(f"{key}.") or f"{key}.".startswith(f"{path}.") or path.startswith(_WHOLE)
+
+
 def _shown(value: Any) -> str:
     return json.dumps(value) if not isinstance(value, dict) else "a group of keys"
 
@@ -55,7 +55,7 @@ def known_keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> list[s
 
 
 def _known_part(keys: list[str]) -> list[str]:
-    """A location without what pydantic adds to it for members of unions and places in tuples."""
+    """A location without the parts that pydantic adds for members of unions and places in tuples."""
     known = set(known_keys())
     while keys and ".".join(keys) not in known:
         keys = keys[:-1]
@@ -63,7 +63,7 @@ def _known_part(keys: list[str]) -> list[str]:
 
 
 def _nearest(path: str) -> str:
-    """The known key that is meant, most likely: alike as a whole, or the same last name elsewhere."""
+    """A hint at the key that was probably meant: one with the same last name, or a similar one."""
     known = known_keys()
     last = path.rsplit(".", 1)[-1]
     same_name = [key for key in known if key.rsplit(".", 1)[-1] == last]

@@ -1,8 +1,7 @@
-"""The training configuration: one tree of frozen, strictly typed models, from one YAML file and `key=value` overrides.
+"""The training configuration: one tree of frozen, strictly typed models.
 
-OmegaConf reads and merges (it reads `1e-4` as a number, which PyYAML does not); pydantic checks types and bounds. An
-unknown key is an error that names the nearest known one. Everything that changes a result stands in this tree; paths
-and operations are flags of the command.
+Everything that changes a result is in this tree; paths and operations are options of the command. An unknown key is an
+error that names the nearest known one.
 """
 
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from imagenet_mds.dataset.subsets import SUBSETS
+from imagenet_mds.vocabulary import SubsetName
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -22,42 +22,60 @@ class _Section(BaseModel):
 
 
 class OrderConfig(_Section):
-    """Streaming's ordering knobs, every one of them: the library has two sets of defaults (traps of its own).
-
-    The block within which samples are shuffled is 16,384 where the library has 262,144. The stored order is random and
-    balanced already and each epoch has its own order of shards, so that a batch of 512 comes from some 30 of them with
-    the classes in equal share; and an epoch of a dataset that lies elsewhere begins when 16 shards are here, not 200.
-    """
+    """Streaming's ordering knobs, all of them, because its two entry points have different defaults."""
 
     shuffle: bool = True
+    """Give each epoch an order of its own."""
+
     shuffle_algo: Literal["naive", "py1br", "py1e", "py1s", "py2s"] = "py1e"
+    """Streaming's shuffle algorithm. `py1e` spreads each shard over a window of about a block."""
+
     shuffle_seed: NonNegative = 9176
+    """Seed for the order of the samples; augmentation has `seed`."""
+
     shuffle_block_size: Positive = 1 << 14
+    """Samples within which the shuffle mixes. Streaming's default is 262,144. The stored order is already random and
+    balanced, and each epoch has its own order of shards, so a batch of 512 comes from some 30 shards with the classes
+    in equal share; and an epoch on a remote dataset starts once 16 shards are here, not 200."""
+
     num_canonical_nodes: Positive = 1
+    """Parts that the samples are dealt to before the ranks. Fixed, so that the order does not depend on the ranks."""
+
     partition_algo: Literal["orig", "relaxed"] = "relaxed"
+    """How samples are dealt to nodes, ranks and workers."""
+
     sampling_method: Literal["balanced", "fixed"] = "balanced"
+    """How samples are drawn where a stream is sampled down; this program never does."""
+
     sampling_granularity: Positive = 1
+    """Samples drawn at a time where a stream is sampled down."""
+
     batching_method: Literal["random", "stratified", "per_stream", "device_per_stream"] = "random"
+    """How several streams share a batch; this program has one."""
 
 
 class DataConfig(_Section):
-    """What is read, and how.
+    """What is read, and how."""
 
-    subset: train on this many images, the first of the dataset; a name, a number, or null for all.
-    workers_per_rank: loader processes of each rank; 0 reads in the rank's own process.
-    prefetch_batches: batches that each worker keeps ready.
-    predownload: samples, over all ranks and workers, whose shards are fetched ahead where the dataset lies elsewhere.
-    verify_shards: compare every shard's hash with the manifest before the first start on this dataset.
-    damaged: at a stored image that does not decode whole, `stop`, or take a `black` one without weight, counted in the
-        log; of an image with restart tiles, what the crop needs must decode.
-    """
+    subset: SubsetName | Positive | None = None
+    """Train on this many images, the first of the dataset: a name, a number, or null for all."""
 
-    subset: Literal["tiny", "small", "medium", "large"] | Positive | None = None
     workers_per_rank: NonNegative = 2
+    """Loader processes of each rank; 0 reads in the rank's own process."""
+
     prefetch_batches: Positive = 2
+    """Batches that each worker keeps ready."""
+
     predownload: Positive = 16_384
+    """Samples, over all ranks and workers, whose shards are downloaded ahead from a remote dataset."""
+
     verify_shards: bool = True
+    """Compare the hash of every shard with the manifest before the first start on a dataset."""
+
     damaged: Literal["stop", "black"] = "stop"
+    """At a stored image that does not decode whole: `stop`, or use a `black` image without weight and count it in the
+    log. Of an image with restart tiles, only the part that the crop needs must decode."""
+
     order: OrderConfig = OrderConfig()
 
     def subset_samples(self) -> int | None:
@@ -66,7 +84,8 @@ class DataConfig(_Section):
 
 
 class ColorJitterConfig(_Section):
-    """Each image's brightness, contrast, saturation scaled by 1 +- at most this, its hue turned by at most this."""
+    """torchvision's ColorJitter: brightness, contrast and saturation are scaled by 1 plus or minus at most this, and
+    the hue is turned by at most this."""
 
     brightness: Fraction = 0.0
     contrast: Fraction = 0.0
@@ -75,15 +94,15 @@ class ColorJitterConfig(_Section):
 
 
 class RandAugmentConfig(_Section):
-    """`depth` operations an image, each of `severity` out of 30."""
+    """torchvision's RandAugment: `depth` operations per image, each of magnitude `severity` out of 30."""
 
     severity: Annotated[int, Field(ge=0, le=30)] = 9
     depth: Positive = 2
 
 
 class ProgressiveConfig(_Section):
-    """Smaller pictures first (Howard 2018; the schedule is ffcv's): `start_px` until `from_epoch`, then evenly more, in
-    steps of `step_px`, up to the full size from `until_epoch` on. Epochs count from 0."""
+    """Progressive resizing (Howard 2018; the schedule is ffcv's): images of `start_px` until `from_epoch`, then evenly
+    larger in steps of `step_px`, and the full size from `until_epoch`. Epochs are counted from 0."""
 
     start_px: Annotated[int, Field(ge=8)] = 160
     from_epoch: NonNegative = 0
@@ -92,10 +111,11 @@ class ProgressiveConfig(_Section):
 
 
 class AugmentConfig(_Section):
-    """What training does to an image: a random crop of `scale` of the area and `ratio` of the sides, resized to
-    `size_px`; with `progressive` to less in the first epochs.
+    """What training does to an image: a random crop with a share of the area within `scale` and an aspect ratio within
+    `ratio`, resized to `size_px`, or to less in the first epochs with `progressive`.
 
-    resize: `antialias` weighs every pixel, as Pillow and torchvision do; `linear` takes the nearest four, as tf.data.
+    resize: `antialias` weighs every pixel, as Pillow and torchvision do; `linear` takes the nearest four, as tf.data
+        does.
     """
 
     size_px: Annotated[int, Field(ge=8)] = 224
@@ -112,19 +132,19 @@ class AugmentConfig(_Section):
         for name in ("scale", "ratio"):
             low, high = getattr(self, name)
             if low > high:
-                raise ValueError(f"{name} goes from {low} down to {high}: give the smaller number first")
+                raise ValueError(f"{name} goes from {low} down to {high}: put the smaller number first")
         if self.scale[1] > 1:
-            raise ValueError(f"scale ends at {self.scale[1]}: a crop has at most all of the area, 1.0")
+            raise ValueError(f"scale ends at {self.scale[1]}: a crop covers at most the whole area, 1.0")
         if (steps := self.progressive) and steps.start_px > self.size_px:
             raise ValueError(f"progressive.start_px {steps.start_px} is larger than size_px {self.size_px}")
         if steps and steps.from_epoch >= steps.until_epoch:
             raise ValueError(
-                f"progressive goes from epoch {steps.from_epoch} to epoch {steps.until_epoch}: give a later end"
+                f"progressive goes from epoch {steps.from_epoch} to epoch {steps.until_epoch}: choose a later end"
             )
         return self
 
     def size_at(self, epoch: int) -> int:
-        """The training size of an epoch (from 0), pixels on each side."""
+        """The training size of an epoch, counted from 0, in pixels on each side."""
         steps = self.progressive
         if steps is None or epoch >= steps.until_epoch:
             return self.size_px
@@ -134,9 +154,10 @@ class AugmentConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """Validation: the shorter side to `resize_px`, the centre `crop_px`; every `every_epochs` and at the end.
+    """Validation, every `every_epochs` and at the end: the shorter side is resized to `resize_px`, then the centre
+    `crop_px` is cropped.
 
-    resize: `reference` is Pillow's result exactly; `antialias` and `linear` take training's fast way.
+    resize: `reference` is exactly Pillow's result; `antialias` and `linear` use training's fast decoder.
     """
 
     resize_px: Annotated[int, Field(ge=8)] = 256
@@ -154,9 +175,9 @@ class EvaluationConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """A torchvision ResNet; depth 10 is one block a stage, for a CPU.
+    """A torchvision ResNet. Depth 10 has one block per stage and suits a CPU.
 
-    classes: outputs; null for those of the dataset's manifest, or ImageNet's 1,000 where it has none.
+    classes: number of outputs; null takes it from the dataset's manifest, or ImageNet's 1,000 without one.
     """
 
     depth: Literal[10, 18, 34, 50, 101, 152] = 50
@@ -164,8 +185,8 @@ class ModelConfig(_Section):
 
 
 class OptimizerConfig(_Section):
-    """SGD. `lr` is for `global_batch_size` as configured; nothing scales it. `decay_norm_and_bias` puts weight decay on
-    BatchNorm and biases too, as the original ResNet does."""
+    """SGD. `lr` is the rate for `global_batch_size` as configured; nothing scales it. `decay_norm_and_bias` applies
+    weight decay to BatchNorm and biases too, as the original ResNet does."""
 
     lr: PositiveFloat
     momentum: Fraction = 0.9
@@ -175,7 +196,7 @@ class OptimizerConfig(_Section):
 
 
 class ScheduleConfig(_Section):
-    """Linear warm-up over `warmup_epochs`, then a cosine to `final_lr_fraction` of the rate."""
+    """Linear warm-up over `warmup_epochs`, then a cosine down to `final_lr_fraction` of the learning rate."""
 
     epochs: Positive
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
@@ -184,7 +205,7 @@ class ScheduleConfig(_Section):
     @model_validator(mode="after")
     def _warmup_ends(self) -> "ScheduleConfig":
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} is not shorter than the {self.epochs} epochs")
         return self
 
 
@@ -195,7 +216,7 @@ class MixUpConfig(_Section):
 
 
 class CutMixConfig(_Section):
-    """CutMix (Yun et al. 2019). With MixUp too, each batch gets one of the two, by a fair coin."""
+    """CutMix (Yun et al. 2019). With MixUp on as well, each batch gets one of the two, by a fair coin."""
 
     alpha: PositiveFloat = 1.0
 
@@ -207,13 +228,13 @@ class LabelSmoothingConfig(_Section):
 
 
 class EMAConfig(_Section):
-    """A moving average of the weights, which validation and the checkpoint's model use."""
+    """An exponential moving average of the weights, which validation and the saved model use."""
 
     half_life_batches: Positive = 50
 
 
 class AlgorithmsConfig(_Section):
-    """Each is on where it is given, off where it is null. Their order is fixed in code."""
+    """Algorithms: on where a value is given, off where it is null. Their order is fixed in code."""
 
     mixup: MixUpConfig | None = None
     cutmix: CutMixConfig | None = None
@@ -224,36 +245,44 @@ class AlgorithmsConfig(_Section):
 
 
 class CheckpointConfig(_Section):
-    """A checkpoint every `every_batches` and at each epoch's end; the last `keep` stay."""
+    """A checkpoint every `every_batches` and at the end of each epoch, of which the last `keep` are kept."""
 
     every_batches: Positive | None = None
     keep: Positive = 2
 
 
 class SystemConfig(_Section):
-    """How it runs. `auto` precision is fp16 on a GPU, fp32 on a CPU. `deterministic` gives bit-identical weights for
-    the same ranks, and costs speed. `device_microbatch_size` splits a rank's batch to fit its memory; BatchNorm then
-    sees the parts."""
+    """How the run computes."""
 
     precision: Literal["auto", "fp32", "amp_fp16", "amp_bf16"] = "auto"
+    """`auto` is fp16 on a GPU and fp32 on a CPU."""
+
     deterministic: bool = False
+    """Bit-identical weights with the same number of ranks and threads, at the cost of speed."""
+
     device_microbatch_size: Positive | None = None
+    """Split a rank's batch into parts of this many images, to fit its memory. BatchNorm then sees the parts."""
+
     dist_timeout_seconds: Positive = 600
+    """How long ranks wait for each other before they give up."""
 
 
 class LoggingConfig(_Section):
-    """A line in the log every `every_batches`, and one on the screen every `print_every_batches`."""
+    """How often the run reports."""
 
     every_batches: Positive = 20
+    """Batches between lines of the log."""
+
     print_every_batches: Positive = 20
+    """Batches between lines on the screen."""
 
 
 class TrainConfig(_Section):
     """One training run.
 
-    seed: of initialisation and augmentation, of 32 bits as NumPy takes it; the sample order has its own,
+    seed: for initialisation and augmentation, of 32 bits as NumPy takes it; the sample order has a seed of its own,
         `data.order.shuffle_seed`.
-    ranks: processes, one a GPU; the command's --ranks wins.
+    ranks: processes, one per GPU; the command's --ranks overrides it.
     global_batch_size: images of one optimizer step, over all ranks.
     """
 
@@ -288,7 +317,8 @@ class TrainConfig(_Section):
         return self.global_batch_size // self.ranks
 
     def recipe(self) -> dict[str, Any]:
-        """What must not change within a run: all that decides the weights, nothing of where and how fast it runs."""
+        """What must not change within a run: everything that decides the weights, and nothing that only decides where
+        and how fast it runs."""
         return self.model_dump(
             mode="json",
             include={
@@ -300,7 +330,7 @@ class TrainConfig(_Section):
                 "optimizer": True,
                 "schedule": True,
                 "algorithms": True,
-                # A batch in parts has other BatchNorm statistics, and is mixed part by part.
+                # A batch in parts has other BatchNorm statistics and is mixed part by part.
                 "system": {"device_microbatch_size": True},
             },
         )

@@ -1,9 +1,9 @@
-"""What is left to do with a batch where it is trained on, ahead of its use.
+"""Finishes each batch on the device, ahead of its use.
 
-On a GPU the next batch is copied, and its ColorJitter made, on a stream of its own while the present one is trained on;
-the copies run from pinned memory. What is decided by numbers (which images are jittered, which labels weigh nothing) is
-decided on the processor, where the numbers are, so that nothing here waits for the device. Without a GPU the same is
-done when a batch is asked for.
+On a GPU the next batch is copied and jittered on a stream of its own while the current one is trained on; the copies
+run from pinned memory. Decisions that depend on values (which images are jittered, which labels have no weight) are
+made on the CPU, where the values are, so that nothing here waits for the device. Without a GPU the same is done when a
+batch is requested.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,20 +21,20 @@ from imagenet_mds_train.data.slots import BatchRef, Collated
 Batch: TypeAlias = tuple[Tensor, Tensor]
 
 PADDING_LABEL = -1
-"""The label of black images that weigh nothing: damaged ones in training, and those that make the ranks' validation
-batches equal in number."""
+"""The label of black images without weight: damaged ones, and those that give each rank the same number of validation
+batches."""
 
 Finish: TypeAlias = Callable[[Any], Batch]
-"""From a batch as a worker collated it to one that is ready for the model."""
+"""Turns a batch as a worker collated it into one that is ready for the model."""
 
 
 class DeviceLoader(DataLoader[Any]):
-    """A loader whose batches are finished, and on the device, ahead of their use.
+    """A loader that finishes its batches and moves them to the device ahead of their use.
 
     Args:
-        finish: what is done to each batch; None leaves them as they were collated.
-        device: where they go.
-        options: as `DataLoader`.
+        finish: what is done to each batch; None leaves batches as they were collated.
+        device: where batches go.
+        options: passed to `DataLoader`.
     """
 
     def __init__(self, *, finish: Finish | None, device: torch.device, **options: Any) -> None:
@@ -53,7 +53,7 @@ class DeviceLoader(DataLoader[Any]):
 
 
 def _taken(batch: Any) -> Any:
-    """The batch that a worker's note is of; what is no note, or was taken when it was pinned, as it is."""
+    """The batch that a worker's reference names. Anything else, such as a batch that was pinned, stays as it is."""
     return batch.batch() if isinstance(batch, BatchRef) else batch
 
 
@@ -72,8 +72,8 @@ def on_a_stream(batches: Iterable[Any], finish: Finish, device: torch.device) ->
 
 
 def _in_use(batch: Batch, finished: torch.cuda.Event, device: torch.device) -> Batch:
-    """The batch, for the stream that trains: that waits for this batch alone, not for the one behind it, and the
-    memory is not given away before that stream is done with it."""
+    """Hand the batch to the training stream, which then waits for this batch and not for the next one. The memory is
+    not reused before that stream is done with it."""
     training = torch.cuda.current_stream(device)
     training.wait_event(finished)
     for tensor in batch:
@@ -82,21 +82,21 @@ def _in_use(batch: Batch, finished: torch.cuda.Event, device: torch.device) -> B
 
 
 def finish_batch(batch: Collated, *, device: torch.device, classes: int, weightless: bool = False) -> Batch:
-    """A collated batch on the device, with ColorJitter's pixels made and labels that weigh nothing.
+    """Move a collated batch to the device, with ColorJitter applied.
 
     Args:
-        batch: in the processor's memory.
+        batch: in CPU memory.
         device: where it goes.
-        classes: that the model knows.
-        weightless: labels may be `PADDING_LABEL`: if one is, the batch gets class probabilities (samples, classes),
-            and that sample's are all zero.
+        classes: number of classes of the model.
+        weightless: labels may be `PADDING_LABEL`. If one is, the batch gets class probabilities (samples, classes), all
+            zero for that sample.
 
     Raises:
         UserError: a label that the model does not know.
     """
     images, labels = batch[0], batch[1]
     if (largest := int(labels.max())) >= classes:
-        raise UserError(f"a sample is of class {largest} and the model knows {classes}: give model.classes")
+        raise UserError(f"a sample has class {largest} and the model knows {classes}: pass model.classes")
     if weightless and bool((labels < 0).any()):
         real = (labels >= 0).float()[:, None]
         labels = one_hot(labels.clamp(min=0), classes).float() * real

@@ -1,14 +1,14 @@
-"""The loaders: training batches in an exact, resumable order; validation on exactly the samples there are.
+"""The loaders: training batches in an exact, resumable order; validation over each sample exactly once.
 
-Batches are uint8 images (samples, 3, height, width), channels last in memory, and int64 labels (samples); the model
-normalises them on the device, so a quarter of the bytes crosses to it.
+Batches are uint8 images (samples, 3, height, width), channels last in memory, and int64 labels (samples). The model
+normalises them on the device, so a quarter of the bytes of float32 crosses to it.
 
 The contract of the training stream: the batch with global number b of epoch e is a pure function of the dataset, the
 configuration (`seed`, `data.subset`, `data.order`, `global_batch_size`, `augment`), e and b: which samples are in it
 and every byte of their pixels. It does not depend on the ranks, the workers, what they fetch ahead, where the data come
-from, or where the run was stopped and resumed. Ranks share a batch out, so with other ranks its samples stand in
-another order. Pixels come from libjpeg-turbo and torch; of other releases, or on a CPU without AVX2, they may differ by
-a level. `inspect --epoch E --batch B` prints such a batch.
+from, or where the run was stopped and resumed. Ranks share a batch, so with another number of ranks its samples come in
+another order. Pixels come from libjpeg-turbo and torch; other releases, or a CPU without AVX2, may differ by a level.
+`inspect --config C --epoch E --batch B` prints such a batch.
 """
 
 import math
@@ -55,8 +55,8 @@ class TrainingImages(ImageStream):
         self._counts = _shared_counts(2)
 
     def counts(self) -> dict[str, int]:
-        """Samples since the start that Pillow decoded, for the fast decoder refused them, and that are damaged and were
-        black."""
+        """Samples since the start that Pillow decoded because the fast decoder refused them, and samples that are
+        damaged and were replaced by black."""
         slowly, damaged = self._counts.tolist()
         return {"decoded_slowly": slowly, "damaged": damaged}
 
@@ -72,10 +72,8 @@ class TrainingImages(ImageStream):
         return lambda data: self.augmentation.view(data, sample_seed(self.seed, epoch, sample), epoch)
 
     def __getitem__(self, sample: int) -> tuple[View, int]:  # type: ignore[override] # the library's is a dictionary
-        """Sample number `sample` as the current epoch sees it, and its class.
-
-        One that is damaged and replaced is black, its class `PADDING_LABEL`.
-        """
+        """Sample number `sample` as the current epoch sees it, and its class. A damaged sample that is replaced is
+        black, with the class `PADDING_LABEL`."""
         sample = int(sample)
         if self.replace_damaged:
             seen = self.seen_if_whole(sample, self._viewing(sample, self.epoch))
@@ -89,18 +87,18 @@ class TrainingImages(ImageStream):
 
 
 def _shared_counts(count: int) -> Tensor:
-    """Zeros that the workers, who are forked or spawned later, count in. Two that count at once may lose a count."""
+    """Counters that the workers, which are started later, share. Two that count at once may lose a count."""
     counts = torch.zeros(count, dtype=torch.int64)
     counts.share_memory_()  # type: ignore[no-untyped-call] # torch's
     return counts
 
 
 class ValidationImages(IterableDataset[Pair]):
-    """A split in its stored order, each sample exactly once over all ranks, in as many batches on each rank.
+    """A split in its stored order, each sample exactly once over all ranks, in the same number of batches on each rank.
 
-    Rank r of R has samples r, r + R, ...; where they do not come out even, the last ranks get one black image with
-    `PADDING_LABEL`. Whole batches are dealt to the workers, so what is in a batch does not depend on their number.
-    With `replace_damaged` a sample that does not decode is black in the same way, and counted.
+    Rank r of R has the samples r, r + R, ...; if the samples do not divide evenly, the last ranks get one black image
+    with `PADDING_LABEL`. Whole batches are dealt to the workers, so the content of a batch does not depend on their
+    number. With `replace_damaged` a sample that does not decode is black in the same way, and counted.
     """
 
     def __init__(
@@ -128,23 +126,23 @@ class ValidationImages(IterableDataset[Pair]):
         self._counts = _shared_counts(1)
 
     def damaged(self) -> int:
-        """Samples since the start, in every validation anew, that are damaged and were black."""
+        """Damaged samples that were replaced by black since the start, counted again in every validation."""
         return int(self._counts)
 
     @property
     def rank_samples(self) -> int:
-        """Samples of each rank, padding included."""
+        """Samples of each rank, including padding."""
         return math.ceil(self.samples / self.ranks)
 
     def __len__(self) -> int:
-        """Samples of this rank, padding included."""
+        """Samples of this rank, including padding."""
         return self.rank_samples
 
     def __iter__(self) -> Iterator[Pair]:
         """This worker's batches, one sample after the other."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        # (rank's samples) in batches, of which this worker has every so many-th
+        # (samples of the rank) in batches, which are dealt to the workers in turn
         places = np.arange(self.rank_samples)
         mine = places[places // self.device_batch_size % workers == worker]
         yield from map(self._sample, self.stream.each(mine * self.ranks + self.rank))
@@ -170,17 +168,17 @@ def training_loader(
     finish: Finish | None = None,
     device: torch.device = _HERE,
 ) -> DeviceLoader:
-    """The training batches of this rank; a last batch that is not full is left out.
+    """The training batches of this rank, without a last batch that is not full.
 
-    A batch is its taker's until two more of each worker have been taken (see `slots.py`): who keeps one longer must
-    copy it.
+    A batch belongs to its taker until two more of each worker have been taken (see `slots.py`). Copy it to keep it
+    longer.
 
     Args:
         config: the run's.
-        shard_cache: of the training split.
-        samples: how many of them, subset applied.
-        finish: what is done to each batch ahead of its use; None leaves them as `Slots.collate` gives them.
-        device: where they are used.
+        shard_cache: the shards of the training split.
+        samples: how many samples to use, subset applied.
+        finish: what is done to each batch ahead of its use; None leaves batches as `Slots.collate` returns them.
+        device: where batches are used.
     """
     slots = Slots(
         config.data.workers_per_rank, config.data.prefetch_batches, config.device_batch_size, config.augment.size_px
@@ -198,7 +196,7 @@ def training_loader(
 
 
 def counts_of(train: DeviceLoader, val: DeviceLoader) -> dict[str, int]:
-    """What the loaders of a rank have counted of their samples since the start."""
+    """What the loaders of a rank have counted since the start; see `TrainingImages.counts`."""
     assert isinstance(train.dataset, TrainingImages)
     assert isinstance(val.dataset, ValidationImages)
     return train.dataset.counts() | {"damaged_val": val.dataset.damaged()}
@@ -215,8 +213,8 @@ def validation_loader(
     finish: Finish | None = None,
     device: torch.device = _HERE,
 ) -> DeviceLoader:
-    """The validation batches of one rank of `ranks`; `replace_damaged` as for `ValidationImages`, `finish` and `device`
-    as for training."""
+    """The validation batches of one rank of `ranks`. See `ValidationImages` for `replace_damaged` and `training_loader`
+    for `finish` and `device`."""
     return _loader(
         ValidationImages(config, shard_cache, samples, rank=rank, ranks=ranks, replace_damaged=replace_damaged),
         config.device_batch_size,
@@ -231,13 +229,13 @@ def validation_loader(
 
 @dataclass(frozen=True)
 class _DieWith:
-    """Ends a loader worker with its process, and in a rank not before: SIGTERM to all processes of a run, as systemd
-    and batch systems send it, must leave the workers to the batch that is saved."""
+    """Ends a loader worker together with its parent, and in a rank not earlier: SIGTERM to all processes of a run, as
+    systemd and batch systems send it, must leave the workers running until the batch is saved."""
 
     pid: int
 
     def __call__(self, worker: int) -> None:
-        """Called in each worker as it starts."""
+        """Set up a worker as it starts."""
         die_with(self.pid)
         if PARENT_VARIABLE in os.environ:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -266,6 +264,6 @@ def _loader(
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_DieWith(os.getpid()),
-        # Of its own, for a loader draws from the global one at each epoch, and training must not notice.
+        # Its own generator, because a loader draws from the global one at each epoch, which would change training.
         generator=torch.Generator().manual_seed(0),
     )

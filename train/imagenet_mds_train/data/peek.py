@@ -1,4 +1,4 @@
-"""What training sees in one batch, without training: for eyes, for programs, and for the tests that hold the order."""
+"""Shows what training sees in one batch, without training: for people, programs and the tests of the sample order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from imagenet_mds_train.data.stream import own_resources
 
 @dataclass(frozen=True)
 class Seen:
-    """One sample of a batch: which it is, what part of it is seen, and the pixels, (size, size, 3)."""
+    """One sample of a batch: which one, which part of it is seen, and the pixels, (size, size, 3)."""
 
     rank: int
     worker: int
@@ -33,7 +33,7 @@ class Seen:
     pixels: Pixels
 
     def as_json(self) -> dict[str, Any]:
-        """For programs: a digest stands for the pixels."""
+        """Plain values for programs, with a digest instead of the pixels."""
         crop = [self.crop.left, self.crop.top, self.crop.width, self.crop.height]
         return {
             "rank": self.rank,
@@ -50,14 +50,14 @@ class Seen:
 
 
 def training_batch(config: TrainConfig, train: Split, *, epoch: int, batch: int, workers: int) -> Iterator[Seen]:
-    """The samples of a training batch, rank by rank, each in its order.
+    """The samples of a training batch, rank by rank, in order.
 
     Args:
-        config: the run's; its ranks share the batch out.
+        config: the run's; its ranks share the batch.
         train: the training split.
-        epoch: from 0.
-        batch: from 0, within the epoch.
-        workers: of each rank; they change nothing but who makes it.
+        epoch: counted from 0.
+        batch: counted from 0 within the epoch.
+        workers: of each rank; only the worker's number in the result depends on it.
 
     Raises:
         UserError: the epoch has no such batch.
@@ -66,7 +66,7 @@ def training_batch(config: TrainConfig, train: Split, *, epoch: int, batch: int,
     batches = samples // config.global_batch_size
     if not batches:
         raise UserError(
-            f"{samples:,} images do not fill one batch of {config.global_batch_size}: give another --config"
+            f"{samples:,} images do not fill one batch of {config.global_batch_size}: pass another --config"
         )
     if epoch >= config.schedule.epochs:
         raise UserError(f"--epoch {epoch:,}: the configuration has {config.schedule.epochs:,} epochs, counted from 0")
@@ -74,7 +74,7 @@ def training_batch(config: TrainConfig, train: Split, *, epoch: int, batch: int,
         raise UserError(f"--batch {batch:,}: an epoch has {batches:,} batches, counted from 0")
     train.check_available(train.info.prefix(samples))
     with own_resources():
-        # This one process is all the ranks, so a global batch is its own.
+        # This one process stands for all ranks, so a global batch is its own.
         images = TrainingImages(config.model_copy(update={"ranks": 1}), train.shard_cache, samples)
         keys = read_keys(train.storage) if train.info.classes else None
         # (ranks, device batch)

@@ -1,13 +1,13 @@
-"""Memory in which loader workers hand batches over, made once before they start, and used again and again.
+"""Reused memory in which loader workers hand batches over, allocated once before the workers start.
 
-torch's own way makes a new piece of shared memory for each batch: the kernel clears its pages, both processes map
-them, and a socket carries the descriptor; that takes a tenth of the time of a decoded image. Here a worker writes a
-batch into one of its slots and sends the slot's number and the labels. The memory is anonymous, so that the size of
-/dev/shm, 64 MB in a container, does not matter; it is inherited by a fork.
+torch allocates new shared memory for each batch: the kernel clears its pages, both processes map them, and a socket
+carries the descriptor, which takes a tenth of the time of decoding an image. Here a worker writes a batch into one of
+its slots and sends the number of the slot and the labels. The memory is anonymous and inherited by fork, so the size of
+/dev/shm, 64 MB in a container, does not matter.
 
-A slot is written again when its worker has made `SPARE` batches more than it keeps ready, and a worker is asked for one
-more when one of its has been taken, at an epoch's end for one beyond that. So a batch is its taker's until two more of
-the same worker's have been taken: who keeps one longer must copy it.
+A slot is overwritten when its worker has made `SPARE` batches more than it keeps ready. A worker is asked for another
+batch when one of its batches is taken, and at the end of an epoch for one more. So a batch belongs to its taker until
+two more batches of the same worker have been taken. Copy it to keep it longer.
 """
 
 import mmap
@@ -31,17 +31,17 @@ Collated: TypeAlias = tuple[Tensor, ...]
 SPARE = 3
 
 _known: "weakref.WeakValueDictionary[int, Slots]" = weakref.WeakValueDictionary()
-"""Every process's own view of the memory, by number: a batch's note carries the number."""
+"""This process's view of each piece of memory, by the number that a `BatchRef` carries."""
 
 
 class Slots:
-    """Room for so many batches of each worker.
+    """Room for `ready + SPARE` batches of each worker.
 
     Args:
-        workers: of the loader.
-        ready: batches that each keeps ready.
-        samples: of a batch.
-        size_px: the largest size of an image, pixels on each side.
+        workers: number of loader workers.
+        ready: batches that each worker keeps ready.
+        samples: samples in a batch.
+        size_px: the largest size of an image, in pixels on each side.
     """
 
     def __init__(self, workers: int, ready: int, samples: int, size_px: int) -> None:
@@ -59,7 +59,7 @@ class Slots:
         return flat.reshape(samples, size_px, size_px, 3)
 
     def collate(self, samples: list[tuple[View, int]]) -> "Collated | BatchRef":
-        """A batch: in a worker in its next slot, elsewhere in memory of its own."""
+        """Collate a batch: in a worker into its next slot, elsewhere into memory of its own."""
         labels = np.array([label for _, label in samples], np.int64)
         jitter = [view.jitter for view, _ in samples if view.jitter is not None]
         size_px = samples[0][0].pixels.shape[0]
@@ -78,7 +78,7 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class BatchRef:
-    """Which slot a batch is in, and what else there is of it: all that crosses from a worker."""
+    """The slot of a batch and the rest of it: everything that crosses from a worker."""
 
     slots: int
     worker: int
@@ -88,13 +88,13 @@ class BatchRef:
     jitter: list[Any]
 
     def batch(self) -> Collated:
-        """The batch itself, the images in their slot."""
+        """The batch, with its images in their slot."""
         images = _known[self.slots].place(self.worker, self.slot, len(self.labels), self.size_px)
         return _collated(images, self.labels, self.jitter)
 
     def pin_memory(self) -> Collated:
-        """The batch in page-locked memory, from which it is copied to a GPU while other work goes on. The loader's own
-        thread calls this as soon as the batch is there."""
+        """The batch in page-locked memory, which can be copied to a GPU while other work goes on. The loader's thread
+        calls this as soon as the batch arrives."""
         return tuple(tensor.pin_memory() for tensor in self.batch())
 
 

@@ -1,6 +1,6 @@
-"""How fast a dataset becomes batches on this machine, part by part: what `doctor --data` measures.
+"""Measures how fast a dataset becomes batches on this machine, part by part, for `doctor --data`.
 
-Rates are of wall time, images a second. Parts are measured in one process, the loader as training runs it.
+Rates are in images per second of wall time. Parts are measured in one process, the loader as training runs it.
 """
 
 import os
@@ -23,7 +23,7 @@ from imagenet_mds_train.data.loaders import TrainingImages, training_loader
 from imagenet_mds_train.data.stream import FETCHES_ON_A_HOST, own_resources
 
 _SECONDS = 1.0
-"""What each part is measured for; the loader longer by the time its workers start."""
+"""How long each part is measured; the loader longer, by the time its workers take to start."""
 
 _LOADER_SECONDS = 2.5
 _PAIRS = 5
@@ -32,8 +32,8 @@ _STORAGE_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Parts:
-    """Images a second of one process: their bytes out of the shards, whole pictures of them, crops of these resized,
-    and training's views, with RandAugment where it is configured."""
+    """Images per second of one process: reading their bytes from the shards, decoding them whole, resized crops, and
+    training's views, with RandAugment where it is configured."""
 
     read: float
     decode: float
@@ -42,7 +42,7 @@ class Parts:
 
 
 def rate(work: Callable[[int], object], seconds: float = _SECONDS) -> float:
-    """How often a second `work(0)`, `work(1)`, ... is done, over about so many seconds, the first call not counted."""
+    """Calls of `work(0)`, `work(1)`, ... per second, measured for about `seconds`. The first call is not counted."""
     work(0)
     begun, number = time.perf_counter(), 0
     while (spent := time.perf_counter() - begun) < seconds:
@@ -52,8 +52,8 @@ def rate(work: Callable[[int], object], seconds: float = _SECONDS) -> float:
 
 
 def storage_bytes_per_second(train: Split) -> float:
-    """How fast shards come from where they lie: fetched, as many at once as in training, those that are not on this
-    machine yet; where all are, from its disk, the page cache put aside as far as the system lets."""
+    """How fast shards arrive from storage. Shards that are not on this machine yet are fetched, as many at once as in
+    training; if all are here, they are read from the disk, past the page cache as far as the system allows."""
     absent = [shard for shard in train.info.shards if not train.shard_cache.path(shard.basename).exists()]
     if absent:
         begun = time.perf_counter()
@@ -77,12 +77,12 @@ def storage_bytes_per_second(train: Split) -> float:
 
 
 def spread(samples: int, most: int) -> list[int]:
-    """Up to `most` samples, evenly from the whole split."""
+    """Up to `most` sample numbers, spread evenly over the split."""
     return sorted({samples * place // most for place in range(most)})
 
 
 def view_rate(config: TrainConfig, files: Sequence[bytes], seconds: float = _SECONDS) -> float:
-    """Training's views of stored samples, in one process; seeds as in an epoch."""
+    """Views per second that one process makes of stored samples, with the seeds of an epoch."""
     augmentation = Augmentation(config.augment)
     last = config.schedule.epochs - 1
 
@@ -95,8 +95,8 @@ def view_rate(config: TrainConfig, files: Sequence[bytes], seconds: float = _SEC
 def view_ratio(
     config: TrainConfig, files: Sequence[bytes], *, size_px: int | None = None, stored: Sequence[bytes] | None = None
 ) -> float:
-    """How many times as fast views are of another training size, or of files stored otherwise: the median of pairs, for
-    a busy machine slows now one and now the other."""
+    """How many times as fast views are at another training size, or from files stored in another form. It is a median
+    of pairs, because a busy machine slows now one side and now the other."""
     other = config
     if size_px is not None:
         augment = config.augment.model_copy(update={"size_px": size_px, "progressive": None})
@@ -107,7 +107,7 @@ def view_ratio(
 
 
 def stored_files(config: TrainConfig, train: Split, most: int) -> list[bytes]:
-    """The stored bytes of up to `most` samples, evenly from the whole training split.
+    """The stored bytes of up to `most` samples, spread evenly over the training split.
 
     Raises:
         Undecodable: one of them does not decode.
@@ -121,14 +121,14 @@ def stored_files(config: TrainConfig, train: Split, most: int) -> list[bytes]:
 
 
 def measure_parts(config: TrainConfig, train: Split, files: Sequence[bytes]) -> Parts:
-    """The parts of a sample's way, in this process."""
+    """Measure the parts of loading a sample, in this process."""
 
     def decode(number: int) -> None:
         data = files[number % len(files)]
         if jpeg_size(data) is None:
             decode_slowly(data)
         else:
-            simplejpeg.decode_jpeg(data, "RGB", strict=False)  # of odd headers it warns
+            simplejpeg.decode_jpeg(data, "RGB", strict=False)  # strict mode complains about odd headers
 
     torch.set_num_threads(1)  # as in a worker
     with own_resources():
@@ -139,7 +139,7 @@ def measure_parts(config: TrainConfig, train: Split, files: Sequence[bytes]) -> 
 
 
 def measure_loader(config: TrainConfig, train: Split, workers: int) -> float:
-    """The whole loader of one rank with so many workers, once what they make ahead of use is used up."""
+    """Images per second of the loader of one rank with `workers` workers, once their prefetched batches are used up."""
     tried = config.model_copy(update={"data": config.data.model_copy(update={"workers_per_rank": workers})})
     samples = config.data.subset_samples() or train.info.samples
     with own_resources():

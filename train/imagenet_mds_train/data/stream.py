@@ -1,8 +1,8 @@
-"""All that touches the inside of mosaicml-streaming 0.13.0, each with the defect it mends.
+"""Everything that touches the inside of mosaicml-streaming 0.13.0, each with the defect that it works around.
 
-The library decides which sample stands where, and keeps the place to resume at. Samples are read and shards fetched
-here: its own threads wait for each other in steps of 7 ms, end an epoch early and in silence where one meets an error,
-hang all processes where a shard cannot be had, and keep the numbers of every epoch's samples.
+The library decides the sample order and keeps the place to resume at. Samples are read and shards fetched here, because
+the library's own threads wait for each other in steps of 7 ms, end an epoch early and silently after an error, hang all
+processes where a shard is unavailable, and keep the numbers of every epoch's samples in memory.
 
 Private names used here and nowhere else: `shared.prefix._each_prefix_int`; of `StreamingDataset`, `_get_work`,
 `_resume_incr_epoch`, `_unique_rank_world`, `_parallel_rank_world` and what an iteration makes of these two. Tests fail
@@ -37,9 +37,10 @@ from imagenet_mds_train.config.schema import OrderConfig
 
 
 def use_own_blocks() -> None:
-    """Number this process's shared memory blocks from its attempt's own base, so that no other job's are met.
+    """Number this process's shared memory blocks from the base of its attempt, so that they never collide with another
+    job's.
 
-    The library counts from 0 in every job; blocks of a killed job stay, and two jobs that start at once take the same.
+    The library counts from 0 in every job; blocks of a killed job stay, and two jobs that start together share them.
     """
     base = int(os.environ[BASE_VARIABLE])
 
@@ -54,8 +55,8 @@ def use_own_blocks() -> None:
 
 @contextlib.contextmanager
 def own_resources() -> Iterator[None]:
-    """Streaming datasets in this process, with shared memory and lock files of its own, removed at the end."""
-    # It keeps a folder till the process ends, which must not lie in one that goes before.
+    """Let this process use streaming datasets with shared memory and lock files of its own, removed at the end."""
+    # multiprocessing keeps a folder until the process ends, which must not lie in one that is removed earlier.
     multiprocessing.util.get_temp_dir()
     before, folder_before = os.environ.copy(), tempfile.tempdir
     with attempt() as mine:
@@ -76,12 +77,13 @@ _View = TypeVar("_View")
 
 
 class Undecodable(WorldError):  # noqa: N818 # what the sample is
-    """A stored sample does not decode. The message is all: it crosses from a worker to its rank as text."""
+    """A stored sample does not decode. The message carries everything, because a worker passes it to its rank as
+    text."""
 
 
 FETCHES_ON_A_HOST = 16
-"""How many shards the processes of a rank's machine fetch at once, all together: one connection to S3 brings some 80 MB
-a second, and an instance's network ten times that and more."""
+"""Shards that all processes of a machine together fetch at once: one connection to S3 brings some 80 MB/s, and an
+instance's network more than ten times that."""
 
 _IMAGES, _LABELS = "x", "y"
 _LOST_TRIES = 50
@@ -89,7 +91,7 @@ _LOST_TRIES = 50
 
 
 class PrefixStream(Stream):
-    """The first `samples` samples of a dataset: the shards that hold them, the last one in part."""
+    """The first `samples` samples of a dataset: the shards that hold them, the last one only in part."""
 
     def __init__(self, *, shard_cache: ShardCache, samples: int) -> None:
         super().__init__(local=str(shard_cache.folder))
@@ -113,8 +115,8 @@ class ImageStream(StreamingDataset):
     """A StreamingDataset of images that resumes exactly and knows its epoch.
 
     Args:
-        shard_cache: of a split.
-        samples: how many of its samples, from the first on.
+        shard_cache: the shards of a split.
+        samples: how many of its samples to use, from the first one.
         device_batch_size: images of one rank's batch; the order depends on it only through the global batch.
         order: every ordering knob; none is left to the library.
         predownload: samples of the whole stream, over all ranks and workers, whose shards are fetched ahead.
@@ -133,19 +135,19 @@ class ImageStream(StreamingDataset):
         self.ahead_samples = predownload
         self.device_batch_size = device_batch_size
         self.batches_per_epoch = samples // (device_batch_size * World.detect().num_ranks)
-        # The library pads to even out the ranks, which may add a batch; the epoch's length must not depend on them.
+        # The library pads to make the ranks even, which may add a batch; the length must not depend on the ranks.
         self.length = self.batches_per_epoch * device_batch_size
         self._ahead: Prefetcher | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        """This worker's samples of an epoch, from where it is to go on."""
+        """This worker's samples of an epoch, from the place to resume at."""
         self._unique_worker_world = self._unique_rank_world.detect_workers()
         self._parallel_worker_world = self._parallel_rank_world.detect_workers()
         epoch, sample_in_epoch = self._resume_incr_epoch()
         yield from map(self.__getitem__, self.each(self._get_work(epoch, sample_in_epoch)))
 
     def each(self, samples: NDArray[np.int64]) -> Iterator[int]:
-        """Numbers of samples in the order in which this worker reads them, with their shards fetched ahead."""
+        """The numbers of the samples in the order in which this worker reads them, with their shards fetched ahead."""
         if self.shard_cache.remote is None:
             yield from map(int, samples)
             return
@@ -176,10 +178,10 @@ class ImageStream(StreamingDataset):
         return ShardInfo(file.basename, file.bytes, file.hashes.get("xxh64", ""), reader.samples)
 
     def read(self, sample: int) -> tuple[bytes, int]:
-        """The stored bytes and the class of sample number `sample`; its shard is fetched if it is not here.
+        """The stored bytes and the class of sample number `sample`. Its shard is fetched if it is not here.
 
         Raises:
-            WorldError: the shard cannot be had.
+            WorldError: the shard is not available.
             OSError: the disk fails.
         """
         shard, place = self.spanner[sample]
@@ -194,32 +196,33 @@ class ImageStream(StreamingDataset):
                 continue
             break
         else:
-            raise WorldError(f"{path} goes as soon as it is fetched: give a larger --cache-limit")
+            raise WorldError(f"{path} is evicted as soon as it is fetched: raise --cache-limit")
         return _image_and_class(data, reader)
 
     def seen(self, sample: int, view: Callable[[bytes], _View]) -> tuple[_View, int]:
-        """What `view` makes of a sample's stored bytes, and its class.
+        """What `view` makes of a sample's stored bytes, and the sample's class.
 
         Raises:
             Undecodable: the stored bytes do not decode; the sample is named.
-            WorldError, OSError: as `read`.
+            WorldError, OSError: see `read`.
         """
         data, label = self.read(sample)
         try:
             return view(data), label
-        except Exception as error:  # Pillow's plugins raise what they like on broken files
+        except Exception as error:  # Pillow's plugins raise any kind of error on broken files
             raise self._undecodable(sample, error) from error
 
     def seen_if_whole(self, sample: int, view: Callable[[bytes], _View]) -> tuple[_View, int] | None:
-        """As `seen`; None where the stored bytes do not decode. To name the sample its keys are read, all of them."""
+        """Like `seen`, but None where the stored bytes do not decode. That saves reading all keys to name the
+        sample."""
         data, label = self.read(sample)
         try:
             return view(data), label
-        except Exception:  # as in `seen`
+        except Exception:  # see `seen`
             return None
 
     def _undecodable(self, sample: int, error: Exception) -> "Undecodable":
-        """What to raise of a sample whose stored bytes do not decode."""
+        """The error for a sample whose stored bytes do not decode."""
         shard, place = self.spanner[sample]
         reader = self.shards[shard]
         name = reader.raw_data.basename if isinstance(reader, MDSReader) else f"shard {shard}"
@@ -232,7 +235,7 @@ class ImageStream(StreamingDataset):
 
     @property
     def _dataset(self) -> str:
-        """Where the dataset is that the shards are of."""
+        """The location of the shards' dataset."""
         return (
             self.shard_cache.remote.parent.location if self.shard_cache.remote else str(self.shard_cache.folder.parent)
         )
@@ -240,14 +243,14 @@ class ImageStream(StreamingDataset):
     def _key(self, sample: int) -> str:
         try:
             return f"{read_keys(self.shard_cache.remote or LocalStorage(self.shard_cache.folder))[sample]}, "
-        except (OSError, UserError):  # a dataset of stock tools has none
+        except (OSError, UserError):  # a dataset of stock tools has no keys
             return ""
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
-        """Where the stream stands.
+        """The place of the stream, to resume at.
 
-        At an epoch's end the library names the epoch that ended, and a run resumed there repeats its order; the epoch
-        that comes next is `next_epoch`.
+        At the end of an epoch the library names the epoch that ended, and a run resumed there repeats its order. The
+        epoch that comes next is `next_epoch`.
         """
         state: dict[str, Any] = super().state_dict(num_samples, from_beginning)
         if from_beginning and num_samples == 0 and self.next_epoch > 0:
@@ -255,15 +258,15 @@ class ImageStream(StreamingDataset):
         return state
 
     def arrangement(self, epoch: int, ranks: int, workers: int) -> NDArray[np.int64]:
-        """Which sample stands where in an epoch, on any number of ranks, whatever this process is one of.
+        """The sample order of an epoch on any number of ranks, whatever the number of ranks of this process.
 
         Args:
             epoch: from 0.
-            ranks: that share a global batch out, all on one node.
+            ranks: that share a global batch, all on one node.
             workers: of each rank.
 
         Returns:
-            (ranks, batches, device batch) numbers of samples.
+            (ranks, batches, device batch) sample numbers.
         """
         global_batch_size = self.device_batch_size * World.detect().num_ranks
         known, self.batch_size = self.batch_size, global_batch_size // ranks
@@ -277,10 +280,10 @@ class ImageStream(StreamingDataset):
         return ordered[:, : self.batches_per_epoch]
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
-        """This worker's samples of the rest of an epoch, in order; called in each worker when it starts.
+        """This worker's samples of the rest of an epoch, in order. Called in each worker when it starts.
 
-        It is the one place where a worker learns which epoch it is. Whole batches only, dealt to the workers in turn,
-        and no more of them than `batches_per_epoch` on any number of ranks.
+        This is the only place where a worker learns which epoch it is. Only whole batches count, dealt to the workers
+        in turn, and no more than `batches_per_epoch` of them on any number of ranks.
         """
         self.epoch = epoch
         world = World.detect()

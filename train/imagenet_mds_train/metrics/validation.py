@@ -1,4 +1,5 @@
-"""Metrics that count each real sample once and padding never, exact on any number of ranks: sums of integers."""
+"""Validation metrics that count each real sample once and padding never. They are sums, exact on any number of
+ranks."""
 
 from typing import Any
 
@@ -28,7 +29,7 @@ class TopK(Metric):
         self.total += real.sum()
 
     def compute(self) -> Tensor:
-        """The share; 0 of no samples."""
+        """The share; 0 if there are no samples."""
         return self.correct.double() / self.total.clamp(min=1)
 
 
@@ -51,10 +52,10 @@ class ValidationLoss(Metric):
         self.total += real.sum()
 
     def compute(self) -> Tensor:
-        """The mean; 0 of no samples."""
+        """The mean; 0 if there are no samples."""
         return self.summed / self.total.clamp(min=1)
 
 
 def validation_metrics(classes: int) -> dict[str, Metric]:
-    """top1, top5 (of fewer than five classes: all) and the loss."""
+    """The metrics by name: top1, top5 (all classes where there are fewer than five) and loss."""
     return {"top1": TopK(1), "top5": TopK(min(5, classes)), "loss": ValidationLoss()}

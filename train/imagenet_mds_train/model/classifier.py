@@ -1,4 +1,4 @@
-"""The network, and what the trainer sees of it."""
+"""The model as Composer sees it: normalisation, network, loss, metrics."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from torchmetrics import Metric
 from imagenet_mds_train.data.device import Batch
 from imagenet_mds_train.metrics.validation import validation_metrics
 
-# The mean and standard deviation of ImageNet's training images, in grey levels (0 to 255), as every published ResNet
-# has.
+# The mean and standard deviation of ImageNet's training images, in gray levels (0 to 255), as published ResNets use
+# them.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 class Classifier(ComposerModel):
-    """A network that takes uint8 batches, normalises them on the device, and is judged by top-1 and top-5."""
+    """A network for uint8 batches, which it normalises on the device."""
 
     mean: Tensor
     std: Tensor
@@ -28,7 +28,7 @@ class Classifier(ComposerModel):
         self.label_smoothing = label_smoothing
         self.network = network
         self.classes = classes
-        # Not persistent: a checkpoint holds the weights alone, under the network's own names.
+        # Not persistent: a checkpoint holds only the weights, under the network's own names.
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
@@ -47,11 +47,11 @@ class Classifier(ComposerModel):
         return loss
 
     def eval_forward(self, batch: Batch, outputs: Tensor | None = None) -> Tensor:
-        """The logits, computed unless they are given."""
+        """The logits, computed unless `outputs` holds them."""
         return self(batch) if outputs is None else outputs
 
     def get_metrics(self, is_train: bool) -> dict[str, Metric]:
-        """Validation's metrics; training has none, for with mixed labels they say nothing."""
+        """The validation metrics. Training has none, because with mixed labels they say nothing."""
         return {} if is_train else validation_metrics(self.classes)
 
     def update_metric(self, batch: Batch, outputs: Tensor, metric: Metric) -> None:
@@ -60,16 +60,16 @@ class Classifier(ComposerModel):
 
 
 def without_weightless(targets: Tensor, smoothing: float) -> Tensor:
-    """Class probabilities in which label smoothing has given nothing to samples that weigh nothing.
+    """Take back what label smoothing gave to samples without weight.
 
-    Smoothing makes (1 - s) p + s / C of a row p; of a row of zeros, or of one mixed with such a row, it should have
-    made (1 - s) p + m s / C, where m is what p adds up to.
+    Smoothing turns a row p into (1 - s) p + s / C. A row of zeros, or one mixed with such a row, should have become
+    (1 - s) p + m s / C, where m is the sum of p.
 
     Args:
         targets: (samples, classes), after mixing and smoothing.
         smoothing: s.
     """
     mass = (targets.sum(dim=1, keepdim=True) - smoothing) / (1 - smoothing)
-    # Exactly as they are where nothing is missing but for rounding.
+    # Rows whose sum differs from 1 only by rounding stay exactly as they are.
     missing = torch.where(mass < 1 - 1e-4, 1 - mass, 0.0)
     return targets - missing * (smoothing / targets.shape[1])

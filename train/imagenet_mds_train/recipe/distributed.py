@@ -1,4 +1,4 @@
-"""What keeps several ranks exact."""
+"""What keeps training on several ranks exact."""
 
 from composer.core import Algorithm, Callback, Event, State
 from composer.loggers import Logger
@@ -6,14 +6,15 @@ from composer.utils import dist
 
 
 class OneModel(Callback):
-    """Lets every rank validate the first rank's model, which is the one that is saved.
+    """Lets every rank validate the model of the first rank, which is the one that is saved.
 
-    BatchNorm's running statistics are each rank's own after a step (DDP sends the first rank's out only before the next
-    one), and so is their moving average; without this a validation is of as many models as there are ranks.
+    After a step each rank has its own running statistics of BatchNorm, and its own moving average of them (DDP
+    broadcasts those of the first rank only before the next step). Without this, a validation would cover as many models
+    as ranks.
     """
 
     def eval_start(self, state: State, logger: Logger) -> None:
-        """Send the first rank's buffers to all. EMA has put its weights in by now: algorithms run before callbacks."""
+        """Broadcast the first rank's buffers. EMA has put its weights in by now: algorithms run before callbacks."""
         for buffer in state.model.buffers():
             dist.broadcast(buffer, src=0)
 
@@ -21,21 +22,22 @@ class OneModel(Callback):
 class StaticBuckets(Algorithm):
     """Keeps DDP from regrouping gradients after the first step, so that a resumed run adds them up in the same order.
 
-    DDP regroups unless it looks for unused parameters; to ask for that is the only way Composer leaves. Without it the
-    weights of a resumed run on 4 ranks differ in the last bit. It costs a walk of the graph each step.
+    DDP regroups unless it looks for unused parameters, and asking for that is the only way that Composer leaves.
+    Without it the weights of a resumed run on 4 ranks differ in the last bit. It costs a walk of the graph in each
+    step. The algorithm acts on no event and has no state.
     """
 
     def __init__(self) -> None:
-        """No state."""
+        """Skip the base class, which is a Serializable without state."""
 
     @property
     def find_unused_parameters(self) -> bool:
-        """Yes, for its effect on the buckets; there are none."""
+        """True, for the effect on the buckets; the model has no unused parameters."""
         return True
 
     def match(self, event: Event, state: State) -> bool:
-        """Never."""
+        """Match no event."""
         return False
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Nothing."""
+        """Do nothing; `match` never asks for it."""

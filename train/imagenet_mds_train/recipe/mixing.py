@@ -7,18 +7,20 @@ from composer.loggers import Logger
 
 
 class MixUpOrCutMix(Algorithm):
-    """One of the two for each batch, by a fair coin. Both at once, as Composer has it, stack and give wrong labels."""
+    """Applies MixUp or CutMix to each batch, by a fair coin. Applied together, as Composer does, they stack and the
+    labels are wrong."""
 
     def __init__(self, mixup: MixUp, cutmix: CutMix) -> None:
         self.both = (mixup, cutmix)
         self.chosen: Algorithm = mixup
 
     def match(self, event: Event, state: State) -> bool:
-        """Where the two act: on the images before the forward pass, on the labels before the loss."""
+        """Match where both act: on the images before the forward pass, on the labels before the loss."""
         return event in (Event.BEFORE_FORWARD, Event.BEFORE_LOSS)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Toss at the images; the labels follow. numpy's generator, whose state a checkpoint has."""
+        """Toss the coin at the images; the labels follow. NumPy's generator is used because checkpoints hold its
+        state."""
         if event == Event.BEFORE_FORWARD:
             self.chosen = self.both[np.random.randint(2)]
         self.chosen.apply(event, state, logger)

@@ -10,12 +10,12 @@ from imagenet_mds_train.config.schema import OptimizerConfig
 
 
 def parameter_groups(network: nn.Module, *, decay_norm_and_bias: bool, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters with and without weight decay, chosen by the type of their module, never by name.
+    """Split parameters into those with and without weight decay, by the type of their module, never by name.
 
     Returns:
         Groups as torch's optimizers take them; every parameter is in exactly one.
     """
-    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for module in network.modules():
@@ -27,6 +27,6 @@ def parameter_groups(network: nn.Module, *, decay_norm_and_bias: bool, weight_de
 
 
 def build_optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.SGD:
-    """SGD over the network's parameter groups."""
+    """Build SGD over the network's parameter groups."""
     groups = parameter_groups(network, decay_norm_and_bias=config.decay_norm_and_bias, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def lr_multiplier(batch: int, *, warmup_batches: int, total_batches: int, final_fraction: float) -> float:
-    """What the configured rate is multiplied by for the step of batch number `batch`, counted from 0.
+    """The factor on the configured learning rate for batch number `batch`, counted from 0.
 
     Linear from 1 / warmup_batches to 1 over the warm-up (Goyal et al. 2017, section 2.2), then half a cosine
     (Loshchilov, Hutter 2017) to `final_fraction` at `total_batches`.
@@ -25,7 +25,7 @@ def lr_multiplier(batch: int, *, warmup_batches: int, total_batches: int, final_
 
 
 def build_scheduler(config: TrainConfig, batches_per_epoch: int) -> Any:
-    """The schedule as Composer calls it: a function of its state."""
+    """Build the schedule as Composer calls it, as a function of its state."""
     warmup = round(config.schedule.warmup_epochs * batches_per_epoch)
     total = config.schedule.epochs * batches_per_epoch
 
