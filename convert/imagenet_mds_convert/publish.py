@@ -59,10 +59,10 @@ def publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifest
     keys = keys_file(stored)
     classes = [
         ClassEntry(wnid=wnid, name=name, samples=count)
-        for wnid, name, count in zip(conversion.source.classes, conversion.source.names, counts, strict=True)
+        for wnid, name, count in zip(conversion.source.classes, conversion.source.class_names, counts, strict=True)
     ]
     manifest = Manifest(
-        split="train" if conversion.split == "train" else "val",
+        split=conversion.split,
         samples=len(stored),
         classes=classes,
         shards=shards,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from imagenet_mds.cli.convert import run_verify
+from imagenet_mds.cli.verify import verify
 from imagenet_mds_convert import run
 from tests.convert.drawing import files, folders, make_tree
 from tests.convert.running import convert_here, run_tasks_here
@@ -100,7 +100,7 @@ def _main(parent: Path, case: str) -> None:
         return convert_here(tree, dest, overwrite=True)
 
     def repairing(dest: Path) -> int:
-        return run_verify(str(dest), deep=False, repair=str(tree))
+        return verify(str(dest), repair=str(tree))
 
     before, command = {
         "convert": (nothing, plain),

@@ -23,7 +23,7 @@ def test_a_part_of_imagenet_has_the_numbers_of_the_whole(tmp_path: Path) -> None
     source = open_source(str(tmp_path))
     assert len(source.classes) == 1000
     assert [sample.label for sample in source.samples("train")] == [1, 999]
-    assert source.names[1] == "goldfish"
+    assert source.class_names[1] == "goldfish"
 
 
 def test_other_folders_are_numbered_by_themselves() -> None:

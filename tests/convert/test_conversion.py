@@ -62,7 +62,7 @@ def test_jpeg_bytes_pass_through_untouched_and_what_did_not_is_listed(tree: Path
 
 
 def test_shards_respect_the_size_but_for_a_single_larger_image(tree: Path, tmp_path: Path) -> None:
-    convert_here(tree, tmp_path, splits=("val",), shard_size="16KiB")
+    convert_here(tree, tmp_path, split="val", shard_size="16KiB")
     for shard in manifest_at(tmp_path / "val").shards:
         images = [len(record.image) for record in read_shard(tmp_path / "val" / shard.basename)]
         assert sum(images) <= 16 << 10 or len(images) == 1
@@ -81,8 +81,8 @@ def test_a_subset_is_a_prefix_of_the_whole_and_of_larger_subsets(tree: Path, tmp
 
 
 def test_a_subset_with_images_left_out_is_a_prefix_still(tree: Path, tmp_path: Path) -> None:
-    convert_here(tree, tmp_path / "a", subset="40", splits=("train",))
-    convert_here(tree, tmp_path / "b", splits=("train",))
+    convert_here(tree, tmp_path / "a", subset="40", split="train")
+    convert_here(tree, tmp_path / "b", split="train")
     some, whole = keys_at(tmp_path / "a" / "train"), keys_at(tmp_path / "b" / "train")
     assert len(some) == 40 - len(manifest_at(tmp_path / "a" / "train").left_out)
     assert some == whole[: len(some)]
@@ -157,7 +157,7 @@ def test_strict_ends_with_status_1_and_the_dataset_is_whole_still(
 
 
 def test_one_split_is_converted_alone(small_tree: Path, tmp_path: Path) -> None:
-    assert convert_here(small_tree, tmp_path, splits=("val",), split_given=True) == 0
+    assert convert_here(small_tree, tmp_path, split="val") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["val"]
     before = files(tmp_path / "val")
     assert convert_here(small_tree, tmp_path) == 0
@@ -170,7 +170,7 @@ def test_a_source_with_one_split_gives_a_dataset_with_one(small_tree: Path, tmp_
     assert convert_here(tmp_path / "tree", tmp_path / "mds") == 0
     assert [path.name for path in (tmp_path / "mds").iterdir()] == ["train"]
     with pytest.raises(UserError, match="the source has no val/: it has train; see `--split`"):
-        convert_here(tmp_path / "tree", tmp_path / "mds", splits=("val",), split_given=True)
+        convert_here(tmp_path / "tree", tmp_path / "mds", split="val")
 
 
 def test_a_plan_is_printed_and_nothing_is_written(
@@ -216,7 +216,7 @@ def test_a_shard_that_is_recorded_but_not_there_whole_is_made_again(
     conversion = SplitConversion.plan_for(
         open_source(str(small_tree)), "train", LocalStorage(tmp_path / "mds"), Policy(shard_size_bytes=4096)
     )
-    conversion.begin()
+    conversion.mark_started()
     for shard in range(conversion.plan.shards):
         run_shard_task(conversion.task(shard))
     damage(tmp_path / "mds" / "train" / "shard.00001.mds")
@@ -232,7 +232,7 @@ def test_records_of_another_conversion_are_not_believed(small_tree: Path, tmp_pa
         SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096, seed=seed))
         for seed in (0, 1)
     )
-    mine.begin()
+    mine.mark_started()
     for shard in range(other.plan.shards):
         run_shard_task(other.task(shard))
     fresh = []
@@ -260,7 +260,7 @@ def test_what_another_process_takes_away_before_the_end_is_not_called_complete(
     def begins(record: ShardRecord, spent: Spent | None) -> None:
         if record.shard == 1:
             clear_split(mine.destination)
-            other.begin()
+            other.mark_started()
 
     with pytest.raises(WorldError, match=r"shard\.00001\.mds is not as it was made: another process writes here too"):
         convert_split(mine, 1, removes)
@@ -286,7 +286,7 @@ def test_another_conversion_at_the_destination_is_refused_with_both_names(
     source = open_source(str(small_tree))
     policy = Policy(shard_size_bytes=4096)
     conversion = SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), policy)
-    conversion.begin()
+    conversion.mark_started()
     if complete:
         convert_split(conversion, workers=1)
     before = files(tmp_path)
@@ -343,7 +343,7 @@ def test_a_class_more_is_another_source_for_it_moves_the_numbers_of_others(small
     (tree / "train" / "n00000000").mkdir()
     for split in ("train", "val"):
         with pytest.raises(UserError, match="another source"):
-            convert_here(tree, tmp_path / "mds", splits=(split,), split_given=True)
+            convert_here(tree, tmp_path / "mds", split=split)
 
 
 def test_overwrite_makes_what_a_first_conversion_would(small_tree: Path, tmp_path: Path) -> None:
@@ -462,10 +462,10 @@ def test_a_run_that_continues_asks_for_the_room_of_what_is_missing_alone(
         ({"subset": "tiny"}, "--subset 1,000: train has 8 images; give that or less"),
         ({"subset": "0"}, "--subset 0: give tiny, small, medium, large, full or a number of images"),
         ({"subset": "half"}, "--subset half: give tiny,"),
-        ({"shard_size": "1KiB"}, "--shard-size 1KiB: a shard has 4 KiB to 2 GiB"),
-        ({"shard_size": "4GiB"}, "--shard-size 4GiB: a shard has 4 KiB to 2 GiB"),
-        ({"quality": 80}, "--quality is of JPEG files that are scaled: give it with --max-side or --min-side"),
-        ({"quality": 80, "raw": True, "min_side": 64}, "--quality is of JPEG files that are scaled"),
+        ({"shard_size": "1KiB"}, "--shard-size 1,024: choose 4 KiB to 2 GiB"),
+        ({"shard_size": "4GiB"}, "--shard-size 4,294,967,296: choose 4 KiB to 2 GiB"),
+        ({"quality": 80}, "--quality is for scaled JPEG files: add --max-side or --min-side"),
+        ({"quality": 80, "raw": True, "min_side": 64}, "--quality is for scaled JPEG files"),
         ({"shard_size": "64 parsecs"}, "--shard-size 64 parsecs: give a number and B, KB, MB"),
     ],
 )

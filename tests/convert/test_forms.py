@@ -83,7 +83,7 @@ def test_tiles_keep_every_file_and_stock_readers_see_the_same(photographs: Path,
 def test_raw_samples_are_pictures_to_stock_readers(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert convert_here(photographs, tmp_path / "raw", raw=True, min_side=64, splits=("train",)) == 0
+    assert convert_here(photographs, tmp_path / "raw", raw=True, min_side=64, split="train") == 0
     split = tmp_path / "raw" / "train"
     manifest, keys = manifest_at(split), keys_at(split)
     stock = StreamingDataset(local=str(split), batch_size=1, validate_hash="xxh64")

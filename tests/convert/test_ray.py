@@ -73,7 +73,7 @@ def test_what_ray_cannot_write_is_said(tree: Path, tmp_path: Path) -> None:
     conversion = SplitConversion.plan_for(
         TreeSource.open(LocalStorage(tree)), "val", LocalStorage(tmp_path), Policy(shard_size_bytes=1 << 16)
     )
-    conversion.begin()
+    conversion.mark_started()
     in_the_way = tmp_path / "val" / "shard.00001.mds"
     in_the_way.mkdir()
     with pytest.raises(WorldError, match=r"val cannot be written: .* What is complete stays"):

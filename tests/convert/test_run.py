@@ -196,7 +196,7 @@ class DeadlySource(TreeSource):
 def test_a_lost_worker_is_said_and_what_is_complete_stays(small_tree: Path, tmp_path: Path) -> None:
     source = DeadlySource(**vars(open_source(str(small_tree))))
     conversion = SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096))
-    conversion.begin()
+    conversion.mark_started()
     tasks = [conversion.task(shard) for shard in range(conversion.plan.shards)]
     with pytest.raises(WorldError, match=r"a worker process was lost \(killed, or out of memory\)\. What is complete"):
         list(run_tasks(iter(tasks), 1, conversion.destination))
@@ -207,7 +207,7 @@ def test_a_lost_worker_is_said_and_what_is_complete_stays(small_tree: Path, tmp_
 def test_tasks_come_back_once_each_however_many_are_in_flight(small_tree: Path, tmp_path: Path) -> None:
     source = open_source(str(small_tree))
     conversion = SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096))
-    conversion.begin()
+    conversion.mark_started()
     shards = conversion.plan.shards
     for workers in (1, shards + 3):
         records = list(run_tasks((conversion.task(shard) for shard in range(shards)), workers, conversion.destination))

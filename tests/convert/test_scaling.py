@@ -99,7 +99,7 @@ def test_the_same_file_twice_in_a_class_is_reported(
     original = sorted(first.iterdir())[1]
     shutil.copy(original, first / "again.JPEG")
     shutil.copy(original, second / "elsewhere.JPEG")
-    convert_here(copy, tmp_path / "mds", split_given=True, splits=("val",))
+    convert_here(copy, tmp_path / "mds", split="val")
     manifest = manifest_at(tmp_path / "mds" / "val")
     keys = keys_at(tmp_path / "mds" / "val")
     (duplicate,) = manifest.duplicates
@@ -122,13 +122,13 @@ def test_a_continuation_counts_what_it_made_alone(
     conversion = SplitConversion.plan_for(
         open_source(str(tree)), "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096)
     )
-    conversion.begin()
+    conversion.mark_started()
     for shard in range(conversion.plan.shards - 1):
         run_shard_task(conversion.task(shard))
     # A clock on which the little that is left takes seconds.
     clock = itertools.count(0, 0.5)
-    monkeypatch.setattr("imagenet_mds.cli.convert.time.monotonic", lambda: next(clock))
-    assert convert_here(tree, tmp_path, splits=("train",), log_json=log_json) == 0
+    monkeypatch.setattr("imagenet_mds_convert.run.time.monotonic", lambda: next(clock))
+    assert convert_here(tree, tmp_path, split="train", log_json=log_json) == 0
     said = capsys.readouterr().out
     # Two of the 160 shards are of a broken image each, and have no file.
     if log_json:

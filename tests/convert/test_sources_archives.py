@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from imagenet_mds.cli.tables import progress_tracker
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds.vocabulary import SPLITS
 from imagenet_mds_convert.sources import open_source
-from imagenet_mds_convert.sources.archives import ArchivesSource
+from imagenet_mds_convert.sources.archives import OFFICIAL_MD5, ArchivesSource
 from imagenet_mds_convert.sources.base import Unusable
-from imagenet_mds_convert.sources.checksums import SUMS, verify_source
+from imagenet_mds_convert.sources.checksums import verify_checksums
 from imagenet_mds_convert.sources.tars import walk_tar
 from tests.command import run
 from tests.convert.running import convert_here
@@ -34,7 +36,7 @@ from tests.convert.sources import (
 )
 from tests.support.datasets import manifest_at
 
-TRAIN, VAL, DEVKIT = SUMS
+TRAIN, VAL, DEVKIT = OFFICIAL_MD5
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_they_give_the_same_shards_as_the_tree(tmp_path: Path, tar_format: int, 
         assert (ours.fingerprint, ours.source.fingerprint) == (theirs.fingerprint, theirs.source.fingerprint)
         assert (ours.left_out, ours.changed) == (theirs.left_out, theirs.changed)
         assert (ours.source.kind, theirs.source.kind) == ("archives", "tree")
-    assert sorted(path.name for path in root.iterdir()) == sorted(SUMS)
+    assert sorted(path.name for path in root.iterdir()) == sorted(OFFICIAL_MD5)
 
 
 def test_devkit_ids_are_never_class_numbers(archives: Path) -> None:
@@ -75,7 +77,7 @@ def test_devkit_ids_are_never_class_numbers(archives: Path) -> None:
     assert labels == {
         f"{wnid}/{val_name(number)}": source.classes.index(wnid) for number, wnid in enumerate(VAL_WNIDS, 1)
     }
-    assert source.names[0] == "tench"
+    assert source.class_names[0] == "tench"
     assert pickle.loads(pickle.dumps(source)) == source
 
     (archives / TRAIN).unlink()
@@ -83,7 +85,7 @@ def test_devkit_ids_are_never_class_numbers(archives: Path) -> None:
     (archives / DEVKIT).write_bytes(devkit(meta_mat(others), "1\n2\n3\n3\n2\n1\n"))
     source = open_source(str(archives))
     assert (source.splits, source.classes) == (("val",), ("n90000001", "n90000002", "n90000003"))
-    assert source.names == ("name of n90000001", "name of n90000002", "name of n90000003")
+    assert source.class_names == ("name of n90000001", "name of n90000002", "name of n90000003")
     assert [sample.label for sample in source.samples("val")] == [0, 0, 1, 1, 2, 2]
 
 
@@ -200,7 +202,7 @@ def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_archive_cut_off_anywhere_is_said_with_file_and_byte(archives: Path) -> None:
-    for name, split in ((TRAIN, "train"), (VAL, "val")):
+    for name, split in zip((TRAIN, VAL), SPLITS, strict=True):
         whole = (archives / name).read_bytes()
         end = len(whole.rstrip(b"\0"))
         for length in range(0, end, 1111):
@@ -277,8 +279,8 @@ def test_a_plain_header_is_read_as_tarfile_reads_it(tmp_path: Path) -> None:
     ("names", "words"),
     [
         ([], r"archives holds neither ILSVRC2012_img_train\.tar nor ILSVRC2012_img_val\.tar"),
-        ([VAL], r"ILSVRC2012_devkit_t12\.tar\.gz is not there, and val has no labels without it: download it, or move"),
-        ([TRAIN, VAL], r"ILSVRC2012_devkit_t12\.tar\.gz is not there, and val has no labels without it"),
+        ([VAL], r"ILSVRC2012_devkit_t12\.tar\.gz is missing, and val has no labels without it: download it, or move"),
+        ([TRAIN, VAL], r"ILSVRC2012_devkit_t12\.tar\.gz is missing, and val has no labels without it"),
         (["ILSVRC2012_img_train_t3.tar"], r"img_train_t3\.tar is the archive of task 3 \(120 breeds of dogs\)"),
         (["ILSVRC2012_img_train_t3.tar", VAL, DEVKIT], "is the archive of task 3"),
     ],
@@ -321,7 +323,7 @@ def test_an_archive_of_train_that_is_not_the_official_one_is_refused(
         (b"\x1f\x8b not gzip", "cannot be read"),
         (devkit()[:400], "cannot be read"),
         (devkit(b"no mat"), "cannot be read"),
-        (devkit(meta_mat([("lion", 1)])), r"cannot be read \('lion' is no wnid\): download it again"),
+        (devkit(meta_mat([("lion", 1)])), r"cannot be read \('lion' is not a wnid\): download it again"),
         (devkit(ground_truth="one\n"), "cannot be read"),
         (devkit(ground_truth="5\n"), "is not the official one, it has no 5: download it again"),
     ],
@@ -344,7 +346,7 @@ def test_a_devkit_that_lacks_a_file_is_refused(archives: Path) -> None:
 @pytest.mark.parametrize("name", ["ILSVRC2012_val_00000007.JPEG", "ILSVRC2012_val_00000000.JPEG", "lion.JPEG"])
 def test_a_validation_image_without_a_label_is_refused(archives: Path, name: str) -> None:
     (archives / VAL).write_bytes(tar_of([member(name, b"x")]))
-    with pytest.raises(UserError, match=rf"{VAL} has {name}, and the devkit has labels for images 1 to 6 alone"):
+    with pytest.raises(UserError, match=rf"{VAL} has {name}, and the devkit has labels only for images 1 to 6:"):
         open_source(str(archives)).samples("val")
     (archives / VAL).write_bytes(tar_of([]))
     with pytest.raises(UserError, match=rf"{VAL} has no images"):
@@ -356,26 +358,26 @@ def test_sums_are_compared_with_the_official_ones(
 ) -> None:
     source = open_source(str(archives))
     with pytest.raises(UserError, match=rf"{TRAIN} has MD5 [0-9a-f]{{32}}, and the official one has 1d675b47d978889d"):
-        verify_source(source, ["train", "val"])
+        verify_checksums(source, ["train", "val"])
     with pytest.raises(
         UserError, match=rf"{DEVKIT} has MD5 .* has fa75699e90414af021442c21a62c3abf: download it again"
     ):
-        verify_source(source, ["val"])
-    sums = {name: hashlib.md5((archives / name).read_bytes()).hexdigest() for name in SUMS}
-    monkeypatch.setattr("imagenet_mds_convert.sources.checksums.SUMS", sums)
+        verify_checksums(source, ["val"])
+    sums = {name: hashlib.md5((archives / name).read_bytes()).hexdigest() for name in OFFICIAL_MD5}
+    monkeypatch.setattr("imagenet_mds_convert.sources.archives.OFFICIAL_MD5", sums)
     monkeypatch.setattr("imagenet_mds_convert.sources.checksums._CHUNK_BYTES", 1000)
     monkeypatch.setattr("imagenet_mds.progress.PLAIN_INTERVAL_SECONDS", 0.0)
-    verify_source(source, ["train", "val"])
+    verify_checksums(source, ["train", "val"], progress_tracker())
     assert f"MD5 of {VAL}: " in capsys.readouterr().err
-    monkeypatch.setattr("imagenet_mds_convert.sources.checksums.TASK_3_SUM", sums[TRAIN])
+    monkeypatch.setattr("imagenet_mds_convert.sources.archives.TASK_3_MD5", sums[TRAIN])
     with pytest.raises(UserError, match=rf"{TRAIN} is the archive of task 3 .*: download {TRAIN} \(138 GB\)"):
-        verify_source(source, ["train"])
+        verify_checksums(source, ["train"])
     with pytest.raises(UserError, match=r"--verify-source: only the official archives have known MD5 sums, .* tree"):
-        verify_source(open_source(str(tmp_path / "tree")), ["train"])
+        verify_checksums(open_source(str(tmp_path / "tree")), ["train"])
     (archives / DEVKIT).unlink()
     (archives / DEVKIT).mkdir()
-    with pytest.raises(UserError, match=rf"{DEVKIT} is not there any more"):
-        verify_source(source, ["val"])
+    with pytest.raises(UserError, match=rf"{DEVKIT} no longer exists"):
+        verify_checksums(source, ["val"])
 
 
 def test_a_disk_that_fails_while_listing_is_said(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,11 +386,11 @@ def test_a_disk_that_fails_while_listing_is_said(archives: Path, monkeypatch: py
 
     source = open_source(str(archives))
     monkeypatch.setattr(LocalStorage, "read_range", refuse)
-    for split, name in (("train", TRAIN), ("val", VAL)):
+    for split, name in zip(SPLITS, (TRAIN, VAL), strict=True):
         with pytest.raises(UserError, match=rf"{name} cannot be read: Input/output error"):
             source.samples(split)
     with pytest.raises(UserError, match=rf"{TRAIN} cannot be read: Input/output error"):
-        verify_source(source, ["train"])
+        verify_checksums(source, ["train"])
 
 
 def test_the_options_of_the_command_reach_the_source(archives: Path, tmp_path: Path) -> None:

@@ -68,12 +68,15 @@ def test_class_folders_without_the_solution_above_are_a_tree(kaggle: Path) -> No
 @pytest.mark.parametrize(
     ("csv", "words"),
     [
-        (None, r"LOC_val_solution.csv is not there, and val/ has no labels without it: .*`--split train`"),
+        (None, r"LOC_val_solution.csv is missing, and val/ has no labels without it: .*`--split train`"),
         ("", "LOC_val_solution.csv does not begin with ImageId,PredictionString"),
         ("a,b\n", "LOC_val_solution.csv does not begin with ImageId,PredictionString"),
-        ("ImageId,PredictionString\nx\n", "LOC_val_solution.csv, line 2: no wnid where"),
-        ("ImageId,PredictionString\nx,\n", "LOC_val_solution.csv, line 2: no wnid where"),
-        ("ImageId,PredictionString\n\nx,7 1 2 3 4\n", "LOC_val_solution.csv, line 3: no wnid where"),
+        ("ImageId,PredictionString\nx\n", "LOC_val_solution.csv, line 2: expected ImageId"),
+        ("ImageId,PredictionString\nx,\n", "LOC_val_solution.csv, line 2: expected ImageId"),
+        (
+            "ImageId,PredictionString\n\nx,7 1 2 3 4\n",
+            "LOC_val_solution.csv, line 3: expected ImageId",
+        ),
         ("ImageId,PredictionString\nx,n99999999 1\n", "has classes that .*/train lacks: n99999999; extract all"),
         ("ImageId,PredictionString\n\xff,n01440764 1\n", "LOC_val_solution.csv cannot be read: 'utf-8' codec"),
     ],

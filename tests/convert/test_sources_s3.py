@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -12,6 +13,7 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage import s3
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.storage.s3 import S3Storage
+from imagenet_mds.vocabulary import SPLITS, SourceKind
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.run import convert_split
 from imagenet_mds_convert.shards.build import build_shard
@@ -152,7 +154,7 @@ def test_archives_are_listed_by_few_requests(
     (tmp_path / "archives" / TRAIN_BASENAME).write_bytes(tar_of(tars))
     source = open_source(upload(tmp_path / "archives", "raw"))
     before = len(proxy.seen)
-    found = {split: source.samples(split) for split in ("train", "val")}
+    found = {split: source.samples(split) for split in SPLITS}
     asked = [one for one in seen(proxy, before) if one.method == "GET"]
     of_train = [one for one in asked if TRAIN_BASENAME in one.path]
     # A header for each class and the end; then each class's 2.4 MB in pieces, an image cut by one read again.
@@ -217,7 +219,7 @@ def test_what_is_not_there_is_said_as_on_a_disk(proxy: Proxy, server: int, tmp_p
     direct(server).put_object(Bucket=BUCKET, Key="raw/", Body=b"")
     direct(server).put_object(Bucket=BUCKET, Key="file.tar", Body=b"x")
     (tmp_path / "file.tar").write_bytes(b"x")
-    for where, source_format in [
+    layouts: list[tuple[str, Literal["auto", SourceKind]]] = [
         ("none", "auto"),
         ("none", "kaggle"),
         ("file.tar", "auto"),
@@ -227,7 +229,8 @@ def test_what_is_not_there_is_said_as_on_a_disk(proxy: Proxy, server: int, tmp_p
         ("raw", "archives"),
         ("raw", "parquet"),
         ("raw", "cifar10"),
-    ]:
+    ]
+    for where, source_format in layouts:
         said = []
         for root in (str(tmp_path), f"s3://{BUCKET}"):
             with pytest.raises(UserError) as caught:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_mds.cli.convert import run_verify
+from imagenet_mds.cli.verify import verify
 from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.process.locks import locked_folder
@@ -71,7 +71,7 @@ def test_a_failing_disk_is_said_by_the_plan_and_by_repairing_too(
     with pytest.raises(WorldError, match=words):
         convert_here(tree, tmp_path / "other", plan=True)
     with pytest.raises(WorldError, match=words):
-        run_verify(str(tmp_path / "mds"), deep=False, repair=str(tree))
+        verify(str(tmp_path / "mds"), repair=str(tree))
     assert not list((tmp_path / "mds" / "val").glob("*.mds"))
 
 
@@ -90,10 +90,10 @@ def test_short_memory_leaves_no_image_out(monkeypatch: pytest.MonkeyPatch, tree:
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_two_conversions_to_one_folder_do_not_meet(tree: Path, tmp_path: Path, overwrite: bool) -> None:
     mine = conversion(TreeSource.open(LocalStorage(tree)), tmp_path)
-    mine.begin()
+    mine.mark_started()
     run_shard_task(mine.task(0))
     before = files(tmp_path)
-    options = {"shard_size": "32KiB", "splits": ("val",), "split_given": True, "overwrite": overwrite}
+    options = {"shard_size": "32KiB", "split": "val", "overwrite": overwrite}
     with (
         locked_folder(tmp_path / "val"),
         pytest.raises(UserError, match="val is being converted to by another process: wait"),
@@ -107,7 +107,7 @@ def test_two_conversions_to_one_folder_do_not_meet(tree: Path, tmp_path: Path, o
 def test_what_another_process_has_made_since_the_first_look_is_seen(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"splits": ("val",), "split_given": True, "shard_size": "32KiB"}
+    options = {"split": "val", "shard_size": "32KiB"}
 
     @contextmanager
     def after_another(storage: LocalStorage) -> Iterator[None]:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import imagenet_mds.cli.convert as convert_cli
-from imagenet_mds.cli.convert import run_verify
+from imagenet_mds.cli.verify import verify
 from imagenet_mds.dataset.manifest import WORK_FOLDER
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.process.locks import locked_folder
@@ -67,7 +66,7 @@ FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
 
 def test_a_whole_dataset_is_said_to_be_whole(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for deep in (False, True):
-        assert run_verify(str(dataset), deep=deep, repair=None) == 0
+        assert verify(str(dataset), deep=deep) == 0
         assert capsys.readouterr().out.splitlines() == [
             f"{dataset}/train: 19 shards, 158 images, all as the manifest has it",
             f"{dataset}/val: 6 shards, 50 images, all as the manifest has it",
@@ -85,16 +84,16 @@ def test_each_fault_is_found_named_and_repaired(
     reason: str,
 ) -> None:
     damage(copy / name)
-    assert run_verify(str(copy), deep=False, repair=None) == 1
+    assert verify(str(copy)) == 1
     said = capsys.readouterr()
     assert f"broken: {copy}/{name}: " in said.out
     assert reason in said.out
     assert said.out.count("broken: ") == 1
     assert said.err == (
-        f"imagenet-mds: 1 files are broken; `imagenet-mds verify {copy} --repair SOURCE` rebuilds just that\n"
+        f"imagenet-mds: 1 files are broken; `imagenet-mds verify {copy} --repair SOURCE` rebuilds just those\n"
     )
     others = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file() and path != copy / name}
-    assert run_verify(str(copy), deep=False, repair=str(tree)) == 0
+    assert verify(str(copy), repair=str(tree)) == 0
     assert f"repaired: {copy}/{name}\n" in capsys.readouterr().out
     assert files(copy) == files(dataset)
     assert {path: path.stat().st_mtime_ns for path in others} == others
@@ -116,7 +115,7 @@ def test_repair_with_another_source_is_refused_with_both_names(copy: Path, small
     _flip(copy / "train" / "shard.00003.mds")
     before = files(copy)
     with pytest.raises(UserError, match=r"was made from another source \(160 images, \w{16}; this one has 8 images, "):
-        run_verify(str(copy), deep=False, repair=str(small_tree))
+        verify(str(copy), repair=str(small_tree))
     assert files(copy) == before
 
 
@@ -132,9 +131,9 @@ def test_repair_that_gives_other_bytes_names_the_versions_that_differ(
     # As if an image became other bytes with them.
     monkeypatch.setattr("imagenet_mds_convert.shards.build.prepare", lambda data, *_: Stored(data + b"\0"))
     with pytest.raises(WorldError) as caught:
-        run_verify(str(copy), deep=False, repair=str(tree))
+        verify(str(copy), repair=str(tree))
     assert str(caught.value).endswith(
-        "the source's images have changed since, or other versions make other bytes of them "
+        "the source's images have changed since, or other versions encode them differently "
         f"(simplejpeg {manifest.versions['simplejpeg']}, now 9.9)"
     )
 
@@ -149,7 +148,7 @@ def test_repair_takes_the_same_images_from_another_kind_of_source(tmp_path: Path
         for shard in (tmp_path / "mds" / split).glob("*.mds"):
             shard.unlink()
         (tmp_path / "mds" / split / "keys.txt").unlink()
-    assert run_verify(str(tmp_path / "mds"), deep=False, repair=str(archives)) == 0
+    assert verify(str(tmp_path / "mds"), repair=str(archives)) == 0
     assert files(tmp_path / "mds") == whole
 
 
@@ -164,7 +163,7 @@ def test_repair_from_images_that_have_changed_is_refused_and_replaces_nothing(
     _flip(copy / "train" / "shard.00003.mds")
     before = files(copy)
     with pytest.raises(WorldError, match=r"shard\.00003\.mds cannot be rebuilt: the source now gives \w+ and the mani"):
-        run_verify(str(copy), deep=False, repair=str(changed))
+        verify(str(copy), repair=str(changed))
     assert files(copy) == before
 
 
@@ -178,12 +177,12 @@ def test_deep_finds_an_image_that_does_not_decode_and_repair_does_not_claim_to_m
     dest = tmp_path / "mds"
     convert_here(tree, dest, check="structure", shard_size="64KiB")
     before = files(dest)
-    assert run_verify(str(dest), deep=False, repair=None) == 0
+    assert verify(str(dest)) == 0
     capsys.readouterr()
-    assert run_verify(str(dest), deep=True, repair=None) == 1
+    assert verify(str(dest), deep=True) == 1
     assert "shard.00000.mds: sample " in (said := capsys.readouterr().out)
     assert "(source index 3): does not decode (" in said
-    assert run_verify(str(dest), deep=True, repair=str(tree)) == 1
+    assert verify(str(dest), deep=True, repair=str(tree)) == 1
     said, complaint = capsys.readouterr()
     assert "repaired: " not in said
     assert complaint == "imagenet-mds: 1 files are broken\n"
@@ -192,11 +191,11 @@ def test_deep_finds_an_image_that_does_not_decode_and_repair_does_not_claim_to_m
 
 def test_what_is_no_dataset_is_said(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no dataset at"):
-        run_verify(str(tmp_path / "none"), deep=False, repair=None)
+        verify(str(tmp_path / "none"))
     shutil.copytree(dataset / "val", tmp_path / "half" / "val")
     (tmp_path / "half" / "train" / WORK_FOLDER).mkdir(parents=True)
     with pytest.raises(UserError, match=r"train is not complete: run the same `imagenet-mds convert` again"):
-        run_verify(str(tmp_path / "half"), deep=False, repair=None)
+        verify(str(tmp_path / "half"))
 
 
 def test_a_source_that_is_not_there_is_said_before_anything_is_hashed(
@@ -204,7 +203,7 @@ def test_a_source_that_is_not_there_is_said_before_anything_is_hashed(
 ) -> None:
     _flip(copy / "train" / "shard.00003.mds")
     with pytest.raises(UserError, match="there is no source at"):
-        run_verify(str(copy), deep=False, repair=str(copy / "none"))
+        verify(str(copy), repair=str(copy / "none"))
     assert capsys.readouterr().out == ""
 
 
@@ -213,9 +212,11 @@ def test_a_repair_waits_for_no_conversion_and_mixes_with_none(
 ) -> None:
     (copy / "val" / "shard.00001.mds").unlink()
     with locked_folder(copy / "val"), pytest.raises(UserError, match="val is being converted to by another process"):
-        run_verify(str(copy), deep=False, repair=str(tree))
+        verify(str(copy), repair=str(tree))
     other = manifest_at(copy / "val").model_copy(update={"fingerprint": "another"})
-    monkeypatch.setattr(convert_cli, "read_dataset", lambda location: [(LocalStorage(copy / "val"), other)])
-    with pytest.raises(UserError, match="val has been converted anew meanwhile: verify it again"):
-        run_verify(str(copy), deep=False, repair=str(tree))
+    monkeypatch.setattr(
+        "imagenet_mds_convert.verify.read_dataset", lambda location: [(LocalStorage(copy / "val"), other)]
+    )
+    with pytest.raises(UserError, match="val was converted again in the meantime: verify it again"):
+        verify(str(copy), repair=str(tree))
     assert not (copy / "val" / "shard.00001.mds").exists()
