@@ -22,7 +22,7 @@ from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SplitName
-from imagenet_mds_convert.images.policy import Scaling, likely_bytes
+from imagenet_mds_convert.images.policy import Scaling, compiled_check_pays, likely_bytes
 from imagenet_mds_convert.plan import Plan, make_plan
 from imagenet_mds_convert.shards.build import ShardTask
 from imagenet_mds_convert.sources.base import Sample, Source, Track, untracked
@@ -109,6 +109,7 @@ class SplitConversion:
             check=self.policy.check,
             scaling=_scaling(self.policy),
             form=self.policy.form,
+            compiled_check=compiled_check_pays(len(self.plan.order)),
             size_limit_bytes=self.policy.shard_size_bytes,
             destination=self.destination,
         )

@@ -15,6 +15,7 @@ from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage, stored_xxh64, writing_to
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.destination import locked, remove_partials
+from imagenet_mds_convert.images.policy import compiled_check_pays
 from imagenet_mds_convert.images.prepare import check_stored
 from imagenet_mds_convert.publish import keys_file, versions
 from imagenet_mds_convert.shards.build import build_shard
@@ -100,7 +101,8 @@ def verify_split(
         known = {shard.basename for shard, _ in broken}
         whole = [shard.basename for shard in manifest.shards if shard.basename not in known]
         with ThreadPoolExecutor(threads) as pool:
-            reasons = pool.map(lambda name: _undecodable(split, name), whole)
+            compiled = compiled_check_pays(manifest.samples)
+            reasons = pool.map(lambda name: _undecodable(split, name, compiled), whole)
             faults += [Fault(name, reason) for name, reason in zip(whole, reasons, strict=True) if reason]
     return faults
 
@@ -126,10 +128,10 @@ def _index(manifest: Manifest) -> dict[str, Any]:
     return index_json(manifest.shards, policy.shard_size_bytes, raw=policy.raw)
 
 
-def _undecodable(split: Storage, name: str) -> str | None:
+def _undecodable(split: Storage, name: str, compiled_check: bool) -> str | None:
     for position, record in enumerate(decode_shard(split.read(name), f"{split.location}/{name}")):
         try:
-            check_stored(record.image)
+            check_stored(record.image, compiled_check)
         except Unusable as reason:
             return f"sample {position} (source index {record.index}): {reason}"
     return None

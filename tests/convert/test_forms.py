@@ -15,8 +15,9 @@ from imagenet_mds.dataset.raw_pixels import decode_raw, encode_raw, is_raw
 from imagenet_mds.errors import UserError
 from imagenet_mds.jpeg.tiles import TileMap
 from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds.vocabulary import StoredForm
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.images.policy import Form, Scaling, likely_bytes
+from imagenet_mds_convert.images.policy import Scaling, likely_bytes
 from imagenet_mds_convert.images.prepare import check_stored, prepare
 from imagenet_mds_convert.jpeg.tiling import untile_jpeg
 from imagenet_mds_convert.sources import open_source
@@ -115,11 +116,11 @@ def test_a_scaled_picture_gets_tiles_too() -> None:
 
 
 @pytest.mark.parametrize("form", ["tiles", "raw"])
-def test_a_damaged_picture_is_left_out_in_every_form(form: str) -> None:
+def test_a_damaged_picture_is_left_out_in_every_form(form: StoredForm) -> None:
     data = encoded(noise(160, 120), quality=90)
     for broken in (data[: len(data) // 2], data[: len(data) // 2] + b"\xff\xd9", b"", b"no picture"):
         with pytest.raises(Unusable):
-            prepare(broken, "decode", Scaling(), form)  # type: ignore[arg-type] # a parameter is a str
+            prepare(broken, "decode", Scaling(), form)
 
 
 def test_a_raw_sample_cut_short_is_found() -> None:
@@ -169,8 +170,7 @@ def test_raw_shards_respect_the_size_and_are_the_same_from_archives(tmp_path: Pa
 )
 def test_an_image_is_planned_as_it_will_most_likely_be(options: dict[str, Any], size_bytes: int, expected: int) -> None:
     policy = Policy(**options)
-    form: Form = "raw" if policy.raw else "tiles" if policy.tiles else "file"
-    assert likely_bytes(size_bytes, Scaling(policy.max_side, policy.min_side), form) == expected
+    assert likely_bytes(size_bytes, Scaling(policy.max_side, policy.min_side), policy.form) == expected
 
 
 @pytest.mark.usefixtures("in_process")

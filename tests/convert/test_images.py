@@ -7,7 +7,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,14 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from imagenet_mds.vocabulary import CheckLevel
 from imagenet_mds_convert.images.policy import Scaling, Stored
 from imagenet_mds_convert.images.prepare import prepare
-from imagenet_mds_convert.jpeg.walk import MAX_PIXELS, walk_jpeg
+from imagenet_mds_convert.jpeg.walk import MAX_PIXELS, read_frame, walk_to_end
 from imagenet_mds_convert.sources.base import Unusable
 from tests.command import environment
 from tests.convert.drawing import encoded, noise
 
-CHECKS = ("decode", "structure", "none")
+CHECKS: tuple[CheckLevel, ...] = get_args(CheckLevel)
 KINDS: list[dict[str, Any]] = [
     {},
     {"progressive": True},
@@ -52,27 +53,32 @@ SEEN_OTHERWISE = [
 @pytest.mark.parametrize("options", KINDS)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_jpeg_passes_through_untouched(options: dict[str, Any], mode: str, check: str) -> None:
+def test_a_jpeg_passes_through_untouched(options: dict[str, Any], mode: str, check: CheckLevel) -> None:
     data = encoded(noise().convert(mode), **options)
     assert prepare(data, check) == Stored(data)
-    assert walk_jpeg(data)[0] == len(mode)
+    frame = read_frame(data)
+    assert frame.components == len(mode)
+    walk_to_end(data, frame)
 
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("garbage", [b"\0", b"\n", b"\xff\xd8\xff", b"garbage" * 100])
-def test_what_stands_after_the_end_of_the_image_is_nobodys_business(check: str, garbage: bytes) -> None:
+def test_what_stands_after_the_end_of_the_image_is_nobodys_business(check: CheckLevel, garbage: bytes) -> None:
     data = encoded(noise()) + garbage
     assert prepare(data, check) == Stored(data)
 
 
 def test_fill_bytes_before_a_marker_are_allowed() -> None:
     data = encoded(noise())
-    assert walk_jpeg(data[:2] + b"\xff\xff\xff" + data[2:-2] + b"\xff\xff" + data[-2:])[0] == 3
+    filled = data[:2] + b"\xff\xff\xff" + data[2:-2] + b"\xff\xff" + data[-2:]
+    frame = read_frame(filled)
+    assert frame.components == 3
+    walk_to_end(filled, frame)
 
 
 @pytest.mark.parametrize("options", KINDS[:5])
 @pytest.mark.parametrize("check", ["decode", "structure"])
-def test_a_jpeg_cut_short_anywhere_is_unusable(options: dict[str, Any], check: str) -> None:
+def test_a_jpeg_cut_short_anywhere_is_unusable(options: dict[str, Any], check: CheckLevel) -> None:
     data = encoded(noise(), **options)
     for length in range(len(data)):
         with pytest.raises(Unusable, match=r"\w"):
@@ -82,7 +88,7 @@ def test_a_jpeg_cut_short_anywhere_is_unusable(options: dict[str, Any], check: s
 @given(st.binary(max_size=60))
 def test_no_bytes_make_the_walk_crash(tail: bytes) -> None:
     with pytest.raises(Unusable, match="JPEG"):
-        walk_jpeg(b"\xff\xd8" + tail)
+        walk_to_end(b"\xff\xd8" + tail, read_frame(b"\xff\xd8" + tail))
 
 
 @given(st.data())
@@ -125,11 +131,12 @@ def _frame(data: bytes, height: int, width: int, components: int | None = None) 
 
 def test_a_frame_of_no_or_too_many_pixels_is_left_out_without_decoding_it() -> None:
     data = encoded(noise())
+    headers_only: tuple[CheckLevel, ...] = ("structure", "none")
     for broken in (_frame(data, 0, 24), _frame(data, 16, 0), _frame(data, 16, 24, 0)):
-        for check in ("structure", "none"):
+        for check in headers_only:
             with pytest.raises(Unusable, match=r"broken JPEG: \d+ x \d+ pixels, \d components"):
                 prepare(broken, check)
-    for check in ("structure", "none"):
+    for check in headers_only:
         with pytest.raises(Unusable, match="65535 x 65535 pixels, more than 134,217,728"):
             prepare(_frame(data, 65535, 65535), check)
 
@@ -192,7 +199,7 @@ def test_a_picture_that_jpeg_cannot_hold_is_left_out() -> None:
 
 @pytest.mark.parametrize(("mode", "kind", "change"), SEEN_OTHERWISE)
 @pytest.mark.parametrize("check", CHECKS)
-def test_what_readers_see_otherwise_becomes_rgb_jpeg(mode: str, kind: str, change: str, check: str) -> None:
+def test_what_readers_see_otherwise_becomes_rgb_jpeg(mode: str, kind: str, change: str, check: CheckLevel) -> None:
     picture = Image.new("RGB", (32, 24), (200, 60, 30))
     data = encoded(Image.new(mode, (32, 24)) if mode in ("LAB", "I;16") else picture.convert(mode), kind)
     stored = prepare(data, check)

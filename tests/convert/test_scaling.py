@@ -16,6 +16,7 @@ from PIL import Image
 from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds.vocabulary import CheckLevel
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.images.policy import Scaling, Stored
 from imagenet_mds_convert.images.prepare import prepare
@@ -50,7 +51,7 @@ def smooth(width: int, height: int, mode: str = "RGB") -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("check", ["decode", "structure", "none"])
-def test_a_scaled_picture_is_the_lanczos_of_the_whole(mode: str, check: str) -> None:
+def test_a_scaled_picture_is_the_lanczos_of_the_whole(mode: str, check: CheckLevel) -> None:
     buffer = io.BytesIO()
     smooth(900, 600, mode).save(buffer, "JPEG", quality=95)
     stored = prepare(buffer.getvalue(), check, Scaling(max_side=120, quality=95))

@@ -1,25 +1,29 @@
 """What cannot be tiled right stays as it is: other kinds, every sort of damage, files with bytes changed at random."""
 
 import contextlib
-import math
 import random
 import re
 import struct
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
 
+from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.jpeg.markers import header_segments
 from imagenet_mds.jpeg.tiles import TileMap, cut
+from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.images import prepare as prepare_module
-from imagenet_mds_convert.images.policy import Stored
+from imagenet_mds_convert.images.policy import Stored, compiled_check_pays
 from imagenet_mds_convert.images.prepare import prepare
 from imagenet_mds_convert.jpeg.baseline import Damaged, NotTileable, OtherKind
 from imagenet_mds_convert.jpeg.tiling import tile_jpeg, untile_jpeg, whole_jpeg
+from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.base import Unusable
 from tests.convert.jpeg_kinds import ANY_SIZE, SOURCES
 from tests.jpegs import Pixels, jpeg, picture, sampled, seen_by_pillow
@@ -216,26 +220,26 @@ def _mutated(data: bytes, draw: random.Random) -> bytes:
 def test_what_decode_finds_does_not_depend_on_what_was_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiled walk, the decoder, or the search for markers and then the decoder."""
 
-    def found(data: bytes) -> Stored | str:
+    def found(data: bytes, compiled_check: bool) -> Stored | str:
         try:
-            return prepare(data, "decode")
+            return prepare(data, "decode", compiled_check=compiled_check)
         except Unusable as reason:
             return str(reason)
 
     draw = random.Random(7)
     files = [make() for make in SOURCES.values()] + [make() for make, _, _ in LEFT.values()]
     files += [_mutated(draw.choice(files[: len(SOURCES)]), draw) for _ in range(1000)]
-    monkeypatch.setattr(prepare_module, "_WALK_PAYS_AFTER", math.inf)
-    decoded = [found(data) for data in files]
-    monkeypatch.setattr(prepare_module, "_WALK_PAYS_AFTER", 0)
-    assert [found(data) for data in files] == decoded
-    monkeypatch.setattr(prepare_module, "_proven_whole", lambda data: False)
+    decoded = [found(data, compiled_check=False) for data in files]
+    assert [found(data, compiled_check=True) for data in files] == decoded
     monkeypatch.setattr(prepare_module, "_decodes_without_complaint", lambda data: False)
-    assert [found(data) for data in files] == decoded
+    assert [found(data, compiled_check=False) for data in files] == decoded
     assert min(sum(isinstance(one, kind) for one in decoded) for kind in (str, Stored)) > 200
 
 
-def test_the_walk_is_asked_once_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compiled_check", [True, False])
+def test_the_decoder_is_asked_about_what_the_compiled_walk_cannot_judge(
+    monkeypatch: pytest.MonkeyPatch, compiled_check: bool
+) -> None:
     decoded: list[bytes] = []
 
     def decode(data: bytes) -> bool:
@@ -243,12 +247,16 @@ def test_the_walk_is_asked_once_it_pays(monkeypatch: pytest.MonkeyPatch) -> None
         return True
 
     monkeypatch.setattr(prepare_module, "_decodes_without_complaint", decode)
-    monkeypatch.setattr(prepare_module, "_checked", 0)
-    monkeypatch.setattr(prepare_module, "_WALK_PAYS_AFTER", 2)
     whole, progressive = SOURCES["4:2:0"](), jpeg(picture(150, 70), progressive=True)
-    for data in (whole, whole, whole, progressive, whole):
-        prepare(data, "decode")
-    assert decoded == [whole, whole, progressive]
+    for data in (whole, progressive, whole):
+        prepare(data, "decode", compiled_check=compiled_check)
+    assert decoded == ([progressive] if compiled_check else [whole, progressive, whole])
+
+
+def test_the_compiled_walk_is_for_conversions_that_gain_from_it(tree: Path, tmp_path: Path) -> None:
+    assert [compiled_check_pays(images) for images in (1, 99_999, 100_000, 1_281_167)] == [False, False, True, True]
+    conversion = SplitConversion.plan_for(open_source(str(tree)), "val", LocalStorage(tmp_path), Policy())
+    assert not conversion.task(0).compiled_check
 
 
 def _seen_strictly(data: bytes) -> Pixels | None:
