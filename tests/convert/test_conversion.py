@@ -262,7 +262,9 @@ def test_what_another_process_takes_away_before_the_end_is_not_called_complete(
             clear_split(mine.destination)
             other.mark_started()
 
-    with pytest.raises(WorldError, match=r"shard\.00001\.mds is not as it was made: another process writes here too"):
+    with pytest.raises(
+        WorldError, match=r"shard\.00001\.mds was changed: another process is writing to this destination"
+    ):
         convert_split(mine, 1, removes)
     with pytest.raises(UserError, match=r"another seed \(1, now 0\)"):
         convert_split(mine, 1, begins)

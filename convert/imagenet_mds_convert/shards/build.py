@@ -102,7 +102,7 @@ def build_shard(
         except Unusable as reason:
             record.left_out.append((sample.key, str(reason)))
             continue
-        begun = time.perf_counter()
+        started = time.perf_counter()
         record.digests.append(xxhash.xxh3_64_hexdigest(data))
         if stored.change:
             record.changed.append((sample.key, stored.change))
@@ -117,25 +117,25 @@ def build_shard(
                 f"are far larger than estimated: give a smaller --shard-size"
             ) from None
         packed = time.perf_counter()
-        spent.pack += packed - begun
+        spent.pack += packed - started
         _, end = encoder.filled
         # A sample that is left out moves all samples behind it, so nothing is written early from then on.
         if draft and end - written >= _WRITE_BYTES and not record.left_out:
             draft.write_behind(encoder.view(written, end), written)
             written = end
             spent.write += time.perf_counter() - packed
-    begun = time.perf_counter()
+    started = time.perf_counter()
     if draft and not record.left_out:
         # Writing goes on while the shard is hashed.
         draft.write_behind(encoder.view(written, encoder.filled[1]), written)
     whole = encoder.finish()
     info = describe_shard(shard_basename(task.shard), whole, encoder.samples) if encoder.samples else None
-    spent.pack += time.perf_counter() - begun
+    spent.pack += time.perf_counter() - started
     record.info = info
     if draft and info:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         draft.publish(whole, moved=bool(record.left_out))
-        spent.write += time.perf_counter() - begun
+        spent.write += time.perf_counter() - started
     return record, whole
 
 
@@ -146,7 +146,7 @@ def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spe
         Unusable: the image is left out.
         WorldError: the storage failed.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     try:
         data = read()
     except OSError as error:
@@ -158,7 +158,7 @@ def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spe
         raise Unusable(f"cannot be read ({error.strerror})") from None
     finally:
         got = time.perf_counter()
-        spent.read += got - begun
+        spent.read += got - started
     try:
         return data, prepare(data, task.check, task.scaling, task.form, task.compiled_check)
     finally:
@@ -185,10 +185,10 @@ def run_shard_task(task: ShardTask) -> tuple[ShardRecord, Spent]:
         record, whole = build_shard(task, spent, buffer=buffer, draft=draft)
     assert isinstance(whole.obj, bytearray)
     _buffers.append(whole.obj)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     # Losing a record in a power failure costs building its shard again, and a record without its shard is ignored.
     task.destination.write_unsynced(
         record_name(task.shard), json_bytes(asdict(record) | {"conversion": task.conversion})
     )
-    spent.write += time.perf_counter() - begun
+    spent.write += time.perf_counter() - started
     return record, spent
