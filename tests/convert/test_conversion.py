@@ -263,7 +263,7 @@ def test_what_another_process_takes_away_before_the_end_is_not_called_complete(
             other.mark_started()
 
     with pytest.raises(
-        WorldError, match=r"shard\.00001\.mds was changed: another process is writing to this destination"
+        WorldError, match=r"shard\.00001\.mds was changed: another process is writing to this"
     ):
         convert_split(mine, 1, removes)
     with pytest.raises(UserError, match=r"another seed \(1, now 0\)"):

@@ -199,7 +199,7 @@ def test_a_lost_worker_is_said_and_what_is_complete_stays(small_tree: Path, tmp_
     conversion.mark_started()
     tasks = [conversion.task(shard) for shard in range(conversion.plan.shards)]
     with pytest.raises(
-        WorldError, match=r"a worker process was lost \(killed, or out of memory\)\. Finished shards are kept"
+        WorldError, match=r"a worker process was lost \(killed, or out of memory\)\. Finished shards"
     ):
         list(run_tasks(iter(tasks), 1, conversion.destination))
     assert not (tmp_path / "train" / "manifest.json").exists()

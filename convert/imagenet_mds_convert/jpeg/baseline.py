@@ -1,9 +1,9 @@
 """Parses a baseline JPEG's header, tables and entropy-coded bytes for `imagenet_mds_convert.jpeg.huffman`.
 
 A file is `Damaged` if libjpeg warns about it or gives up, and also if it has bits that no encoder writes and that
-libjpeg ignores silently (a block of more than 64 coefficients). It is `OtherKind` if libjpeg may read it but this module
-does not (progressive, CMYK, several scans); then the decoder must judge it. A file found complete here therefore decodes
-without a warning, and finding that takes a fraction of a decode.
+libjpeg ignores silently (a block of more than 64 coefficients). It is `OtherKind` if libjpeg may read it but this
+module does not (progressive, CMYK, several scans); then the decoder must judge it. A file found complete here therefore
+decodes without a warning, and finding that takes a fraction of a decode.
 """
 
 from dataclasses import dataclass
@@ -189,7 +189,7 @@ def _quantizers(content: bytes) -> set[int]:
 
 @dataclass(frozen=True)
 class Stream:
-    """An unstuffed scan: `words` and `bounds` as in `huffman.walk`; `end` is the offset in the file behind its codes."""
+    """An unstuffed scan: `words` and `bounds` as in `huffman.walk`; `end` is the offset in the file of its end."""
 
     words: Array
     bounds: Array

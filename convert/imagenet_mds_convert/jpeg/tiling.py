@@ -159,7 +159,7 @@ _ENDS = {
 
 
 def _walk(header: Header, stream: Stream, interval: int | None) -> tuple[Array, list[int], tuple[int, int]]:
-    """Events, needed DC categories and fills for restarts every `interval` MCUs; 0 means no restarts, None no events."""
+    """Events, needed DC categories and fills for restarts every `interval` MCUs; 0: no restarts; None: no events."""
     present = header.interval or _NO_RESTARTS
     wanted = present if interval is None else interval or _NO_RESTARTS
     starts = 0 if interval is None else 1 + (1 + len(header.slots)) * (header.mcus // present + header.mcus // wanted)
