@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def _stored(split_folder: Path) -> dict[str, tuple[bytes, int]]:
-    """JPEG bytes and label of each key."""
+    """The JPEG bytes and label of each key."""
     shards = [split_folder / shard.basename for shard in manifest_at(split_folder).shards]
     records = [record for shard in shards for record in read_shard(shard)]
     keys = keys_at(split_folder)
@@ -76,7 +76,7 @@ def test_a_subset_is_a_prefix_of_the_whole_and_of_larger_subsets(tree: Path, tmp
     assert small == large[:30]
     assert large == whole[:75]
     assert set(Counter(key.split("/")[0] for key in small).values()) == {3}
-    # The validation split is whole in each.
+    # The validation split is complete in each.
     assert files(tmp_path / "30" / "val") == files(tmp_path / "full" / "val")
 
 
@@ -136,7 +136,7 @@ def test_a_file_longer_than_any_image_is_left_out_unread_and_asks_for_no_room(sm
     shutil.copytree(small_tree, tree)
     with open(tree / "train" / "n00000001" / "huge.JPEG", "wb") as file:
         file.truncate(1 << 43)
-    # Neither the memory nor the disk for it is anywhere.
+    # No machine has the memory or disk for it.
     assert convert_here(tree, tmp_path / "plan", plan=True) == 0
     assert convert_here(tree, tmp_path / "mds") == 0
     manifest = manifest_at(tmp_path / "mds" / "train")
@@ -245,7 +245,7 @@ def test_records_of_another_conversion_are_not_believed(small_tree: Path, tmp_pa
 def test_what_another_process_takes_away_before_the_end_is_not_called_complete(
     small_tree: Path, tmp_path: Path
 ) -> None:
-    # As in S3, where it cannot be locked.
+    # As in S3, which has no locks.
     source, train = open_source(str(small_tree)), tmp_path / "train"
     mine, other = (
         SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096, seed=seed))
@@ -262,9 +262,7 @@ def test_what_another_process_takes_away_before_the_end_is_not_called_complete(
             clear_split(mine.destination)
             other.mark_started()
 
-    with pytest.raises(
-        WorldError, match=r"shard\.00001\.mds was changed: another process is writing to this"
-    ):
+    with pytest.raises(WorldError, match=r"shard\.00001\.mds was changed: another process is writing to this"):
         convert_split(mine, 1, removes)
     with pytest.raises(UserError, match=r"another seed \(1, now 0\)"):
         convert_split(mine, 1, begins)
@@ -313,7 +311,7 @@ def test_another_conversion_at_the_destination_is_refused_with_both_names(
     ],
     ids=["empty", "bytes", "list", "nothing", "deep", "number", "policy"],
 )
-def test_a_garbled_record_of_what_is_being_made_is_said_and_overwritten_on_request(
+def test_a_garbled_record_of_what_is_being_made_is_reported_and_overwritten_on_request(
     small_tree: Path, tmp_path: Path, data: bytes
 ) -> None:
     convert_here(small_tree, tmp_path / "whole")
@@ -338,7 +336,7 @@ def test_a_changed_source_is_refused_with_both_names(small_tree: Path, tmp_path:
     assert f"another source (8 images, {old.fingerprint}; now 9 images, " in str(caught.value)
 
 
-def test_a_class_more_is_another_source_for_it_moves_the_numbers_of_others(small_tree: Path, tmp_path: Path) -> None:
+def test_another_class_makes_another_source_because_class_numbers_shift(small_tree: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     shutil.copytree(small_tree, tree)
     convert_here(tree, tmp_path / "mds")
@@ -362,7 +360,7 @@ def test_overwrite_makes_what_a_first_conversion_would(small_tree: Path, tmp_pat
 def test_a_foreign_folder_is_neither_mixed_with_nor_removed(
     small_tree: Path, tmp_path: Path, names: list[str], overwrite: bool
 ) -> None:
-    # In val/, the split that comes second: nothing of train/ may be written either.
+    # In val/, the second split: nothing may be written to train/ either.
     (tmp_path / "val").mkdir()
     for name in names:
         (tmp_path / "val" / name).write_bytes(b"mine")
@@ -372,7 +370,7 @@ def test_a_foreign_folder_is_neither_mixed_with_nor_removed(
     assert files(tmp_path) == before
 
 
-def test_a_dataset_that_lost_its_manifest_is_made_anew(small_tree: Path, tmp_path: Path) -> None:
+def test_a_dataset_that_lost_its_manifest_can_be_overwritten(small_tree: Path, tmp_path: Path) -> None:
     convert_here(small_tree, tmp_path)
     before = files(tmp_path)
     (tmp_path / "train" / "manifest.json").unlink()
@@ -392,7 +390,7 @@ def test_overwrite_spares_a_dataset_to_which_something_was_added(small_tree: Pat
 
 @pytest.mark.parametrize("overwrite", [True, False])
 @pytest.mark.parametrize("where", ["", "train"])
-def test_a_file_where_a_folder_belongs_is_said(small_tree: Path, tmp_path: Path, where: str, overwrite: bool) -> None:
+def test_a_file_in_place_of_a_folder_is_refused(small_tree: Path, tmp_path: Path, where: str, overwrite: bool) -> None:
     dest = tmp_path / "mds"
     (dest / where).parent.mkdir(exist_ok=True)
     (dest / where).write_bytes(b"mine")
@@ -400,7 +398,7 @@ def test_a_file_where_a_folder_belongs_is_said(small_tree: Path, tmp_path: Path,
         convert_here(small_tree, dest, overwrite=overwrite)
 
 
-def test_a_destination_below_a_file_is_said(small_tree: Path, tmp_path: Path) -> None:
+def test_a_destination_below_a_file_is_reported(small_tree: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(UserError, match=r"mds/train is a file or lies below one: give another destination"):
         convert_here(small_tree, tmp_path / "file" / "mds")
@@ -432,7 +430,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(
     )
     assert not (tmp_path / "mds").exists()
     assert asked == [tmp_path]
-    # What the message advises can be done at the same place.
+    # The advice in the message works at the same destination.
     assert convert_here(tree, tmp_path / "mds", subset="2") == 0
 
 
@@ -440,7 +438,7 @@ def test_the_room_for_pixels_is_that_of_pixels(
     small_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imagenet_mds_convert.run._SPARE_BYTES", 0)
-    # Eight files of 900 bytes, which are 1,152 as pixels.
+    # Eight files of 900 bytes, which take 1,152 as pixels.
     free = 8 * 1000
     monkeypatch.setattr("imagenet_mds.storage.local.shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
     assert convert_here(small_tree, tmp_path / "files") == 0
@@ -487,7 +485,7 @@ def test_sizes_and_subsets_are_read_as_people_write_them() -> None:
     assert {text: parse_subset(text) for text in subsets} == subsets
 
 
-def test_a_source_of_which_nothing_can_be_used_is_said_and_gives_no_dataset(small_tree: Path, tmp_path: Path) -> None:
+def test_a_source_without_a_usable_image_gives_no_dataset(small_tree: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     shutil.copytree(small_tree, tree)
     for path in (tree / "train").glob("*/*"):
@@ -511,7 +509,7 @@ def test_a_shard_of_which_nothing_can_be_used_has_no_file(small_tree: Path, tmp_
     assert convert_here(tree, tmp_path / "mds") == 0
 
 
-def test_a_dataset_is_shown_in_a_screen(tree: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dataset_is_summarised_on_one_screen(tree: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_inspect(str(dataset), as_json=False)
     shown = capsys.readouterr().out
     manifest = manifest_at(dataset / "train")

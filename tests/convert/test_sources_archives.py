@@ -1,4 +1,4 @@
-"""The official archives: the tree's shards without unpacking, whatever somebody has put into a tar, and refusals."""
+"""The official archives: the tree's shards without unpacking, hostile tars, and refusals."""
 
 import errno
 import hashlib
@@ -46,7 +46,7 @@ def archives(tmp_path: Path) -> Path:
 
 
 def put_class(root: Path, *members: tuple[tarfile.TarInfo, bytes], tar_format: int = tarfile.GNU_FORMAT) -> Path:
-    """An archive of train alone, with these members in its first class and one image in its second."""
+    """An archive of train only, with these members in its first class and one image in its second."""
     root.mkdir(exist_ok=True)
     inner = [tar_of(members, tar_format), tar_of([member("n01443537_0.JPEG", b"x")])]
     outer = tar_of([member(f"{wnid}.tar", tar) for wnid, tar in zip(WNIDS, inner, strict=False)])
@@ -68,7 +68,7 @@ def test_they_give_the_same_shards_as_the_tree(tmp_path: Path, tar_format: int, 
 
 
 def test_devkit_ids_are_never_class_numbers(archives: Path) -> None:
-    """Not even for synsets that are not ImageNet's, which are numbered by their place among the sorted wnids."""
+    """Synsets that are not ImageNet's are numbered by their index among the sorted wnids as well."""
     assert [wnid for wnid, _ in DEVKIT_IDS] != sorted(wnid for wnid, _ in DEVKIT_IDS)
     source = open_source(str(archives))
     assert isinstance(source, ArchivesSource)
@@ -201,7 +201,7 @@ def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
         open_source(str(root))
 
 
-def test_an_archive_cut_off_anywhere_is_said_with_file_and_byte(archives: Path) -> None:
+def test_an_archive_cut_off_anywhere_is_reported_with_file_and_byte(archives: Path) -> None:
     for name, split in zip((TRAIN, VAL), SPLITS, strict=True):
         whole = (archives / name).read_bytes()
         end = len(whole.rstrip(b"\0"))
@@ -214,7 +214,7 @@ def test_an_archive_cut_off_anywhere_is_said_with_file_and_byte(archives: Path) 
 
 
 def broken_header(kind: bytes, at: int, data: bytes) -> bytes:
-    """A tar of three images, the header of the second another one, its checksum made good."""
+    """A tar of three images with a changed header of the second, and a matching checksum."""
     tar = bytearray(tar_of([member("a.JPEG", b"a"), member("b.JPEG", b"b"), member("c.JPEG", b"c")]))
     header = tar[1024:1536]
     header[156:157] = kind
@@ -230,8 +230,8 @@ def broken_header(kind: bytes, at: int, data: bytes) -> bytes:
     [
         (124, b"77777777777\0"),  # 8 GB
         (124, b"\xff" * 12),  # -1 byte
-        (124, b"\xff" * 10 + b"\xf8\0"),  # back to the first header, for ever
-        (124, b"\x80" + b"\x7f" * 11),  # more than there are atoms
+        (124, b"\xff" * 10 + b"\xf8\0"),  # back to the first header, an endless loop
+        (124, b"\x80" + b"\x7f" * 11),  # more than any file has
         (124, b"notanoctal!\0"),
     ],
 )
@@ -261,7 +261,7 @@ def test_headers_within_headers_end(tmp_path: Path) -> None:
 
 
 def test_a_plain_header_is_read_as_tarfile_reads_it(tmp_path: Path) -> None:
-    """The short way and the standard library agree on names, places and sizes."""
+    """The fast parser and the standard library agree on names, offsets and sizes."""
     for tar_format in (tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT):
         sizes = (0, 1, 511, 512, 513, 70_000)
         names = ("n01440764_1.JPEG", "-", "a" * 99, "a" * 100, "b/c.JPEG", ".d", "e f", "A.tar")
@@ -285,7 +285,7 @@ def test_a_plain_header_is_read_as_tarfile_reads_it(tmp_path: Path) -> None:
         (["ILSVRC2012_img_train_t3.tar", VAL, DEVKIT], "is the archive of task 3"),
     ],
 )
-def test_what_is_missing_is_said(archives: Path, names: list[str], words: str) -> None:
+def test_what_is_missing_is_reported(archives: Path, names: list[str], words: str) -> None:
     (archives / "ILSVRC2012_img_train_t3.tar").write_bytes((archives / TRAIN).read_bytes())
     for path in archives.iterdir():
         if path.name not in names:
@@ -380,7 +380,7 @@ def test_sums_are_compared_with_the_official_ones(
         verify_checksums(source, ["val"])
 
 
-def test_a_disk_that_fails_while_listing_is_said(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_while_listing_is_reported(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: LocalStorage, name: str, start: int, length: int) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 

@@ -1,4 +1,4 @@
-"""CIFAR-10's python batches: the pictures as they are, without running what a pickle asks for."""
+"""CIFAR-10's python batches: unchanged images, and no execution of what a pickle names."""
 
 import hashlib
 import importlib.util
@@ -33,16 +33,16 @@ PythonPickler: Any = pickle._Pickler
 
 
 class Python2Pickler(PythonPickler):  # type: ignore[misc]
-    """Writes bytes and names of modules as Python 2 with an old numpy did, which wrote CIFAR-10."""
+    """Writes bytes and module names as Python 2 with an old numpy did when CIFAR-10 was made."""
 
     dispatch: ClassVar[dict[type, Any]] = dict(PythonPickler.dispatch)
 
     def save_bytes(self, value: bytes) -> None:
-        """As a string of Python 2."""
+        """Write bytes as a string of Python 2."""
         self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
 
     def save_global(self, value: Any, name: str | None = None) -> None:
-        """As it was called then."""
+        """Write a global by its old name."""
         if getattr(value, "__name__", "") == "_reconstruct":
             self.write(b"cnumpy.core.multiarray\n_reconstruct\n")
         else:
@@ -53,7 +53,7 @@ class Python2Pickler(PythonPickler):  # type: ignore[misc]
 
 
 def pickled(value: Any, protocol: int) -> bytes:
-    """A pickle as Python 2 wrote it (0 stands for that), or as Python 3 does."""
+    """A pickle as Python 2 wrote it (protocol 0), or as Python 3 does."""
     if protocol:
         return pickle.dumps(value, protocol)
     buffer = io.BytesIO()
@@ -68,7 +68,7 @@ def pictures(batch: str) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[int]
 
 
 def put_cifar10(root: Path, protocol: int = 0, fortran: bool = False) -> Path:
-    """CIFAR-10, small, in its folder."""
+    """Write a small CIFAR-10 into its folder."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     for batch in ["test_batch", *(f"data_batch_{number}" for number in range(1, 6))]:
@@ -83,7 +83,7 @@ def put_cifar10(root: Path, protocol: int = 0, fortran: bool = False) -> Path:
 
 @pytest.mark.parametrize("fortran", [False, True])
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_every_picture_is_read_as_it_is(tmp_path: Path, protocol: int, fortran: bool) -> None:
+def test_every_image_is_read_as_it_is(tmp_path: Path, protocol: int, fortran: bool) -> None:
     folder = put_cifar10(tmp_path, protocol, fortran)
     if not protocol:
         assert b"cnumpy.core.multiarray\n_reconstruct\n" in (folder / "test_batch").read_bytes()
@@ -128,7 +128,7 @@ def test_the_dataset_has_rgb_jpegs_near_the_pixels_and_says_so_once(
             stored = np.asarray(Image.open(io.BytesIO(record.image))).astype(int)
             read = np.asarray(Image.open(io.BytesIO(source.read(samples[record.index].where)))).astype(int)
             assert record.label == samples[record.index].label
-            assert np.abs(stored - read).mean() < 6  # noise is the worst there is for JPEG
+            assert np.abs(stored - read).mean() < 6  # noise is the worst case for JPEG
 
 
 class Evil:
@@ -192,7 +192,7 @@ def test_a_broken_batch_is_refused(tmp_path: Path, name: str, content: bytes, wo
         open_source(str(folder)).samples("val")
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_what_is_missing_is_reported(tmp_path: Path) -> None:
     folder = put_cifar10(tmp_path)
     (folder / "data_batch_3").unlink()
     with pytest.raises(UserError, match="cifar-10-batches-py lacks data_batch_3: download it again"):
@@ -234,7 +234,7 @@ def test_sums_are_compared_with_the_official_ones(
 
 
 def test_the_sums_are_those_of_torchvision() -> None:
-    """Its source is looked at and not imported: that takes seconds."""
+    """Its source is read, because importing it takes seconds."""
     found = importlib.util.find_spec("torchvision")
     assert found is not None
     assert found.origin is not None

@@ -1,4 +1,4 @@
-"""Kaggle's layout: recognised from wherever it is given, the same shards as from the tree, refusals with the mend."""
+"""Kaggle's layout: recognised at every level, the same shards as from the tree, and refusals with a hint."""
 
 import os
 import pickle
@@ -18,7 +18,7 @@ from tests.support.datasets import manifest_at
 
 @pytest.fixture
 def kaggle(tmp_path: Path) -> Path:
-    """The images of `make_images` as Kaggle's download."""
+    """The images of `make_images` in the layout of Kaggle's download."""
     return put_kaggle(make_images(tmp_path / "tree"), tmp_path / "kaggle")
 
 
@@ -54,7 +54,7 @@ def test_one_split_alone_is_a_source(kaggle: Path) -> None:
 
 
 def test_class_folders_without_the_solution_above_are_a_tree(kaggle: Path) -> None:
-    """Somebody has sorted val/ already and taken the folder elsewhere."""
+    """A val/ that was sorted into class folders, away from the CSV files."""
     images = kaggle / "ILSVRC" / "Data" / "CLS-LOC"
     shutil.rmtree(images / "val")
     shutil.copytree(kaggle.parent / "tree" / "val", images / "val")

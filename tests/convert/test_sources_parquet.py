@@ -1,4 +1,4 @@
-"""Hugging Face's parquet files: the tree's shards, labels held against paths, and the hub from a server of the test."""
+"""Hugging Face's parquet files: the tree's shards, labels compared with paths, and a local server as the hub."""
 
 import errno
 import hashlib
@@ -26,12 +26,12 @@ from tests.support.datasets import manifest_at
 
 @pytest.fixture
 def hf(tmp_path: Path) -> Path:
-    """The images of `make_images` as the hub has them."""
+    """The images of `make_images` in parquet files like the hub's."""
     return put_parquet(make_images(tmp_path / "tree"), tmp_path / "hf")
 
 
 def same_as_the_tree(tmp_path: Path, out: Path) -> None:
-    """The dataset at `out` has the shards of the tree."""
+    """Assert that the dataset at `out` has the shards of the tree."""
     assert convert_here(tmp_path / "tree", tmp_path / "a") == 0
     assert shards(tmp_path / "a") == shards(out) != {}
     for split in ("train", "val"):
@@ -130,7 +130,7 @@ def test_the_missing_extra_is_named(hf: Path, monkeypatch: pytest.MonkeyPatch, m
 
 
 class Hub:
-    """A hub that has one dataset: what it answers with, and what was asked."""
+    """A hub with one dataset, and a log of the requests to it."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.asked, self.refusal = root, list[str](), (0, "")
@@ -168,7 +168,7 @@ class Hub:
 
 @pytest.fixture
 def hub(hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The dataset on a hub of its own, and a token that opens it."""
+    """The dataset on a local hub, and a token that gives access to it."""
     hub = Hub(hf)
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -213,7 +213,7 @@ def test_files_that_the_disk_has_no_room_for_are_not_fetched(hub: Hub) -> None:
     assert not [path for path in hub.asked if ".parquet" in path]
 
 
-def test_what_the_hub_refuses_is_said_with_the_way_in(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_refuses_is_reported_with_the_way_in(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source("hf://imagenet-1k")
     hub.refusal = (403, "GatedRepo")
     with pytest.raises(UserError, match="is gated and the token in HF_TOKEN gives no access: accept its terms at"):

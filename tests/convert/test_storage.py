@@ -1,4 +1,4 @@
-"""What belongs to the machine and not to an image never decides what is in a dataset."""
+"""Failures of the machine, unlike those of an image, never change the content of a dataset."""
 
 import errno
 import shutil
@@ -29,14 +29,14 @@ class FailingTree(TreeSource):
     """A tree whose disk fails at one image."""
 
     def read(self, where: str) -> bytes:
-        """The bytes, but for one."""
+        """The bytes of every image but one."""
         if where.endswith("_3.JPEG"):
             raise OSError(errno.EIO, "Input/output error")
         return super().read(where)
 
 
 def conversion(source: TreeSource, destination: Path) -> SplitConversion:
-    """Of the validation split, in small shards."""
+    """A conversion of the validation split into small shards."""
     return SplitConversion.plan_for(source, "val", LocalStorage(destination), Policy(shard_size_bytes=1 << 15))
 
 
@@ -56,7 +56,7 @@ def test_a_failing_disk_leaves_no_image_out(tree: Path, tmp_path: Path) -> None:
     assert manifest.left_out == []
 
 
-def test_a_failing_disk_is_said_by_the_plan_and_by_repairing_too(
+def test_a_failing_disk_is_reported_by_the_plan_and_by_repairing_too(
     tree: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(dataset, tmp_path / "mds")
@@ -110,7 +110,7 @@ def test_what_another_process_has_made_since_the_first_look_is_seen(
 
     @contextmanager
     def after_another(storage: LocalStorage) -> Iterator[None]:
-        """Held only when another process has come, converted, and gone."""
+        """Take the lock only after another process has converted and released it."""
         monkeypatch.undo()
         monkeypatch.setattr("imagenet_mds_convert.run.run_tasks", run_tasks_here)
         convert_here(tree, tmp_path, **options)

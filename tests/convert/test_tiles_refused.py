@@ -1,4 +1,4 @@
-"""What cannot be tiled right stays as it is: other kinds, every sort of damage, files with bytes changed at random."""
+"""Files that cannot be tiled exactly stay unchanged: other kinds, all sorts of damage, random mutations."""
 
 import contextlib
 import random
@@ -41,14 +41,14 @@ def _without_restart(data: bytes, number: int) -> bytes:
 
 
 def _restarts_filled_in_different_ways() -> bytes:
-    """One byte before a restart marker filled up with zeros."""
+    """Fill up one byte before a restart marker with zeros."""
     data = jpeg(picture(150, 70), restart_marker_blocks=5)
     scan = header_segments(data)[-1][2]
     for found in re.finditer(rb"[\x01-\xfe]\xff[\xd0-\xd7]", data[scan:]):
         at = scan + found.start()
         if data[at] & 1:
             wrong = data[:at] + bytes([data[at] & 0xFE]) + data[at + 1 :]
-            # If that bit was fill, the picture is the same.
+            # If that bit was fill, the image is unchanged.
             if whole_jpeg(wrong) is None and np.array_equal(seen_by_pillow(wrong), seen_by_pillow(data)):
                 return wrong
     raise AssertionError("no byte before a restart marker is filled up")
@@ -115,7 +115,7 @@ LEFT: dict[str, tuple[Callable[[], bytes], type[NotTileable], str]] = {
 
 
 @pytest.mark.parametrize("name", LEFT)
-def test_what_cannot_be_done_right_stays_as_it_is(name: str) -> None:
+def test_files_that_cannot_be_tiled_exactly_stay_unchanged(name: str) -> None:
     make, kind, words = LEFT[name]
     data = make()
     with pytest.raises(kind, match=words):
@@ -134,7 +134,7 @@ def test_what_is_whole_but_could_not_be_restored_is_left_alone() -> None:
     assert whole_jpeg(data) is None
     with pytest.raises(NotTileable, match="filled up in different ways"):
         tile_jpeg(data, ANY_SIZE)
-    # A second code for a category that the picture uses with its first one only.
+    # A second code for a category that the image uses only with its first one.
     twice = jpeg(picture(40, 40).convert("L"))
     at = twice.index(b"\xff\xc4\x00\x1f\x00") + 5
     assert twice[at + 16 : at + 28] == bytes(range(12))
@@ -159,7 +159,7 @@ def test_a_jpeg_cut_short_anywhere_is_damaged(name: str) -> None:
         try:
             assert whole_jpeg(ended), length
         except OtherKind:
-            # A restart or a fill byte is left before it, or half a stuffed one.
+            # The cut leaves a restart marker, a fill byte or half a stuffed byte before it.
             assert data[length - 1] == 0xFF
 
 
@@ -192,7 +192,7 @@ def test_a_huge_header_costs_nothing(size: tuple[int, int], restarts: int) -> No
 
 
 def _mutated(data: bytes, draw: random.Random) -> bytes:
-    """A file with 1 to 8 bytes changed, put in, taken out or repeated, half the time in its header."""
+    """A file with 1 to 8 random changes, insertions, deletions or repetitions, half the time in its header."""
     mutated, scan = bytearray(data), header_segments(data)[-1][2]
     for _ in range(draw.choice((1, 1, 1, 2, 3, 8))):
         low, high = (2, scan) if draw.random() < 0.45 else (scan, len(mutated))
@@ -218,7 +218,7 @@ def _mutated(data: bytes, draw: random.Random) -> bytes:
 
 
 def test_what_decode_finds_does_not_depend_on_what_was_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiled walk, the decoder, or the search for markers and then the decoder."""
+    """The order may be the compiled walk, the decoder, or the marker walk and then the decoder."""
 
     def found(data: bytes, compiled_check: bool) -> Stored | str:
         try:
@@ -260,7 +260,7 @@ def test_the_compiled_walk_is_for_conversions_that_gain_from_it(tree: Path, tmp_
 
 
 def _seen_strictly(data: bytes) -> Pixels | None:
-    """None where libjpeg-turbo so much as warns."""
+    """The decoded pixels, None if libjpeg-turbo fails or warns."""
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The extracted tree: what is taken from it, what is not, and what is said of one that cannot be used."""
+"""The extracted tree: which files are taken, and messages about trees that cannot be used."""
 
 import os
 import pickle
@@ -15,7 +15,7 @@ from imagenet_mds_convert.sources.tree import TreeSource
 
 
 def _fill(root: Path, *names: str) -> Path:
-    """Files with their path as content, and folders where a name ends in a slash."""
+    """Create files with their path as content, and folders for names that end in a slash."""
     for name in names:
         path = root / name
         if name.endswith("/"):
@@ -78,7 +78,7 @@ def test_links_to_files_and_folders_are_followed_and_a_dangling_one_is_not_lost(
         source.read("train/n02/gone.JPEG")
 
 
-def test_names_that_are_no_wnids_are_noted_once(tmp_path: Path) -> None:
+def test_names_that_are_not_wnids_give_one_warning(tmp_path: Path) -> None:
     wnids = open_source(str(_fill(tmp_path / "a", "train/n01440764/", "train/n01443537/")))
     assert wnids.warnings == ()
     names = ["cat", "dog", "eel", "fox", "n0144076"]
@@ -133,7 +133,7 @@ def test_an_address_of_another_kind_is_refused() -> None:
         open_source("ftp://host/imagenet")
 
 
-def test_a_split_without_an_image_is_said(tmp_path: Path) -> None:
+def test_a_split_without_an_image_is_reported(tmp_path: Path) -> None:
     source = open_source(str(_fill(tmp_path, "train/n01/a.txt", "train/n02/")))
     with pytest.raises(UserError, match=r"train has no images \(\.jpeg, \.jpg, \.png\) in its folders"):
         source.samples("train")
@@ -152,7 +152,7 @@ def test_a_name_that_cannot_be_a_line_of_text_is_refused(tmp_path: Path, name: b
         open_source(str(tmp_path))
 
 
-def test_a_folder_that_cannot_be_listed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(folder: Path) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 

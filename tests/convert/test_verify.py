@@ -1,4 +1,4 @@
-"""Verifying finds what is broken and names the mend; repairing restores it byte for byte."""
+"""Verifying finds every fault and says how to repair it; repairing restores it byte for byte."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
 ]
 
 
-def test_a_whole_dataset_is_said_to_be_whole(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_dataset_is_reported_to_be_whole(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for deep in (False, True):
         assert verify(str(dataset), deep=deep) == 0
         assert capsys.readouterr().out.splitlines() == [
@@ -128,7 +128,7 @@ def test_repair_that_gives_other_bytes_names_the_versions_that_differ(
     _flip(first)
     other = manifest.versions | {"simplejpeg": "9.9"}
     monkeypatch.setattr("imagenet_mds_convert.verify.versions", lambda: other)
-    # As if an image became other bytes with them.
+    # As if these versions encoded an image differently.
     monkeypatch.setattr("imagenet_mds_convert.shards.build.prepare", lambda data, *_: Stored(data + b"\0"))
     with pytest.raises(WorldError) as caught:
         verify(str(copy), repair=str(tree))
@@ -168,7 +168,7 @@ def test_repair_from_images_that_have_changed_is_refused_and_replaces_nothing(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_deep_finds_an_image_that_does_not_decode_and_repair_does_not_claim_to_mend_it(
+def test_deep_finds_an_image_that_does_not_decode_and_repair_does_not_claim_to_fix_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree = make_tree(tmp_path / "tree", n00000001=2, n00000002=2)
@@ -189,7 +189,7 @@ def test_deep_finds_an_image_that_does_not_decode_and_repair_does_not_claim_to_m
     assert files(dest) == before
 
 
-def test_what_is_no_dataset_is_said(dataset: Path, tmp_path: Path) -> None:
+def test_what_is_no_dataset_is_reported(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no dataset at"):
         verify(str(tmp_path / "none"))
     shutil.copytree(dataset / "val", tmp_path / "half" / "val")
@@ -198,7 +198,7 @@ def test_what_is_no_dataset_is_said(dataset: Path, tmp_path: Path) -> None:
         verify(str(tmp_path / "half"))
 
 
-def test_a_source_that_is_not_there_is_said_before_anything_is_hashed(
+def test_a_source_that_is_not_there_is_reported_before_anything_is_hashed(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _flip(copy / "train" / "shard.00003.mds")
