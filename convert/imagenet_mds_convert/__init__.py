@@ -1,1 +1,1 @@
-"""Raw images to verified MDS shards: sources, the plan, the shard task, the conversion that runs them."""
+"""Converts raw images into verified MDS shards."""

@@ -1,4 +1,4 @@
-"""One split on its way from a source to a folder: what it will be, and what of it is already there."""
+"""The conversion of one split: what will be made, and what is already at the destination."""
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
@@ -21,16 +21,17 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage
-from imagenet_mds_convert.images.policy import Form, Scaling, likely_bytes
+from imagenet_mds.vocabulary import SplitName
+from imagenet_mds_convert.images.policy import Scaling, compiled_check_pays, likely_bytes
 from imagenet_mds_convert.plan import Plan, make_plan
 from imagenet_mds_convert.shards.build import ShardTask
-from imagenet_mds_convert.sources.base import Sample, Source
+from imagenet_mds_convert.sources.base import Sample, Source, Track, untracked
 
-_BEGUN = f"{WORK_FOLDER}/conversion.json"
+_STARTED = f"{WORK_FOLDER}/conversion.json"
 
 
-class _Begun(BaseModel):
-    """What a conversion says of itself before its first shard, so that another one does not mix with it."""
+class _Started(BaseModel):
+    """The identity of a conversion, written before its first shard so that another one does not mix with it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -41,10 +42,10 @@ class _Begun(BaseModel):
 
 @dataclass(frozen=True)
 class SplitConversion:
-    """One split on its way from a source to its place. Making one reads no pixel and writes nothing."""
+    """The planned conversion of one split. Planning reads no pixel and writes nothing to the destination."""
 
     source: Source
-    split: str
+    split: SplitName
     destination: Storage
     policy: Policy
     samples: list[Sample]
@@ -52,21 +53,31 @@ class SplitConversion:
     source_entry: SourceEntry
 
     @classmethod
-    def plan_for(cls, source: Source, split: str, dataset: Storage, policy: Policy) -> "SplitConversion":
-        """List the source and plan the split.
+    def plan_for(
+        cls, source: Source, split: SplitName, dataset: Storage, policy: Policy, track: Track = untracked
+    ) -> "SplitConversion":
+        """Download the split if the source is remote and must be, list it, and plan it.
+
+        Args:
+            source: the source of the images.
+            split: the split.
+            dataset: the destination of the dataset, which holds its splits.
+            policy: how images are checked and stored.
+            track: shows the progress of a download.
 
         Raises:
-            UserError: the source has no such split or no images in it, or fewer than the subset asks for.
+            UserError: the source has no such split, no images in it, or fewer than the subset needs.
+            WorldError: the source cannot be downloaded.
         """
-        if split not in source.splits:
-            raise UserError(f"the source has no {split}/: it has {' and '.join(source.splits)}; see `--split`")
+        refuse_missing_split(source, split)
+        source.fetch(split, track)
         samples = source.samples(split)
         if policy.subset is not None and policy.subset > len(samples):
             raise UserError(f"--subset {policy.subset:,}: {split} has {len(samples):,} images; give that or less")
         entry = SourceEntry(
             kind=source.kind,
             samples=len(samples),
-            # The classes too: a folder more moves the numbers of those behind it, and leaves every key as it is.
+            # Classes are part of it: another class folder shifts later class numbers but changes no key.
             fingerprint=fingerprint([list(source.classes), [[sample.key, sample.size_bytes] for sample in samples]]),
         )
         plan = make_plan(
@@ -74,30 +85,31 @@ class SplitConversion:
             seed=policy.seed,
             shard_size_bytes=policy.shard_size_bytes,
             subset=policy.subset,
-            likely_bytes=partial(likely_bytes, scaling=_scaling(policy), form=_form(policy)),
+            likely_bytes=partial(likely_bytes, scaling=_scaling(policy), form=policy.form),
         )
         return cls(source, split, dataset.child(split), policy, samples, plan, entry)
 
     @property
     def location(self) -> str:
-        """Where the split goes, as a person reads it."""
+        """The split's destination, for messages."""
         return self.destination.location
 
     @property
     def fingerprint(self) -> str:
-        """The name of this conversion: source, split and policy."""
+        """The identity of this conversion: split, source and policy."""
         return conversion_fingerprint(self.split, self.source_entry, self.policy)
 
     def task(self, shard: int) -> ShardTask:
-        """The task that makes one shard."""
+        """The task that makes the shard of this number."""
         return ShardTask(
             conversion=self.fingerprint,
             shard=shard,
-            samples=tuple((place, self.samples[place]) for place in self.plan.shard(shard).tolist()),
+            samples=tuple((index, self.samples[index]) for index in self.plan.shard(shard).tolist()),
             source=self.source,
             check=self.policy.check,
             scaling=_scaling(self.policy),
-            form=_form(self.policy),
+            form=self.policy.form,
+            compiled_check=compiled_check_pays(len(self.plan.order)),
             size_limit_bytes=self.policy.shard_size_bytes,
             destination=self.destination,
         )
@@ -107,26 +119,26 @@ class SplitConversion:
         return index_json(shards, self.policy.shard_size_bytes, raw=self.policy.raw)
 
     def stored(self, left_out: Set[str]) -> list[Sample]:
-        """The samples of the split in stored order, but for those whose keys are in `left_out`."""
-        planned = (self.samples[place] for place in self.plan.order.tolist())
+        """The samples of the split in stored order, without those whose keys are in `left_out`."""
+        planned = (self.samples[index] for index in self.plan.order.tolist())
         return [sample for sample in planned if sample.key not in left_out]
 
-    def likely_bytes(self, places: Iterable[int]) -> int:
-        """Bytes of the images at these places of the sorted source as they are most likely stored."""
-        scaling, form = _scaling(self.policy), _form(self.policy)
-        return sum(likely_bytes(self.samples[place].size_bytes, scaling, form) for place in places)
+    def likely_bytes(self, indices: Iterable[int]) -> int:
+        """Estimated bytes as stored of the images at these indices of the sorted source."""
+        scaling, form = _scaling(self.policy), self.policy.form
+        return sum(likely_bytes(self.samples[index].size_bytes, scaling, form) for index in indices)
 
     def likely_shard_bytes(self, shard: int) -> int:
-        """Bytes of a shard's images as they are most likely stored; it is cut by them."""
+        """Estimated bytes as stored of a shard's images; the plan cuts shards by these estimates."""
         return self.likely_bytes(self.plan.shard(shard).tolist())
 
     @property
     def sizes_known(self) -> bool:
-        """Whether images are stored in the size of their files, but for a few; restart tiles add a hundredth."""
+        """Whether nearly all images are stored in the size of their files; restart tiles add one percent."""
         return _scaling(self.policy).most_pixels is None and not self.source.drawn
 
     def finished(self) -> Manifest | None:
-        """The manifest, if this very conversion is complete at the destination; None if it is to be made or continued.
+        """The manifest if this conversion is complete at the destination; None if it must be started or continued.
 
         Raises:
             UserError: the destination holds something else.
@@ -139,10 +151,10 @@ class SplitConversion:
             manifest = read_manifest(self.destination)
             self._refuse_other(manifest.conversion, manifest.policy, manifest.source)
             return manifest
-        # The work folder alone is of a run killed before it could say what it makes.
+        # The work folder alone was left by a run that was killed before it wrote its identity.
         strange = [name for name in names if name != WORK_FOLDER]
         try:
-            begun = _Begun.model_validate_json(self.destination.read(_BEGUN))
+            started = _Started.model_validate_json(self.destination.read(_STARTED))
         except FileNotFoundError:
             if strange:
                 raise UserError(
@@ -151,11 +163,11 @@ class SplitConversion:
                 ) from None
         except ValidationError:
             raise UserError(
-                f"{self.location}/{_BEGUN} is broken, or of another version, and does not say what was being made "
-                f"here: start anew with --overwrite, or give another destination"
+                f"{self.location}/{_STARTED} is broken, or from another version, so it is unknown what was being made "
+                f"here: start again with --overwrite, or give another destination"
             ) from None
         else:
-            self._refuse_other(begun.conversion, begun.policy, begun.source)
+            self._refuse_other(started.conversion, started.policy, started.source)
         return None
 
     def _refuse_other(self, conversion: str, policy: Policy, source: SourceEntry) -> None:
@@ -180,15 +192,25 @@ class SplitConversion:
             f"{'; '.join(reasons)}. Give another destination, the same options, or --overwrite"
         )
 
-    def begin(self) -> None:
-        """Say at the destination what is being made, so that another conversion does not mix with it."""
-        begun = _Begun(conversion=self.fingerprint, policy=self.policy, source=self.source_entry)
-        self.destination.write(_BEGUN, json_bytes(begun.model_dump()))
+    def mark_started(self) -> None:
+        """Write this conversion's identity to the destination, so that another conversion does not mix with it.
+
+        Raises:
+            OSError: the destination cannot be written.
+        """
+        started = _Started(conversion=self.fingerprint, policy=self.policy, source=self.source_entry)
+        self.destination.write(_STARTED, json_bytes(started.model_dump()))
+
+
+def refuse_missing_split(source: Source, split: SplitName) -> None:
+    """Refuse a split that the source does not have.
+
+    Raises:
+        UserError: the source does not have it.
+    """
+    if split not in source.splits:
+        raise UserError(f"the source has no {split}/: it has {' and '.join(source.splits)}; see `--split`")
 
 
 def _scaling(policy: Policy) -> Scaling:
     return Scaling(policy.max_side, policy.min_side, policy.quality)
-
-
-def _form(policy: Policy) -> Form:
-    return "raw" if policy.raw else "tiles" if policy.tiles else "file"

@@ -1,4 +1,4 @@
-"""What a conversion will take: time here, disk, and what S3 asks for it. Pure functions, and one measurement."""
+"""Estimates what a conversion takes: time on this machine, disk space, and S3 charges."""
 
 import math
 import time
@@ -10,17 +10,15 @@ from imagenet_mds_convert.shards.build import build_shard
 
 _MEASURED_SAMPLES = 64
 
-# Amazon's list prices of S3 Standard in us-east-1, in dollars, as of 2025: storage a GB (2**30 bytes) and month, and a
-# thousand PUT, POST or LIST requests.
+# Amazon's list prices of S3 Standard in us-east-1 as of 2025, in dollars: storage per GB (2**30 bytes) and month, and
+# per thousand PUT, POST or LIST requests.
 S3_STORAGE_DOLLARS_PER_GB_MONTH = 0.023
 S3_DOLLARS_PER_1000_PUTS = 0.005
-
-_PART_BYTES = 16 << 20  # of a multipart upload, as imagenet_mds.storage.s3 has it
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one split takes. Bytes are those of the images as they are stored."""
+    """What one split takes. Bytes are those of the images as stored."""
 
     images: int
     shards: int
@@ -30,65 +28,72 @@ class Cost:
 
     @property
     def s3_dollars_once(self) -> float:
-        """For the requests."""
+        """Dollars for the requests."""
         return self.s3_requests / 1000 * S3_DOLLARS_PER_1000_PUTS
 
     @property
     def s3_dollars_monthly(self) -> float:
-        """For keeping it."""
+        """Dollars per month for storage."""
         return self.size_bytes / (1 << 30) * S3_STORAGE_DOLLARS_PER_GB_MONTH
 
 
 def requests_for(shard_bytes: int) -> int:
-    """Requests that write one shard and its record: one upload, or one a part and two around them."""
-    parts = math.ceil(shard_bytes / _PART_BYTES)
+    """Number of requests that write one shard and its record. A shard of several parts takes one request per part and
+    two to start and complete the upload."""
+    from imagenet_mds.storage.s3 import PART_BYTES  # boto3 takes a quarter of a second to import
+
+    parts = math.ceil(shard_bytes / PART_BYTES)
     return (1 if parts <= 1 else parts + 2) + 1
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the first images of a split have taken: `seconds` of one process for each, and `growth`, the bytes stored
-    for each byte that the plan has."""
+    """Measurements of the first images of a split: `seconds` of one process per image, and `growth`, the bytes stored
+    per byte in the plan."""
 
     seconds: float
     growth: float
 
 
 def measure(conversion: SplitConversion) -> Measured:
-    """Read, check and encode the first images of a split, here and now, in one process; nothing is written.
+    """Read, check and encode the first images of a split in this process, and write nothing.
 
     Raises:
         WorldError: the source's storage failed.
     """
-    places = conversion.plan.order[:_MEASURED_SAMPLES].tolist()
-    few = replace(conversion.task(0), samples=tuple((place, conversion.samples[place]) for place in places))
-    begun = time.perf_counter()
-    record, _ = build_shard(few)
-    seconds = (time.perf_counter() - begun) / len(places)
+    indices = conversion.plan.order[:_MEASURED_SAMPLES].tolist()
+    first = replace(conversion.task(0), samples=tuple((index, conversion.samples[index]) for index in indices))
+    started = time.perf_counter()
+    record, _ = build_shard(first)
+    seconds = (time.perf_counter() - started) / len(indices)
     if conversion.sizes_known or record.info is None:
         return Measured(seconds, 1.0)
-    return Measured(seconds, record.info.size_bytes / conversion.likely_bytes(places))
+    return Measured(seconds, record.info.size_bytes / conversion.likely_bytes(indices))
 
 
 def estimate(conversion: SplitConversion, workers: int) -> Cost:
-    """Estimate a split by what its first images take.
+    """Estimate a split from its first images.
+
+    Args:
+        conversion: the planned split.
+        workers: number of processes that would convert it.
 
     Raises:
-        WorldError: as `measure`.
+        WorldError: the source's storage failed.
     """
     measured = measure(conversion)
     shards = [round(measured.growth * conversion.likely_shard_bytes(shard)) for shard in range(conversion.plan.shards)]
     images = len(conversion.plan.order)
-    # Around the shards: what is begun, the keys, the index, the manifest, and the listings.
+    # Besides the shards: the conversion's identity, keys, index, manifest, and listings.
     requests = sum(requests_for(shard_bytes) for shard_bytes in shards) + 8
     return Cost(images, len(shards), sum(shards), measured.seconds * images / workers / 60, requests)
 
 
 def needed_bytes(conversion: SplitConversion, shards: Iterable[int]) -> int:
-    """About how many bytes these shards will take. Where images are not stored as they are, the first few are measured.
+    """Estimate the bytes of these shards. If images are not stored as they are, the first ones are measured.
 
     Raises:
-        WorldError: as `measure`.
+        WorldError: the source's storage failed.
     """
     growth = 1.0 if conversion.sizes_known else measure(conversion).growth
     return round(growth * sum(conversion.likely_shard_bytes(shard) for shard in shards))

@@ -1,4 +1,4 @@
-"""The place of a split: whose it is, what in it is ours, and how it is locked and emptied."""
+"""The destination of a split: locking it, clearing it, and recognising what in it was written by a conversion."""
 
 import re
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from imagenet_mds.storage.base import Storage, writing_to
 
 @contextmanager
 def locked(destination: Storage) -> Iterator[None]:
-    """Hold a split's place against other conversions: what is seen, removed and written there, from the look at what it
-    holds to the manifest, is under one hold. S3 cannot be locked.
+    """Lock a split's destination against other conversions, from the first look at its content until the manifest is
+    written. S3 cannot be locked.
 
     Raises:
         UserError: another process is converting to it.
-        WorldError: the storage refuses.
+        WorldError: the storage cannot be written.
     """
     with ExitStack() as stack:
         try:
@@ -34,11 +34,13 @@ def locked(destination: Storage) -> Iterator[None]:
 
 
 def clear_split(destination: Storage) -> None:
-    """Empty a split's folder, which must be `locked`. The manifest goes first, so that a half removed split is never
-    taken for a whole one, and the work folder last, so that the folder is known as ours until it is empty.
+    """Empty a split's folder, which must be `locked`.
+
+    The manifest is removed first, so that a partly removed split never looks complete, and the work folder last, so
+    that the folder is recognised as ours until it is empty.
 
     Raises:
-        WorldError: the storage refuses.
+        WorldError: the storage cannot be written.
     """
     names = destination.list_names()
     if not names:
@@ -50,26 +52,34 @@ def clear_split(destination: Storage) -> None:
 
 
 def is_ours(basename: str) -> bool:
-    """Whether a conversion writes files of this name into a split's place."""
+    """Whether a conversion writes files of this name into a split's folder."""
     ours = {MANIFEST_BASENAME, INDEX_BASENAME, KEYS_BASENAME, WORK_FOLDER}
     return basename in ours or re.fullmatch(r"shard\.\d{5,}\.mds|\..+\.tmp", basename) is not None
 
 
 def remove_leftovers(destination: Storage) -> None:
-    """Remove what this run and killed ones have left beside a complete split. If that fails, nothing is lost."""
+    """Remove leftovers of this run and of killed ones from a complete split. Failures are ignored."""
     with suppress(OSError, UserError):
         destination.delete(WORK_FOLDER)
         remove_partials(destination, complete=True)
 
 
 def remove_partials(destination: Storage, *, complete: bool) -> None:
-    """Remove what a killed run left half written; see `Storage.remove_partials`."""
+    """Remove partly written files of a killed run; see `Storage.remove_partials`.
+
+    Raises:
+        OSError: the storage cannot be written.
+    """
     for folder in ("", WORK_FOLDER):
         destination.remove_partials(folder, complete=complete)
 
 
 def refuse_inside(source: str, dest: str) -> None:
-    """A dataset inside its own source would be part of the source from then on."""
+    """Refuse a destination inside the source, where the dataset would become part of the source.
+
+    Raises:
+        UserError: it is inside.
+    """
     if source.startswith("s3://") and dest.startswith("s3://"):
         inside = f"{open_storage(dest).location}/".startswith(f"{open_storage(source).location}/")
     elif "://" in source or "://" in dest:
@@ -77,11 +87,15 @@ def refuse_inside(source: str, dest: str) -> None:
     else:
         inside = Path(dest).resolve().is_relative_to(Path(source).resolve())
     if inside:
-        raise UserError(f"{dest} lies inside the source {source}: give a destination outside of it")
+        raise UserError(f"{dest} lies inside the source {source}: give a destination outside it")
 
 
 def refuse_foreign(destination: Storage) -> None:
-    """--overwrite removes datasets of ours, never anything else."""
+    """Refuse to overwrite anything that imagenet-mds did not write.
+
+    Raises:
+        UserError: the destination holds something else.
+    """
     try:
         names = destination.list_names()
     except NotADirectoryError:

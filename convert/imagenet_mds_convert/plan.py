@@ -1,11 +1,11 @@
 """The plan: which sample goes to which shard, in which order, before any pixel is read.
 
-It is a pure function of the samples and the policy. Everything else follows from that: resuming is doing the shards
-that are not there, any number of workers gives the same bytes, a dry run prints the plan, verifying compares with it.
+The plan is a pure function of the samples and the policy. Resuming therefore means making the missing shards, the bytes
+do not depend on the number of workers, a dry run can print the plan, and verifying can compare with it.
 
-The order is balanced: round r holds each class's r-th image (in an order drawn from the seed) with the classes shuffled
-within the round. So every prefix has the classes in equal share, within one image of each as long as no class has run
-out, and a subset is a prefix.
+The order is balanced: round r holds the r-th image of each class (in an order drawn from the seed), with the classes
+shuffled within the round. Every prefix therefore has equally many images of each class, to within one as long as no
+class is exhausted, and a subset is a prefix.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +20,9 @@ from imagenet_mds_convert.sources.base import Sample
 
 @dataclass(frozen=True)
 class Plan:
-    """Samples in their stored order, cut into shards.
+    """Samples in stored order, cut into shards.
 
-    `order[shard_starts[s]:shard_starts[s + 1]]` are the places, in the sorted source, of the samples of shard s.
+    `order[shard_starts[s]:shard_starts[s + 1]]` are the indices, in the sorted source, of the samples of shard s.
     """
 
     order: NDArray[np.int64]
@@ -30,38 +30,41 @@ class Plan:
 
     @property
     def shards(self) -> int:
-        """How many shards there are."""
+        """Number of shards."""
         return len(self.shard_starts) - 1
 
     def shard(self, shard: int) -> NDArray[np.int64]:
-        """The places in the sorted source of the samples of one shard, in order."""
+        """Indices in the sorted source of the samples of one shard, in order."""
         return self.order[self.shard_starts[shard] : self.shard_starts[shard + 1]]
 
 
 def draws(keys: Sequence[str], seed: int) -> NDArray[np.uint64]:
-    """A random-looking number for each sample, from its key and the seed alone.
+    """A pseudorandom number for each sample, from its key and the seed alone.
 
-    Hashes, and not a generator's stream: a sample's number does not depend on what else is there, nor on a version of
-    numpy, whose permutations may change.
+    Hashes are used instead of a generator, so that a sample's number depends neither on the other samples nor on the
+    version of numpy, whose permutations may change.
+
+    Returns:
+        (samples), the numbers.
     """
     return np.fromiter((xxhash.xxh64_intdigest(key, seed) for key in keys), np.uint64, len(keys))
 
 
 def balanced_order(labels: NDArray[np.int64], drawn: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """An order in which every prefix has the classes in equal share.
+    """An order in which every prefix has equally many images of each class.
 
     Args:
         labels: (samples), the class number of each sample of the sorted source.
-        drawn: (samples), what `draws` gave; it decides the order within a class.
+        drawn: (samples), what `draws` returned; it decides the order within a class.
 
     Returns:
-        (samples), places in the sorted source.
+        (samples), indices in the sorted source.
     """
     by_class = np.lexsort((drawn, labels))
     counts = np.bincount(labels)
-    # rounds: (samples), how many images of its class stand before each sample of by_class
+    # rounds: (samples), number of images of the same class before each sample of by_class
     rounds = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    # Mixed again, for within a round the small draws belong to the large classes.
+    # Mixed once more, because within a round large classes have the smaller draws.
     order: NDArray[np.int64] = by_class[np.lexsort((_mixed(drawn[by_class]), rounds))]
     return order
 
@@ -74,15 +77,15 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def cut_into_shards(sizes_bytes: NDArray[np.int64], shard_size_bytes: int) -> NDArray[np.int64]:
-    """Where each shard starts when samples are filled in, in order, up to a size.
+    """The index at which each shard starts when samples are filled in, in order, up to a size.
 
     Args:
         sizes_bytes: (samples), in stored order.
-        shard_size_bytes: a shard is closed before the sample that would take it past this; a larger sample stands
-        alone.
+        shard_size_bytes: a shard is closed before the sample that would take it past this size; a larger sample gets a
+            shard of its own.
 
     Returns:
-        (shards + 1), the last one the number of samples.
+        (shards + 1), of which the last is the number of samples.
     """
     ends = np.cumsum(sizes_bytes)
     starts = [0]
@@ -105,10 +108,10 @@ def make_plan(
 
     Args:
         samples: every sample of the split, sorted by key.
-        seed: of the order.
-        shard_size_bytes: the size of images at which a shard is closed.
-        subset: keep this many samples, the first of the order; None keeps all.
-        likely_bytes: from the size of a file in the source to that of the image as it is stored; the same if not given.
+        seed: seed for the order.
+        shard_size_bytes: size of images at which a shard is closed.
+        subset: number of samples to keep, the first of the order; None keeps all.
+        likely_bytes: maps the size of a file in the source to that of the image as stored; unchanged if not given.
     """
     labels = np.fromiter((sample.label for sample in samples), np.int64, len(samples))
     sizes_bytes = np.fromiter((likely_bytes(sample.size_bytes) for sample in samples), np.int64, len(samples))

@@ -1,4 +1,4 @@
-"""Publishes a split: keys, index, manifest, in this order. What exists is complete."""
+"""Publishes a split: keys, index, manifest, in this order, so that a split with a manifest is complete."""
 
 from collections.abc import Sequence
 
@@ -28,20 +28,29 @@ from imagenet_mds_convert.sources.base import Sample
 
 
 def _check_unmixed(conversion: SplitConversion, shards: list[ShardInfo]) -> None:
-    """Check that the shards are still there: S3 cannot be locked, so another process may have replaced them."""
+    """Check that the shards are unchanged: S3 cannot be locked, so another process may have replaced them."""
     destination = conversion.destination
     conversion.finished()
     sizes = {entry.name: entry.size_bytes for entry in destination.listing().files}
     for shard in shards:
         if sizes.get(shard.basename) != shard.size_bytes:
             raise WorldError(
-                f"{destination.location}/{shard.basename} is not as it was made: another process writes here too. "
-                f"Let one alone convert to one place, then run the same command again"
+                f"{destination.location}/{shard.basename} was changed: another process is writing to this destination. "
+                f"Run one conversion per destination, then run the same command again"
             )
 
 
 def publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifest:
-    """Write keys, index and manifest, in this order: what exists is complete."""
+    """Write keys, index and manifest of a split whose shards are complete.
+
+    Args:
+        conversion: the split.
+        records: the records of all its shards, in order.
+
+    Raises:
+        UserError: none of the images can be used, or another conversion was started in the same place in S3.
+        WorldError: the storage cannot be written, or another process has changed a shard.
+    """
     destination = conversion.destination
     left_out = {key for record in records for key, _ in record.left_out}
     stored = conversion.stored(left_out)
@@ -59,15 +68,15 @@ def publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifest
     keys = keys_file(stored)
     classes = [
         ClassEntry(wnid=wnid, name=name, samples=count)
-        for wnid, name, count in zip(conversion.source.classes, conversion.source.names, counts, strict=True)
+        for wnid, name, count in zip(conversion.source.classes, conversion.source.class_names, counts, strict=True)
     ]
     manifest = Manifest(
-        split="train" if conversion.split == "train" else "val",
+        split=conversion.split,
         samples=len(stored),
         classes=classes,
         shards=shards,
         left_out=[LeftOut(key=key, reason=reason) for record in records for key, reason in record.left_out],
-        # What is done to every picture is no exception; 60,000 of them would hide one.
+        # A change made to every image is not an exception, and 60,000 entries would hide the real ones.
         changed=[
             Changed(key=key, change=change)
             for record in records
@@ -94,16 +103,16 @@ def publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifest
 
 
 def versions() -> dict[str, str]:
-    """The versions of what decides the bytes of pictures that are not stored as they are."""
+    """Versions of the packages that decide the bytes of images that are encoded here."""
     return {"imagenet-mds": __version__, "pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
 
 
 def find_duplicates(stored: Sequence[Sample], digests: Sequence[str]) -> list[Duplicate]:
-    """Stored images whose files are those of another of their class.
+    """Stored images whose file equals that of an earlier image of the same class.
 
     Args:
         stored: the samples of the split, in stored order.
-        digests: the hash of each one's file, in the same order.
+        digests: the hash of each sample's file, in the same order.
     """
     first: dict[tuple[int, str], str] = {}
     duplicates = []
@@ -115,5 +124,5 @@ def find_duplicates(stored: Sequence[Sample], digests: Sequence[str]) -> list[Du
 
 
 def keys_file(stored: Sequence[Sample]) -> bytes:
-    """The content of `keys.txt`: a line for each sample of the split, in stored order."""
+    """The content of `keys.txt`: one line per sample of the split, in stored order."""
     return "".join(f"{sample.key}\n" for sample in stored).encode("utf-8", "surrogateescape")

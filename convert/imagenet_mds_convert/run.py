@@ -1,43 +1,177 @@
-"""The run of a conversion: shards by an engine, index, manifest; and the same again for what is missing."""
+"""Runs a conversion: plans the splits, makes the shards that are missing, publishes each split."""
 
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
-from imagenet_mds.dataset.manifest import (
-    Manifest,
-)
+from imagenet_mds.dataset.manifest import Manifest, Policy
 from imagenet_mds.errors import UserError
-from imagenet_mds.storage.base import writing_to
-from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds.storage.base import Storage, writing_to
+from imagenet_mds.vocabulary import EngineName, SplitName
+from imagenet_mds_convert.conversion import SplitConversion, refuse_missing_split
 from imagenet_mds_convert.cost import needed_bytes
-from imagenet_mds_convert.destination import remove_partials
+from imagenet_mds_convert.destination import clear_split, locked, refuse_foreign, remove_leftovers, remove_partials
 from imagenet_mds_convert.publish import publish
 from imagenet_mds_convert.shards.build import Spent
 from imagenet_mds_convert.shards.pool import Engine, run_tasks
+from imagenet_mds_convert.shards.ray import run_tasks_on_ray
 from imagenet_mds_convert.shards.record import ShardRecord, read_record, recorded_shards
+from imagenet_mds_convert.sources.base import Source, Track, untracked
 
 _SPARE_BYTES = 16 << 20
-"""Free disk to ask for beyond the shards: index, keys, manifest, and room to breathe."""
+"""Free disk space required beyond the shards: for index, keys, manifest, and a margin."""
+
+
+@dataclass
+class Tally:
+    """Counts of one split while it is converted. Rates must be computed from what was made in this run, so images of
+    shards that an earlier run made are not in `made_images`, and their bytes are not in `source_bytes`."""
+
+    started: float
+    shards: int = 0
+    kept_shards: int = 0
+    made_images: int = 0
+    left_out: int = 0
+    source_bytes: int = 0
+    spent: Spent = field(default_factory=Spent)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the split was started; never 0."""
+        return max(time.monotonic() - self.started, 1e-9)
+
+    def count(self, record: ShardRecord, spent: Spent | None) -> None:
+        """Count a shard, where `spent` is None if an earlier run made it."""
+        self.shards += 1
+        self.left_out += len(record.left_out)
+        if spent is None:
+            self.kept_shards += record.info is not None
+            return
+        self.made_images += record.images
+        self.source_bytes += record.source_bytes
+        self.spent.add(spent)
+
+
+OnShard = Callable[[ShardRecord, Spent | None], None]
+"""Called once for each shard, with its record and, if it was made in this run, the seconds spent."""
+
+ShowProgress = Callable[[SplitConversion, Tally], AbstractContextManager[OnShard]]
+"""Shows the progress of one split. The context manager yields what to call for each shard once the tally has it."""
+
+OnConverted = Callable[[SplitConversion, Manifest, Tally | None], None]
+"""Called for each split that is complete; the tally is None if it was complete before."""
+
+
+def choose_splits(source: Source, split: SplitName | None) -> tuple[SplitName, ...]:
+    """The splits to convert: `split` alone, or all that the source has.
+
+    Raises:
+        UserError: the source does not have `split`.
+    """
+    if split is None:
+        return source.splits
+    refuse_missing_split(source, split)
+    return (split,)
+
+
+def plan_splits(
+    source: Source, splits: Sequence[SplitName], dataset: Storage, policy: Policy, track: Track = untracked
+) -> list[SplitConversion]:
+    """Plan each split. A subset applies to train only.
+
+    Raises:
+        UserError, WorldError: as `SplitConversion.plan_for`.
+    """
+    whole = policy.model_copy(update={"subset": None})
+    return [
+        SplitConversion.plan_for(source, split, dataset, policy if split == "train" else whole, track)
+        for split in splits
+    ]
+
+
+def convert_splits(
+    conversions: Sequence[SplitConversion],
+    workers: int,
+    *,
+    show_progress: ShowProgress,
+    on_converted: OnConverted,
+    engine: EngineName = "local",
+    overwrite: bool = False,
+) -> list[Manifest]:
+    """Convert the splits one after the other, each under a lock of its destination.
+
+    Args:
+        conversions: the planned splits.
+        workers: number of processes; the bytes do not depend on it, nor on the engine.
+        show_progress: shows the progress of a split; it is not called for a split that is complete already.
+        on_converted: called after each split.
+        engine: what runs the shard tasks.
+        overwrite: remove the dataset that is at the destination first.
+
+    Returns:
+        The manifests of the splits.
+
+    Raises:
+        UserError: a destination holds something else, is in use or has too little room, or none of the images can be
+            used.
+        WorldError: as `convert_split`.
+    """
+    for conversion in conversions:
+        # Check every destination before the first is changed, so that a mistake leaves nothing half done.
+        if overwrite:
+            refuse_foreign(conversion.destination)
+        elif not conversion.finished():
+            refuse_small_disk(conversion, recorded_shards(conversion.destination))
+    manifests = []
+    for conversion in conversions:
+        manifest, tally = _convert_one(conversion, workers, show_progress, engine, overwrite)
+        on_converted(conversion, manifest, tally)
+        manifests.append(manifest)
+    return manifests
+
+
+def _convert_one(
+    conversion: SplitConversion, workers: int, show_progress: ShowProgress, engine: EngineName, overwrite: bool
+) -> tuple[Manifest, Tally | None]:
+    with locked(conversion.destination):
+        # Check again: another process may have written here before we had the lock.
+        if overwrite:
+            refuse_foreign(conversion.destination)
+            clear_split(conversion.destination)
+        elif manifest := conversion.finished():
+            remove_leftovers(conversion.destination)
+            return manifest, None
+        tally = Tally(started=time.monotonic())
+        with show_progress(conversion, tally) as on_shard:
+
+            def count(record: ShardRecord, spent: Spent | None) -> None:
+                tally.count(record, spent)
+                on_shard(record, spent)
+
+            run = run_tasks_on_ray if engine == "ray" else run_tasks
+            return convert_split(conversion, workers, count, run), tally
 
 
 def convert_split(
     conversion: SplitConversion,
     workers: int,
-    on_shard: Callable[[ShardRecord, Spent | None], None] = lambda record, spent: None,
+    on_shard: OnShard = lambda record, spent: None,
     engine: Engine | None = None,
 ) -> Manifest:
-    """Make what is missing of a split, then its index, then its manifest.
+    """Make the missing shards of a split, then its index, then its manifest.
 
     Args:
-        conversion: what to make; its place must be `locked`, and `finished()` must have returned None since.
-        workers: processes; the bytes do not depend on it, nor on the engine.
-        on_shard: called once for each shard, with its record and, if it was made now, what it took.
+        conversion: the planned split; its destination must be `locked`, and `finished()` must have returned None since.
+        workers: number of processes; the bytes do not depend on it, nor on the engine.
+        on_shard: called once for each shard.
         engine: what runs the shard tasks; processes of this machine if not given.
 
     Raises:
-        UserError: the disk is too small, none of the images can be used, or another conversion was begun in the same
+        UserError: the disk is too small, none of the images can be used, or another conversion was started in the same
             place in S3.
-        WorldError: a full disk, a source that fails, a lost worker, or another process that writes in the same place in
-            S3; complete shards stay, and the same command continues.
+        WorldError: the disk is full, the source fails, a worker is lost, or another process writes to the same place in
+            S3. Complete shards are kept, and the same command continues.
     """
     destination = conversion.destination
     records: dict[int, ShardRecord] = {}
@@ -49,7 +183,7 @@ def convert_split(
     refuse_small_disk(conversion, records)
     with writing_to(destination):
         remove_partials(destination, complete=False)
-        conversion.begin()
+        conversion.mark_started()
     for record, spent in (engine or run_tasks)((conversion.task(shard) for shard in missing), workers, destination):
         records[record.shard] = record
         on_shard(record, spent)
@@ -57,10 +191,11 @@ def convert_split(
 
 
 def refuse_small_disk(conversion: SplitConversion, done: Collection[int]) -> None:
-    """Ask for room for the shards that are not done.
+    """Check that the shards that are not done fit on the destination's disk.
 
     Raises:
-        UserError: there is too little.
+        UserError: they do not.
+        WorldError: the source's storage failed while images were measured.
     """
     missing = [shard for shard in range(conversion.plan.shards) if shard not in done]
     free = conversion.destination.free_bytes()

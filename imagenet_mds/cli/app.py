@@ -13,6 +13,8 @@ from imagenet_mds import __version__
 from imagenet_mds.cli.arguments import CacheFolder, CacheLimit
 from imagenet_mds.cli.evaluate import evaluate
 from imagenet_mds.cli.train import train
+from imagenet_mds.cli.convert import convert
+from imagenet_mds.cli.verify import verify
 from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER, CommandError, UserError
 from imagenet_mds.process.signals import STOPPED_MESSAGE, handle_stop_signals, stop_cleanly
 
@@ -28,38 +30,6 @@ configs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The
 app.add_typer(configs_app, name="configs")
 
 
-class SplitChoice(str, Enum):
-    """The splits to convert."""
-
-    train = "train"
-    val = "val"
-    both = "both"
-
-
-class SourceFormat(str, Enum):
-    """The layouts that sources come in."""
-
-    auto = "auto"
-    tree = "tree"
-    kaggle = "kaggle"
-    archives = "archives"
-    parquet = "parquet"
-    cifar10 = "cifar10"
-
-
-class Check(str, Enum):
-    """How thoroughly each image is checked while converting."""
-
-    decode = "decode"
-    structure = "structure"
-    none = "none"
-
-
-class EngineChoice(str, Enum):
-    """What runs the shard tasks of a conversion."""
-
-    local = "local"
-    ray = "ray"
 
 
 def _version(wanted: bool) -> None:
@@ -89,93 +59,8 @@ def demo(
     raise typer.Exit(run_demo(folder))
 
 
-@app.command()
-def convert(
-    source: Annotated[
-        str,
-        typer.Argument(help="Where the images are: class folders, archives, parquet files; a folder, s3://, hf://."),
-    ],
-    dest: Annotated[str, typer.Argument(help="Where the dataset goes: DEST/train and DEST/val.")],
-    split: Annotated[SplitChoice, typer.Option(help="Convert one split alone.")] = SplitChoice.both,
-    source_format: Annotated[
-        SourceFormat, typer.Option(help="What SOURCE is, where looking at it does not say.")
-    ] = SourceFormat.auto,
-    verify_source: Annotated[
-        bool, typer.Option("--verify-source", help="Compare the official files with their MD5 sums first.")
-    ] = False,
-    subset: Annotated[
-        str | None, typer.Option(help="Keep this many training images: tiny, small, medium, large or a number.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; as many as processors if not given. S3 takes more.")
-    ] = None,
-    check: Annotated[Check, typer.Option(help="How each image is checked.")] = Check.decode,
-    max_side: Annotated[
-        int | None, typer.Option(min=16, help="Scale larger images down to this longer side, in pixels.")
-    ] = None,
-    min_side: Annotated[
-        int | None, typer.Option(min=16, help="Scale larger images down to this shorter side, in pixels.")
-    ] = None,
-    quality: Annotated[
-        int | None, typer.Option(min=1, max=100, help="JPEG quality of what is scaled; 90 if not given.")
-    ] = None,
-    tiles: Annotated[
-        bool, typer.Option("--tiles", help="Add restart markers, lossless, so that training decodes only its crops.")
-    ] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Store pixels, of images scaled to a side: nothing to decode.")
-    ] = False,
-    shard_size: Annotated[
-        str, typer.Option(help="Close a shard at this size of images: 64MB, 16MiB, bytes.")
-    ] = "64MiB",
-    engine: Annotated[
-        EngineChoice, typer.Option(help="Processes of this machine, or a Ray cluster (RAY_ADDRESS).")
-    ] = EngineChoice.local,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and write nothing.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="End with status 1 if an image was left out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another dataset at DEST first.")] = False,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Progress, plan and summary as JSON lines.")] = False,
-) -> None:
-    """Images to MDS shards. The same command again does what is missing."""
-    from imagenet_mds.cli.convert import ConvertOptions, run_convert
-
-    options = ConvertOptions(
-        source=source,
-        dest=dest,
-        splits=("train", "val") if split is SplitChoice.both else (split.value,),
-        split_given=split is not SplitChoice.both,
-        source_format=source_format.value,
-        verify_source=verify_source,
-        subset=subset,
-        workers=workers,
-        check=check.value,
-        max_side=max_side,
-        min_side=min_side,
-        quality=quality,
-        tiles=tiles,
-        raw=raw,
-        shard_size=shard_size,
-        engine=engine.value,
-        seed=seed,
-        plan=plan,
-        strict=strict,
-        overwrite=overwrite,
-        log_json=log_json,
-    )
-    raise typer.Exit(run_convert(options))
-
-
-@app.command()
-def verify(
-    dataset: Annotated[str, typer.Argument(help="A dataset that `convert` wrote.")],
-    deep: Annotated[bool, typer.Option("--deep", help="Decode every image too.")] = False,
-    repair: Annotated[str | None, typer.Option(metavar="SOURCE", help="Rebuild from here what is broken.")] = None,
-) -> None:
-    """Check every shard against the manifest; list what is broken, or repair it."""
-    from imagenet_mds.cli.convert import run_verify
-
-    raise typer.Exit(run_verify(dataset, deep=deep, repair=repair))
+app.command()(convert)
+app.command()(verify)
 
 
 @app.command()

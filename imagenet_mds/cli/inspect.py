@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from imagenet_mds.cli.convert import report_exceptions
+from imagenet_mds.cli.tables import report_exceptions
 from imagenet_mds.dataset.access import Dataset, Split, splits_of
 from imagenet_mds.dataset.decompress import unpacked
 from imagenet_mds.dataset.manifest import Manifest, read_keys, read_manifest

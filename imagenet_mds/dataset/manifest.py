@@ -8,13 +8,13 @@ give the same bytes.
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from imagenet_mds.dataset.mds import INDEX_BASENAME, Count, ShardInfo
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.storage.base import Readable, Storage
-from imagenet_mds.vocabulary import SPLITS, CheckLevel, SplitName
+from imagenet_mds.vocabulary import SPLITS, CheckLevel, SplitName, StoredForm
 
 MANIFEST_BASENAME = "manifest.json"
 KEYS_BASENAME = "keys.txt"
@@ -52,17 +52,47 @@ class Changed(_Frozen):
 
 
 class Policy(_Frozen):
-    """What decides the bytes of a split, given its source. Sides are in pixels, None where pictures keep theirs."""
+    """Everything that decides the bytes of a split, given its source. Sides are in pixels; None keeps the original."""
 
     check: CheckLevel = "decode"
     seed: int = 0
-    shard_size_bytes: int = Field(default=1 << 26, ge=1 << 12, le=1 << 31)
+    shard_size_bytes: int = 1 << 26
     subset: int | None = Field(default=None, ge=1)
     max_side: int | None = Field(default=None, ge=16)
     min_side: int | None = Field(default=None, ge=16)
     quality: int = Field(default=DEFAULT_QUALITY, ge=1, le=100)
     tiles: bool = False
     raw: bool = False
+
+    @field_validator("shard_size_bytes")
+    @classmethod
+    def _within_limits(cls, size_bytes: int) -> int:
+        if not 1 << 12 <= size_bytes <= 1 << 31:
+            raise ValueError(f"--shard-size {size_bytes:,}: choose 4 KiB to 2 GiB; 64MiB suits most")
+        return size_bytes
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Policy":
+        if self.max_side is not None and self.min_side is not None:
+            raise ValueError("give --max-side or --min-side, not both: each alone limits the size of an image")
+        if self.raw and self.tiles:
+            raise ValueError("give --raw or --tiles, not both: raw samples are pixels, and tiles need JPEG files")
+        if self.raw and not self.scaled:
+            raise ValueError(
+                "--raw stores pixels, which takes many times the disk for whole photographs: "
+                "give a side too, --min-side 256"
+            )
+        return self
+
+    @property
+    def scaled(self) -> bool:
+        """Whether larger images are scaled down."""
+        return self.max_side is not None or self.min_side is not None
+
+    @property
+    def form(self) -> StoredForm:
+        """How images are stored."""
+        return "raw" if self.raw else "tiles" if self.tiles else "file"
 
 
 class Duplicate(_Frozen):

@@ -31,8 +31,8 @@ _ATTEMPTS = 10
 _BODY_ATTEMPTS = 6
 _CONNECT_TIMEOUT_SECONDS = 10
 _READ_TIMEOUT_SECONDS = 30
-_PART_BYTES = 16 << 20
-_UPLOAD = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
+PART_BYTES = 16 << 20
+_UPLOAD = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _DENIED = "access is denied: the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket"

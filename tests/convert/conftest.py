@@ -1,4 +1,4 @@
-"""Settings of the tests of the converter, and a small tree."""
+"""Fixtures shared by the converter's tests, and a small tree."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ load_profile()
 
 @pytest.fixture(scope="session")
 def small_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes, 8 images to train on, 2 to validate. Tests read it."""
+    """Two classes with 8 training and 2 validation images. Read-only."""
     return make_tree(tmp_path_factory.mktemp("small") / "tree", n00000001=5, n00000002=3)
 
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shard tasks are done in the process of the test."""
+    """Run shard tasks in the test's own process."""
     monkeypatch.setattr("imagenet_mds_convert.run.run_tasks", run_tasks_here)

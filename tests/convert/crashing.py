@@ -1,7 +1,7 @@
 """`python -m tests.convert.crashing PARENT CASE`: kill a command before each of its changes to the disk, one by one.
 
-A process of its own is forked for every change; it ends there as a kill would end it, with nothing cleaned up. Then
-the same command runs to its end, and every file must be as if it had never been stopped. Prints the number of changes.
+For every change, a child is forked that exits there as if killed, without any cleanup. Then the same command runs to
+its end, and every file must be as if it had never been stopped. Prints the number of changes.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from imagenet_mds.cli.convert import run_verify
+from imagenet_mds.cli.verify import verify
 from imagenet_mds_convert import run
 from tests.convert.drawing import files, folders, make_tree
 from tests.convert.running import convert_here, run_tasks_here
@@ -25,13 +25,13 @@ def _changes(event: str, arguments: tuple[Any, ...], root: Path) -> bool:
         written = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         return bool(written) and str(path).startswith(str(root))
     if event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
-        # Within a removal of a whole folder, names are relative to an open folder.
+        # While a whole folder is removed, names are relative to an open folder.
         return str(arguments[0]).startswith(str(root)) or not str(arguments[0]).startswith("/")
     return False
 
 
 def _run_until(command: Callable[[], int], root: Path, change: int) -> bool:
-    """Run in a child until just before change number `change`; whether it came so far."""
+    """Run in a child until just before change number `change`, and return whether it got there."""
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -65,7 +65,7 @@ def _crash_everywhere(parent: Path, before: Callable[[Path], None], command: Cal
         before(dest)
         killed = _run_until(lambda: command(dest), dest, change)
         if killed:
-            # Once more, and this one too is stopped: at the first change that it makes, and then at its third.
+            # Interrupt the continuation too: at its first change, and then at its third.
             _run_until(lambda: command(dest), dest, 0)
             _run_until(lambda: command(dest), dest, 2)
         assert command(dest) == 0, change
@@ -100,7 +100,7 @@ def _main(parent: Path, case: str) -> None:
         return convert_here(tree, dest, overwrite=True)
 
     def repairing(dest: Path) -> int:
-        return run_verify(str(dest), deep=False, repair=str(tree))
+        return verify(str(dest), repair=str(tree))
 
     before, command = {
         "convert": (nothing, plain),

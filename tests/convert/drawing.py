@@ -9,20 +9,20 @@ from PIL import Image
 
 
 def noise(width: int = 24, height: int = 16, seed: int = 0) -> Image.Image:
-    """A picture that compresses badly, so that its entropy-coded data is long."""
+    """An image that compresses badly, so that its entropy-coded data is long."""
     pixels = np.random.Generator(np.random.PCG64(seed)).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(pixels)
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
-    """A picture as a file's bytes."""
+    """An image encoded as a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def make_tree(root: Path, **images_per_class: int) -> Path:
-    """`train/` and `val/` with classes `n00000000`, `n00000001` and so on, each image another one."""
+    """`train/` and `val/` with the given classes, every image different."""
     for split, counts in (("train", images_per_class), ("val", dict.fromkeys(images_per_class, 1))):
         for label, (name, count) in enumerate(counts.items()):
             folder = root / split / name
@@ -34,7 +34,7 @@ def make_tree(root: Path, **images_per_class: int) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, hidden ones too, by its path there."""
+    """The content of every file below a folder, hidden ones included, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if not path.is_dir()}
 
 

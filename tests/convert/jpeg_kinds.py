@@ -1,4 +1,4 @@
-"""JPEGs of all the kinds that are tiled."""
+"""JPEGs of every kind that can be tiled."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ from imagenet_mds.jpeg.markers import DHT, header_segments
 from tests.jpegs import SAMPLINGS, jpeg, picture, sampled, with_tables_of_16_bits
 
 ANY_SIZE = 10.0
-"""A growth limit for pictures of a few blocks."""
+"""A growth limit for images of a few blocks."""
 
 
 def _thumbnail() -> bytes:
@@ -17,7 +17,7 @@ def _thumbnail() -> bytes:
 
 
 def _filled(data: bytes) -> bytes:
-    """With fill bytes before every marker of the header, and before EOI."""
+    """Insert fill bytes before every marker of the header, and before EOI."""
     pieces, at = [b"\xff\xd8"], 2
     for _, start, end in header_segments(data):
         pieces += [b"\xff" * (1 + start % 3), data[start:end]]
@@ -26,7 +26,7 @@ def _filled(data: bytes) -> bytes:
 
 
 def _zeros_for_fill(data: bytes) -> bytes:
-    """The last byte filled up with zeros."""
+    """Fill up the last byte with zeros."""
     last = data[-3]
     ones = len(bin(last)) - len(bin(last).rstrip("1"))
     assert ones < 8
@@ -34,7 +34,7 @@ def _zeros_for_fill(data: bytes) -> bytes:
 
 
 def _other_table_numbers(data: bytes) -> bytes:
-    """The tables 0 are called 3, which extended sequential JPEGs may."""
+    """Rename tables 0 to 3, which extended sequential JPEGs allow."""
     pieces, at = [], 0
     for marker, start, end in header_segments(data):
         pieces.append(data[at:start])

@@ -1,4 +1,4 @@
-"""One set of images in every source's format, and the comparison of what is made of them."""
+"""One set of images in every source's format, and what to compare of the resulting datasets."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ def val_name(number: int) -> str:
 
 
 def make_images(root: Path) -> Path:
-    """The images as an extracted tree, a zero-byte one and a truncated one among them."""
+    """The images as an extracted tree, including an empty file and a truncated one."""
     jpeg = 0
 
     def put(path: Path) -> None:
@@ -45,14 +45,14 @@ def make_images(root: Path) -> Path:
 
 
 def put_kaggle(tree: Path, root: Path) -> Path:
-    """The images of a tree as Kaggle's download."""
+    """The images of a tree in the layout of Kaggle's download."""
     images = root / "ILSVRC" / "Data" / "CLS-LOC"
     shutil.copytree(tree / "train", images / "train")
     (images / "val").mkdir()
     for path in (tree / "val").glob("*/*"):
         shutil.copy(path, images / "val")
     lines = [f"ILSVRC2012_val_{number:08},{wnid} 85 1 499 272 " for number, wnid in enumerate(VAL_WNIDS, 1)]
-    # Not in the order of the names, as Kaggle's is.
+    # Like Kaggle's, it is not in the order of the names.
     (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *reversed(lines), ""]))
     (root / "LOC_synset_mapping.txt").write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius\n")
     return root
@@ -63,7 +63,7 @@ Row = tuple[bytes | None, str | None, int | None]
 
 
 def write_parquet(path: Path, rows: list[Row], row_group: int = 3) -> None:
-    """A file as the hub has them."""
+    """Write a parquet file like those on the hub."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -75,7 +75,7 @@ def write_parquet(path: Path, rows: list[Row], row_group: int = 3) -> None:
 
 
 def put_parquet(tree: Path, root: Path) -> Path:
-    """A tree as the hub has it: two files of train, one of val, one of test; the images of each split mixed."""
+    """A tree like the hub's: two files of train, one of val, one of test, with the images of each split mixed."""
     numbers = {wnid: number for number, wnid in enumerate(imagenet_names())}
 
     def rows_of(folder: Path) -> list[Row]:
@@ -91,7 +91,7 @@ def put_parquet(tree: Path, root: Path) -> Path:
 
 
 def shards(dataset: Path) -> dict[str, bytes]:
-    """The shard files, indices and keys of a dataset, by their paths: all but the manifests, which name the source."""
+    """The shards, indices and keys of a dataset by path: everything except the manifests, which name the source."""
     return {name: data for name, data in files(dataset).items() if not name.endswith("manifest.json")}
 
 
@@ -100,7 +100,7 @@ DEVKIT_IDS = (("n15075141", 1), ("n01443537", 2), ("n01440764", 3), ("n02099601"
 
 
 def member(name: str, data: bytes = b"", **attributes: Any) -> tuple[tarfile.TarInfo, bytes]:
-    """A member to be put into a tar."""
+    """A tar member and its content."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     for attribute, value in attributes.items():
@@ -109,7 +109,7 @@ def member(name: str, data: bytes = b"", **attributes: Any) -> tuple[tarfile.Tar
 
 
 def tar_of(members: Sequence[tuple[tarfile.TarInfo, bytes]], tar_format: int = tarfile.GNU_FORMAT) -> bytes:
-    """A tar's bytes."""
+    """The bytes of a tar with these members."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tar_format) as tar:
         for info, data in members:
@@ -118,7 +118,7 @@ def tar_of(members: Sequence[tuple[tarfile.TarInfo, bytes]], tar_format: int = t
 
 
 def put_archives(tree: Path, root: Path, tar_format: int = tarfile.GNU_FORMAT) -> Path:
-    """The images of a tree as the official archives. Members are not sorted, as nothing promises it."""
+    """The images of a tree as the official archives. Members are unsorted, because nothing guarantees their order."""
     root.mkdir(exist_ok=True)
     tars = []
     for folder in sorted((tree / "train").iterdir(), reverse=True):
@@ -132,7 +132,7 @@ def put_archives(tree: Path, root: Path, tar_format: int = tarfile.GNU_FORMAT) -
 
 
 def devkit(meta: bytes | None = None, ground_truth: str | None = None, folder: str = "ILSVRC2012_devkit_t12") -> bytes:
-    """The development kit with the labels of `VAL_WNIDS`."""
+    """The devkit with the labels of `VAL_WNIDS`."""
     ids = dict(DEVKIT_IDS)
     lines = "".join(f"{ids[wnid]}\n" for wnid in VAL_WNIDS) if ground_truth is None else ground_truth
     parts = {
@@ -148,7 +148,7 @@ def devkit(meta: bytes | None = None, ground_truth: str | None = None, folder: s
 
 
 def meta_mat(leaves: Sequence[tuple[str, int]] = DEVKIT_IDS) -> bytes:
-    """`meta.mat` as MATLAB has written it: a column of structures, the leaves first, then what is above them."""
+    """`meta.mat` as MATLAB wrote it: a column of structures, leaves first, then their ancestors."""
     rows: list[tuple[object, ...]] = [
         (number, wnid, f"name of {wnid}, other name", "gloss", 0, [], 0, 1300) for wnid, number in leaves
     ]

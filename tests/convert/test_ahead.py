@@ -1,4 +1,4 @@
-"""Calls made ahead in threads: in order, a few at a time, errors where they belong."""
+"""Calls running ahead in threads: results in order, a bounded number in flight, errors at their own call."""
 
 import threading
 import time
@@ -40,13 +40,13 @@ def test_as_many_calls_are_under_way_as_there_are_threads() -> None:
     assert sorted(take() for take in takes) == [place for place in range(4) for _ in range(3)]
 
 
-def test_one_thread_is_that_of_who_asks() -> None:
+def test_with_one_thread_calls_run_in_the_callers_thread() -> None:
     (take,) = run_ahead([threading.get_ident], 1)
     assert take() == threading.get_ident()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_no_more_is_begun_than_is_asked_for(threads: int) -> None:
+def test_no_more_calls_start_than_are_needed(threads: int) -> None:
     begun = 0
 
     def calls() -> Iterator[partial[None]]:
@@ -59,5 +59,5 @@ def test_no_more_is_begun_than_is_asked_for(threads: int) -> None:
     for asked in range(1, 30):
         next(takes)()
         assert begun <= asked + 2 * threads
-    takes.close()  # type: ignore[attr-defined] # a generator has it
+    takes.close()  # type: ignore[attr-defined] # it is a generator
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]

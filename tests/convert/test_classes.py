@@ -1,4 +1,4 @@
-"""ImageNet's class numbers, which no lack of classes moves."""
+"""ImageNet's class numbers, which do not depend on the classes that a source has."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ def test_the_thousand_are_sorted_and_numbered_as_everywhere() -> None:
     wnids = list(imagenet_names())
     assert len(wnids) == 1000
     assert wnids == sorted(wnids)
-    # As torchvision's and timm's pretrained models have them.
+    # As in torchvision's and timm's pretrained models.
     for number, wnid, name in ((0, "n01440764", "tench"), (207, "n02099601", "golden retriever")):
         assert (wnids[number], imagenet_names()[wnid]) == (wnid, name)
     assert (wnids[999], imagenet_names()["n15075141"]) == ("n15075141", "toilet tissue")
@@ -23,7 +23,7 @@ def test_a_part_of_imagenet_has_the_numbers_of_the_whole(tmp_path: Path) -> None
     source = open_source(str(tmp_path))
     assert len(source.classes) == 1000
     assert [sample.label for sample in source.samples("train")] == [1, 999]
-    assert source.names[1] == "goldfish"
+    assert source.class_names[1] == "goldfish"
 
 
 def test_other_folders_are_numbered_by_themselves() -> None:

@@ -1,4 +1,4 @@
-"""What a conversion will take, before it is begun."""
+"""Estimates of what a conversion takes."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tests.command import done
 
 @pytest.mark.parametrize(("size_bytes", "requests"), [(1, 2), (16 << 20, 2), ((16 << 20) + 1, 5), (64 << 20, 7)])
 def test_requests_of_a_shard(size_bytes: int, requests: int) -> None:
-    """One for its record, and one for itself or, in parts of 16 MiB, one each, one to begin and one to end."""
+    """One for the record, and one for the shard or, above 16 MiB, one per part, one to start, one to complete."""
     assert requests_for(size_bytes) == requests
 
 

@@ -1,4 +1,4 @@
-"""Killed before each single change to the disk, a command continues to the very same files."""
+"""A command killed before any single change to the disk continues to exactly the same files."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from tests.command import environment
 
 @pytest.mark.parametrize(("case", "least"), [("convert", 30), ("overwrite", 40), ("repair", 8)])
 def test_a_command_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, case: str, least: int) -> None:
-    # In a process of its own: it forks for every change, which this one, with its threads, must not.
+    # In a subprocess: it forks for every change, which this process must not, as it has threads.
     done = subprocess.run(
         [sys.executable, "-m", "tests.convert.crashing", str(tmp_path), case],
         env=environment(),

@@ -1,4 +1,4 @@
-"""The three forms of a stored picture: the file, the file with restart tiles, pixels."""
+"""The three forms of a stored image: the file, the file with restart tiles, pixels."""
 
 import io
 from pathlib import Path
@@ -15,8 +15,9 @@ from imagenet_mds.dataset.raw_pixels import decode_raw, encode_raw, is_raw
 from imagenet_mds.errors import UserError
 from imagenet_mds.jpeg.tiles import TileMap
 from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds.vocabulary import StoredForm
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.images.policy import Form, Scaling, likely_bytes
+from imagenet_mds_convert.images.policy import Scaling, likely_bytes
 from imagenet_mds_convert.images.prepare import check_stored, prepare
 from imagenet_mds_convert.jpeg.tiling import untile_jpeg
 from imagenet_mds_convert.sources import open_source
@@ -31,7 +32,7 @@ from tests.support.shards import read_shard
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree of pictures large enough for tiles, with one that cannot have them and one that is no JPEG."""
+    """A tree of images large enough for tiles, one that cannot have them, and one that is not a JPEG."""
     tree = make_tree(tmp_path_factory.mktemp("forms") / "tree", n00000001=2, n00000002=2)
     for split in ("train", "val"):
         for folder in (tree / split).iterdir():
@@ -65,7 +66,7 @@ def test_tiles_keep_every_file_and_stock_readers_see_the_same(photographs: Path,
         if TileMap.parse(other.image):
             tiled += 1
             assert untile_jpeg(other.image) == plain.image
-            if not key.endswith("_q.JPEG"):  # that one was turned into JPEG
+            if not key.endswith("_q.JPEG"):  # the one that was turned into JPEG
                 assert plain.image == (photographs / "train" / key).read_bytes()
             assert np.array_equal(_pixels(plain.image), _pixels(other.image))
         else:
@@ -80,10 +81,10 @@ def test_tiles_keep_every_file_and_stock_readers_see_the_same(photographs: Path,
 
 
 @pytest.mark.usefixtures("in_process")
-def test_raw_samples_are_pictures_to_stock_readers(
+def test_raw_samples_are_images_to_stock_readers(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert convert_here(photographs, tmp_path / "raw", raw=True, min_side=64, splits=("train",)) == 0
+    assert convert_here(photographs, tmp_path / "raw", raw=True, min_side=64, split="train") == 0
     split = tmp_path / "raw" / "train"
     manifest, keys = manifest_at(split), keys_at(split)
     stock = StreamingDataset(local=str(split), batch_size=1, validate_hash="xxh64")
@@ -106,7 +107,7 @@ def test_raw_samples_are_pictures_to_stock_readers(
     assert run("preview", tmp_path / "raw", tmp_path / "sheet.png").status == 0
 
 
-def test_a_scaled_picture_gets_tiles_too() -> None:
+def test_a_scaled_image_gets_tiles_too() -> None:
     stored = prepare(encoded(noise(400, 300), quality=90), "decode", Scaling(max_side=200), "tiles")
     assert stored.scaled
     assert stored.tiled
@@ -115,11 +116,11 @@ def test_a_scaled_picture_gets_tiles_too() -> None:
 
 
 @pytest.mark.parametrize("form", ["tiles", "raw"])
-def test_a_damaged_picture_is_left_out_in_every_form(form: str) -> None:
+def test_a_damaged_image_is_left_out_in_every_form(form: StoredForm) -> None:
     data = encoded(noise(160, 120), quality=90)
     for broken in (data[: len(data) // 2], data[: len(data) // 2] + b"\xff\xd9", b"", b"no picture"):
         with pytest.raises(Unusable):
-            prepare(broken, "decode", Scaling(), form)  # type: ignore[arg-type] # a parameter is a str
+            prepare(broken, "decode", Scaling(), form)
 
 
 def test_a_raw_sample_cut_short_is_found() -> None:
@@ -146,7 +147,7 @@ def test_raw_shards_respect_the_size_and_are_the_same_from_archives(tmp_path: Pa
     planned = SplitConversion.plan_for(
         open_source(str(tree)), "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096, raw=True, max_side=24)
     ).plan
-    # Three of 24 x 18 pixels, 3,888 bytes; the files are of 900 and would be four in a shard.
+    # Three images of 24 x 18 pixels take 3,888 bytes; as files of 900 bytes, four would fit.
     assert np.diff(planned.shard_starts).tolist() == [3, 3, 3, 3, 2]
     assert all(shard.size_bytes < 4096 + 1000 for shard in manifest_at(tmp_path / "mds" / "train").shards)
     archives = put_archives(tree, tmp_path / "archives")
@@ -169,12 +170,11 @@ def test_raw_shards_respect_the_size_and_are_the_same_from_archives(tmp_path: Pa
 )
 def test_an_image_is_planned_as_it_will_most_likely_be(options: dict[str, Any], size_bytes: int, expected: int) -> None:
     policy = Policy(**options)
-    form: Form = "raw" if policy.raw else "tiles" if policy.tiles else "file"
-    assert likely_bytes(size_bytes, Scaling(policy.max_side, policy.min_side), form) == expected
+    assert likely_bytes(size_bytes, Scaling(policy.max_side, policy.min_side), policy.form) == expected
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_shard_that_grows_beyond_what_can_be_addressed_is_said(
+def test_a_shard_that_grows_beyond_what_can_be_addressed_is_reported(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imagenet_mds.dataset.mds._OFFSETS_END", 50_000)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,14 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from imagenet_mds.vocabulary import CheckLevel
 from imagenet_mds_convert.images.policy import Scaling, Stored
 from imagenet_mds_convert.images.prepare import prepare
-from imagenet_mds_convert.jpeg.walk import MAX_PIXELS, walk_jpeg
+from imagenet_mds_convert.jpeg.walk import MAX_PIXELS, read_frame, walk_to_end
 from imagenet_mds_convert.sources.base import Unusable
 from tests.command import environment
 from tests.convert.drawing import encoded, noise
 
-CHECKS = ("decode", "structure", "none")
+CHECKS: tuple[CheckLevel, ...] = get_args(CheckLevel)
 KINDS: list[dict[str, Any]] = [
     {},
     {"progressive": True},
@@ -52,27 +53,32 @@ SEEN_OTHERWISE = [
 @pytest.mark.parametrize("options", KINDS)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_jpeg_passes_through_untouched(options: dict[str, Any], mode: str, check: str) -> None:
+def test_a_jpeg_passes_through_untouched(options: dict[str, Any], mode: str, check: CheckLevel) -> None:
     data = encoded(noise().convert(mode), **options)
     assert prepare(data, check) == Stored(data)
-    assert walk_jpeg(data)[0] == len(mode)
+    frame = read_frame(data)
+    assert frame.components == len(mode)
+    walk_to_end(data, frame)
 
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("garbage", [b"\0", b"\n", b"\xff\xd8\xff", b"garbage" * 100])
-def test_what_stands_after_the_end_of_the_image_is_nobodys_business(check: str, garbage: bytes) -> None:
+def test_bytes_after_the_end_of_the_image_are_ignored(check: CheckLevel, garbage: bytes) -> None:
     data = encoded(noise()) + garbage
     assert prepare(data, check) == Stored(data)
 
 
 def test_fill_bytes_before_a_marker_are_allowed() -> None:
     data = encoded(noise())
-    assert walk_jpeg(data[:2] + b"\xff\xff\xff" + data[2:-2] + b"\xff\xff" + data[-2:])[0] == 3
+    filled = data[:2] + b"\xff\xff\xff" + data[2:-2] + b"\xff\xff" + data[-2:]
+    frame = read_frame(filled)
+    assert frame.components == 3
+    walk_to_end(filled, frame)
 
 
 @pytest.mark.parametrize("options", KINDS[:5])
 @pytest.mark.parametrize("check", ["decode", "structure"])
-def test_a_jpeg_cut_short_anywhere_is_unusable(options: dict[str, Any], check: str) -> None:
+def test_a_jpeg_cut_short_anywhere_is_unusable(options: dict[str, Any], check: CheckLevel) -> None:
     data = encoded(noise(), **options)
     for length in range(len(data)):
         with pytest.raises(Unusable, match=r"\w"):
@@ -82,7 +88,7 @@ def test_a_jpeg_cut_short_anywhere_is_unusable(options: dict[str, Any], check: s
 @given(st.binary(max_size=60))
 def test_no_bytes_make_the_walk_crash(tail: bytes) -> None:
     with pytest.raises(Unusable, match="JPEG"):
-        walk_jpeg(b"\xff\xd8" + tail)
+        walk_to_end(b"\xff\xd8" + tail, read_frame(b"\xff\xd8" + tail))
 
 
 @given(st.data())
@@ -125,11 +131,12 @@ def _frame(data: bytes, height: int, width: int, components: int | None = None) 
 
 def test_a_frame_of_no_or_too_many_pixels_is_left_out_without_decoding_it() -> None:
     data = encoded(noise())
+    headers_only: tuple[CheckLevel, ...] = ("structure", "none")
     for broken in (_frame(data, 0, 24), _frame(data, 16, 0), _frame(data, 16, 24, 0)):
-        for check in ("structure", "none"):
+        for check in headers_only:
             with pytest.raises(Unusable, match=r"broken JPEG: \d+ x \d+ pixels, \d components"):
                 prepare(broken, check)
-    for check in ("structure", "none"):
+    for check in headers_only:
         with pytest.raises(Unusable, match="65535 x 65535 pixels, more than 134,217,728"):
             prepare(_frame(data, 65535, 65535), check)
 
@@ -140,7 +147,7 @@ def test_the_largest_image_kept_is_one_that_the_readers_open() -> None:
 
 
 def _wide_png(width: int, height: int) -> bytes:
-    """A black picture of any size in a few kB: its rows are compressed as they are made."""
+    """A black image of any size in a few kB, compressed row by row."""
     packer = zlib.compressobj(9)
     rows = b"".join(packer.compress(bytes(1 + (width + 7) // 8)) for _ in range(height)) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
@@ -173,11 +180,11 @@ print(peak_bytes() - before)
 
 # The first is refused here, the second by Pillow too; they would take 144 and 900 MB.
 @pytest.mark.parametrize("side", [12_000, 30_000])
-def test_a_huge_picture_in_a_small_file_is_refused_without_the_memory_for_it(tmp_path: Path, side: int) -> None:
+def test_a_huge_image_in_a_small_file_is_refused_without_the_memory_for_it(tmp_path: Path, side: int) -> None:
     file = tmp_path / "bomb.png"
     file.write_bytes(_wide_png(side, side))
     assert file.stat().st_size < 200_000
-    # In a process of its own, for the memory is Pillow's, of which Python's own accounts know nothing.
+    # In a subprocess, because Pillow allocates the memory, and tracemalloc does not see that.
     done = subprocess.run(
         [sys.executable, "-c", _REFUSING, file, *CHECKS], env=environment(), capture_output=True, text=True, check=False
     )
@@ -185,14 +192,14 @@ def test_a_huge_picture_in_a_small_file_is_refused_without_the_memory_for_it(tmp
     assert int(done.stdout) < 30_000_000
 
 
-def test_a_picture_that_jpeg_cannot_hold_is_left_out() -> None:
+def test_an_image_that_jpeg_cannot_hold_is_left_out() -> None:
     with pytest.raises(Unusable, match=r"^1 PNG of 70000 x 4 pixels cannot be RGB JPEG \("):
         prepare(_wide_png(70_000, 4), "decode")
 
 
 @pytest.mark.parametrize(("mode", "kind", "change"), SEEN_OTHERWISE)
 @pytest.mark.parametrize("check", CHECKS)
-def test_what_readers_see_otherwise_becomes_rgb_jpeg(mode: str, kind: str, change: str, check: str) -> None:
+def test_what_readers_see_otherwise_becomes_rgb_jpeg(mode: str, kind: str, change: str, check: CheckLevel) -> None:
     picture = Image.new("RGB", (32, 24), (200, 60, 30))
     data = encoded(Image.new(mode, (32, 24)) if mode in ("LAB", "I;16") else picture.convert(mode), kind)
     stored = prepare(data, check)
@@ -201,7 +208,7 @@ def test_what_readers_see_otherwise_becomes_rgb_jpeg(mode: str, kind: str, chang
     with Image.open(io.BytesIO(data)) as before, Image.open(io.BytesIO(stored.image)) as after:
         assert (after.mode, after.format, after.size) == ("RGB", "JPEG", (32, 24))
         difference = np.asarray(before.convert("RGB")).astype(int) - np.asarray(after)
-        # On the average, for pictures of few colours are dithered.
+        # On average, because images of few colours are dithered.
         assert np.abs(difference).mean() <= 3
     assert prepare(data, check) == stored
 
@@ -217,7 +224,7 @@ def test_orientation_is_not_applied() -> None:
         assert not stored.getexif()
 
 
-def test_pictures_that_decoding_alone_finds_broken_are_found_by_decoding_alone() -> None:
+def test_images_that_decoding_alone_finds_broken_are_found_by_decoding_alone() -> None:
     data = encoded(noise())
     no_quantization_tables = data.replace(b"\xff\xdb", b"\xff\xfe")
     assert prepare(no_quantization_tables, "structure") == Stored(no_quantization_tables)
@@ -226,19 +233,19 @@ def test_pictures_that_decoding_alone_finds_broken_are_found_by_decoding_alone()
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
-def test_a_picture_cut_short_with_an_end_put_behind_it_is_found_by_decode(options: dict[str, Any]) -> None:
-    # libjpeg fills what is missing with gray and warns; Pillow does not pass the warning on.
+def test_an_image_cut_short_with_an_end_put_behind_it_is_found_by_decode(options: dict[str, Any]) -> None:
+    # libjpeg fills the missing part with gray and warns; Pillow discards the warning.
     data = encoded(noise(64, 64), **options)
-    mended = data[: len(data) // 2] + b"\xff\xd9"
-    with Image.open(io.BytesIO(data)) as image, Image.open(io.BytesIO(mended)) as cut:
+    patched_end = data[: len(data) // 2] + b"\xff\xd9"
+    with Image.open(io.BytesIO(data)) as image, Image.open(io.BytesIO(patched_end)) as cut:
         assert not np.array_equal(np.asarray(image), np.asarray(cut))
     for scaling in (Scaling(), Scaling(max_side=32)):
         with pytest.raises(Unusable, match=r"does not decode whole \(premature end of data segment\)"):
-            prepare(mended, "decode", scaling)
-    assert prepare(mended, "structure") == Stored(mended)
+            prepare(patched_end, "decode", scaling)
+    assert prepare(patched_end, "structure") == Stored(patched_end)
 
 
-def test_bytes_too_many_leave_a_picture_whole() -> None:
+def test_surplus_bytes_leave_an_image_whole() -> None:
     data = encoded(noise(64, 64))
     for odd in (data[:-2] + bytes(300) + data[-2:], data + b"behind the end"):
         assert prepare(odd, "decode") == Stored(odd)

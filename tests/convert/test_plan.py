@@ -1,4 +1,4 @@
-"""The plan as properties: balanced, nested, complete, and the same for ever."""
+"""Properties of the plan: balanced, nested, complete, and stable across versions."""
 
 import json
 import subprocess
@@ -80,7 +80,7 @@ def test_shards_cover_everything_in_order_and_respect_the_size(sizes: list[int],
     assert all(start < end for start, end in pairwise(starts))
     for start, end in pairwise(starts):
         assert sum(sizes[start:end]) <= shard_size or end == start + 1
-        # Closed no sooner than it must be.
+        # A shard is not closed earlier than necessary.
         assert end == len(sizes) or sum(sizes[start : end + 1]) > shard_size
 
 
@@ -104,7 +104,7 @@ def test_the_order_never_changes() -> None:
 
 
 def test_classes_of_any_size_stand_anywhere_within_a_round() -> None:
-    # Seven small classes and one large: over many rounds, none has a place of its own.
+    # Seven small classes and one large: over many rounds, no class has a fixed position.
     counts = [20] * 7 + [400]
     labels = [sample.label for sample in _samples(counts)]
     order = _order(counts, 0)[: 8 * 20]

@@ -1,4 +1,4 @@
-"""A conversion on Ray: the same plan, the same bytes, lost workers' shards done again."""
+"""A conversion on Ray: the same plan, the same bytes, and shards of lost workers made again."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ from tests.convert.running import convert_here
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[str]:
-    """A cluster of two workers for the module: to start one takes seconds. Its address."""
+    """The address of a cluster of two workers. It is shared by the module, because starting one takes seconds."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
@@ -37,12 +37,12 @@ def cluster() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class OnceDeadly(TreeSource):
-    """A tree whose first reader of an image is killed, as the kernel does when memory runs out."""
+    """A tree that kills the first process that reads an image, as the kernel does when memory runs out."""
 
     mark: Path = Path()
 
     def read(self, where: str) -> bytes:
-        """The bytes, for those who live."""
+        """The bytes, unless this is the first reader."""
         if where.endswith("_2.JPEG"):
             try:
                 (self.mark / where.replace("/", "_")).touch(exist_ok=False)
@@ -69,11 +69,11 @@ def test_lost_workers_shards_are_done_again(tree: Path, dataset: Path, tmp_path:
     assert files(tmp_path / "mds" / "val") == files(dataset / "val")
 
 
-def test_what_ray_cannot_write_is_said(tree: Path, tmp_path: Path) -> None:
+def test_what_ray_cannot_write_is_reported(tree: Path, tmp_path: Path) -> None:
     conversion = SplitConversion.plan_for(
         TreeSource.open(LocalStorage(tree)), "val", LocalStorage(tmp_path), Policy(shard_size_bytes=1 << 16)
     )
-    conversion.begin()
+    conversion.mark_started()
     in_the_way = tmp_path / "val" / "shard.00001.mds"
     in_the_way.mkdir()
     with pytest.raises(WorldError, match=r"val cannot be written: .* What is complete stays"):
@@ -82,7 +82,7 @@ def test_what_ray_cannot_write_is_said(tree: Path, tmp_path: Path) -> None:
     assert convert_split(conversion, 2, engine=run_tasks_on_ray).samples == 50
 
 
-def test_stopped_in_good_order_or_killed_it_continues_to_the_same_bytes(
+def test_stopped_cleanly_or_killed_it_continues_to_the_same_bytes(
     cluster: str, tree: Path, tmp_path: Path, in_process: None
 ) -> None:
     convert_here(tree, tmp_path / "whole", shard_size="4KiB")
@@ -104,7 +104,7 @@ def test_stopped_in_good_order_or_killed_it_continues_to_the_same_bytes(
         if status == 75:
             said = log.read_text()
             assert said.endswith(STOPPED_MESSAGE)
-            assert "***" not in said  # as Ray's dump of stacks begins
+            assert "***" not in said  # how Ray's dump of stacks begins
         assert not (dest / "train" / "manifest.json").exists()
     outcome = run(*command, RAY_ADDRESS=cluster)
     assert outcome.status == 0, outcome.err

@@ -54,20 +54,19 @@ def _running(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def whole(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tree` converted by one process that nobody stopped, an image or so a shard."""
+    """`tree` converted by one undisturbed process, with about one image per shard."""
     dest = tmp_path_factory.mktemp("whole") / "mds"
     done("convert", tree, dest, *OPTIONS, "--workers", 1)
     return dest
 
 
 def _slow_tree(root: Path) -> Path:
-    """160 images that take 15 ms each to check, so that a test that looks late now and then finds shards missing
-    still."""
+    """160 images that take 15 ms each to check, so that a test that polls late still finds shards missing."""
     jpeg = encoded(Image.new("RGB", (2500, 2500)), progressive=True)
     for number in range(160):
         path = root / "train" / f"n0000000{number % 4}" / f"{number}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
-        comment = b"\xff\xfe\x00\x04" + number.to_bytes(2)  # so that none is as another
+        comment = b"\xff\xfe\x00\x04" + number.to_bytes(2)  # makes every file unique
         path.write_bytes(jpeg[:2] + comment + jpeg[2:])
     return root
 
@@ -85,7 +84,7 @@ def test_killed_at_ten_random_moments_and_continued_by_other_workers_gives_the_s
         process.kill()
         assert process.wait() == -signal.SIGKILL
         assert not (dest / "train" / "manifest.json").exists()
-        # The workers end with the run: none goes on writing into what comes next.
+        # The workers end with the run, so none writes into the next one.
         _wait_until(lambda family=family: not any(map(_running, family)), "the workers' end")  # type: ignore[misc]
         kept = _recorded(dest)
         assert wanted <= kept < shards
@@ -116,7 +115,7 @@ def test_interrupted_from_the_keyboard_it_says_so_and_continues(tree: Path, whol
 
 @pytest.mark.parametrize("times", [2, 3])
 def test_interrupted_again_it_ends_at_once(tmp_path: Path, times: int) -> None:
-    # Large images, all in one shard: a worker that is not done for seconds.
+    # Large images, all in one shard, keep a worker busy for seconds.
     source, dest, log = tmp_path / "tree", tmp_path / "mds", tmp_path / "log"
     large = tmp_path / "large.JPEG"
     Image.new("RGB", (9000, 9000)).save(large)
@@ -154,7 +153,7 @@ main()
 """
 
 
-def test_a_disk_that_refuses_is_said_and_what_is_complete_stays(tree: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_disk_that_refuses_is_reported_and_finished_shards_are_kept(tree: Path, whole: Path, tmp_path: Path) -> None:
     dest = tmp_path / "mds"
     sizes = sorted(shard.size_bytes for shard in manifest_at(whole / "train").shards)
     limit = sizes[len(sizes) * 9 // 10]
@@ -193,12 +192,12 @@ class DeadlySource(TreeSource):
         return super().read(where)
 
 
-def test_a_lost_worker_is_said_and_what_is_complete_stays(small_tree: Path, tmp_path: Path) -> None:
+def test_a_lost_worker_is_reported_and_finished_shards_are_kept(small_tree: Path, tmp_path: Path) -> None:
     source = DeadlySource(**vars(open_source(str(small_tree))))
     conversion = SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096))
-    conversion.begin()
+    conversion.mark_started()
     tasks = [conversion.task(shard) for shard in range(conversion.plan.shards)]
-    with pytest.raises(WorldError, match=r"a worker process was lost \(killed, or out of memory\)\. What is complete"):
+    with pytest.raises(WorldError, match=r"a worker process was lost \(killed, or out of memory\)\. Finished shards"):
         list(run_tasks(iter(tasks), 1, conversion.destination))
     assert not (tmp_path / "train" / "manifest.json").exists()
     assert not list((tmp_path / "train").rglob("*.tmp"))
@@ -207,7 +206,7 @@ def test_a_lost_worker_is_said_and_what_is_complete_stays(small_tree: Path, tmp_
 def test_tasks_come_back_once_each_however_many_are_in_flight(small_tree: Path, tmp_path: Path) -> None:
     source = open_source(str(small_tree))
     conversion = SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096))
-    conversion.begin()
+    conversion.mark_started()
     shards = conversion.plan.shards
     for workers in (1, shards + 3):
         records = list(run_tasks((conversion.task(shard) for shard in range(shards)), workers, conversion.destination))
@@ -229,7 +228,7 @@ def test_refusals_have_status_2_and_one_line(tree: Path, dataset: Path, tmp_path
 
 
 def test_the_number_of_workers_does_not_change_a_byte(tree: Path, dataset: Path, tmp_path: Path) -> None:
-    # `dataset` was made by two.
+    # Two workers made `dataset`.
     outcome = done("convert", tree, tmp_path / "mds", "--shard-size", "64KiB", "--workers", 1)
     assert files(tmp_path / "mds") == files(dataset)
     assert outcome.err == ""

@@ -1,4 +1,4 @@
-"""Converting to S3, verifying and repairing there: a real server over HTTP, with what goes wrong on the way."""
+"""Converting to S3, verifying and repairing there: a real server over HTTP, and network faults."""
 
 import random
 import re
@@ -43,7 +43,7 @@ def test_faults_on_the_way_lose_and_double_nothing(proxy: Proxy, tree: Path, dat
     def choose(request: Request) -> str | None:
         if dice.random() > 0.15:
             return None
-        # One stall is enough to see that it is survived; each costs five seconds.
+        # One stall is enough, because each costs five seconds.
         kinds = ["slow down", "reset"] + ["stall"] * ("stall" not in proxy.faults())
         return dice.choice(kinds)
 
@@ -75,7 +75,7 @@ def test_killed_in_the_middle_of_an_upload_in_parts_it_leaves_none_unfinished(
 ) -> None:
     tree = make_tree(tmp_path / "tree", n00000001=5, n00000002=5)
     for path in (tree / "train").glob("*/*"):
-        # What stands behind the end of an image is kept: 40 MiB in a shard, three parts.
+        # Bytes behind the end of an image are kept: a shard of 40 MiB, in three parts.
         path.write_bytes(path.read_bytes() + bytes(4 << 20))
     convert_here(tree, tmp_path / "mds", shard_size="64MiB")
     client = direct(server)
@@ -91,7 +91,7 @@ def test_killed_in_the_middle_of_an_upload_in_parts_it_leaves_none_unfinished(
             for upload in uploads
         )
 
-    # The first part is through, the others are on their way for seconds.
+    # The first part is uploaded; the others take seconds.
     proxy.choose = lambda request: "stall" if re.search(r"partNumber=[23]\b", request.path) else None
     command = ("convert", tree, f"s3://{BUCKET}/mds", "--shard-size", "64MiB", "--workers", 1)
     process = start(*command, log=tmp_path / "log", **proxy.variables)
@@ -110,7 +110,7 @@ def test_killed_in_the_middle_of_an_upload_in_parts_it_leaves_none_unfinished(
     assert unfinished() == []
 
 
-def test_an_expired_token_is_said_in_one_line(proxy: Proxy, tree: Path) -> None:
+def test_an_expired_token_is_reported_in_one_line(proxy: Proxy, tree: Path) -> None:
     proxy.choose = lambda request: "expired" if request.method == "PUT" and ".mds" in request.path else None
     outcome = run("convert", tree, f"s3://{BUCKET}/mds", *OPTIONS)
     assert outcome.status == 2
@@ -128,7 +128,7 @@ def test_an_expired_token_is_said_in_one_line(proxy: Proxy, tree: Path) -> None:
         (f"s3://{BUCKET}/none", "there is no dataset at s3://imagenet/none"),
     ],
 )
-def test_addresses_that_lead_nowhere_are_said(proxy: Proxy, address: str, words: str) -> None:
+def test_addresses_that_lead_nowhere_are_reported(proxy: Proxy, address: str, words: str) -> None:
     outcome = run("inspect", address)
     assert outcome.status == 2
     assert words in outcome.err
@@ -148,10 +148,10 @@ def test_another_conversion_in_the_bucket_is_refused(proxy: Proxy, tree: Path) -
 
 
 @pytest.mark.usefixtures("in_process")
-def test_what_may_not_be_removed_is_said_and_not_mixed_with(proxy: Proxy, small_tree: Path) -> None:
+def test_what_may_not_be_removed_is_reported_and_not_mixed_with(proxy: Proxy, small_tree: Path) -> None:
     address = f"s3://{BUCKET}/mds"
     proxy.choose = lambda request: "kept" if "delete" in request.path else None
-    # A complete dataset is complete though its leavings stay.
+    # A complete dataset stays complete even if leftovers cannot be removed.
     for _ in range(2):
         assert convert_here(small_tree, address) == 0
     before = stored("mds")
@@ -214,12 +214,12 @@ def test_unfinished_uploads_are_aborted_once_all_is_complete(proxy: Proxy, serve
 
     proxy.choose = choose
     assert convert_here(small_tree, f"s3://{BUCKET}/mds") == 0
-    # While it runs they may be those of another run, which is alive.
+    # While it runs, they may belong to another run that is still alive.
     assert seen[f"/{BUCKET}/mds/train/manifest.json"] == keys
     assert uploads() == ["other/object"]
 
 
-def test_an_upload_that_another_run_has_ended_is_said(proxy: Proxy) -> None:
+def test_an_upload_that_another_run_has_ended_is_reported(proxy: Proxy) -> None:
     proxy.choose = lambda request: "ended" if "partNumber=2" in request.path else None
     with pytest.raises(UserError, match="mds/shard: another process has completed what is made here"):
         S3Storage.at(f"s3://{BUCKET}/mds").write("shard", bytes(40 << 20))
@@ -234,7 +234,7 @@ def test_a_silent_line_is_given_up_after_botos_attempts(proxy: Proxy, monkeypatc
     assert len(proxy.seen) == 1 + s3._ATTEMPTS
 
 
-def test_no_credentials_are_said(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_credentials_are_reported(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):

@@ -1,4 +1,4 @@
-"""Pictures made smaller, duplicates found, and what a conversion says of itself to programs."""
+"""Scaled images, duplicates, and the summary of a conversion for people and programs."""
 
 import io
 import itertools
@@ -16,6 +16,7 @@ from PIL import Image
 from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds.vocabulary import CheckLevel
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.images.policy import Scaling, Stored
 from imagenet_mds_convert.images.prepare import prepare
@@ -31,7 +32,7 @@ SIDES = st.integers(1, 5000)
 
 
 @given(SIDES, SIDES, st.integers(16, 1000))
-def test_pictures_shrink_to_the_side_and_never_grow(width: int, height: int, side: int) -> None:
+def test_images_shrink_to_the_side_and_never_grow(width: int, height: int, side: int) -> None:
     for scaling, longest in ((Scaling(max_side=side), max), (Scaling(min_side=side), min)):
         target = scaling.target(width, height)
         if longest(width, height) <= side:
@@ -44,13 +45,13 @@ def test_pictures_shrink_to_the_side_and_never_grow(width: int, height: int, sid
 
 
 def smooth(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """A picture without detail finer than a scaled one shows."""
+    """An image without details that scaling would lose."""
     return noise().convert(mode).resize((8, 6)).resize((width, height), Image.Resampling.BICUBIC)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("check", ["decode", "structure", "none"])
-def test_a_scaled_picture_is_the_lanczos_of_the_whole(mode: str, check: str) -> None:
+def test_a_scaled_image_is_the_lanczos_of_the_whole(mode: str, check: CheckLevel) -> None:
     buffer = io.BytesIO()
     smooth(900, 600, mode).save(buffer, "JPEG", quality=95)
     stored = prepare(buffer.getvalue(), check, Scaling(max_side=120, quality=95))
@@ -64,7 +65,7 @@ def test_a_scaled_picture_is_the_lanczos_of_the_whole(mode: str, check: str) -> 
         assert max(abs(one - other) for one, other in pairs) <= 12
 
 
-def test_a_small_picture_passes_through_untouched() -> None:
+def test_a_small_image_passes_through_untouched() -> None:
     data = encoded(noise())
     assert prepare(data, "none", Scaling(max_side=4000)) == Stored(data)
     assert prepare(data, "decode", Scaling(min_side=4000)) == Stored(data)
@@ -79,7 +80,7 @@ def test_scaling_is_in_the_dataset_and_in_its_manifest(tree: Path, tmp_path: Pat
             with Image.open(io.BytesIO(record.image)) as image:
                 sizes.append(max(image.size))
     assert max(sizes) == 100
-    # A picture that had 100 pixels before was not scaled.
+    # An image that had 100 pixels before was not scaled.
     assert 10 < manifest.scaled <= sizes.count(100)
     assert (manifest.policy.max_side, manifest.policy.quality) == (100, 80)
     with pytest.raises(UserError, match=r"another max_side \(100, now None\); another quality \(80, now 90\)"):
@@ -99,7 +100,7 @@ def test_the_same_file_twice_in_a_class_is_reported(
     original = sorted(first.iterdir())[1]
     shutil.copy(original, first / "again.JPEG")
     shutil.copy(original, second / "elsewhere.JPEG")
-    convert_here(copy, tmp_path / "mds", split_given=True, splits=("val",))
+    convert_here(copy, tmp_path / "mds", split="val")
     manifest = manifest_at(tmp_path / "mds" / "val")
     keys = keys_at(tmp_path / "mds" / "val")
     (duplicate,) = manifest.duplicates
@@ -122,15 +123,15 @@ def test_a_continuation_counts_what_it_made_alone(
     conversion = SplitConversion.plan_for(
         open_source(str(tree)), "train", LocalStorage(tmp_path), Policy(shard_size_bytes=4096)
     )
-    conversion.begin()
+    conversion.mark_started()
     for shard in range(conversion.plan.shards - 1):
         run_shard_task(conversion.task(shard))
-    # A clock on which the little that is left takes seconds.
+    # A clock on which making the last shard takes seconds.
     clock = itertools.count(0, 0.5)
-    monkeypatch.setattr("imagenet_mds.cli.convert.time.monotonic", lambda: next(clock))
-    assert convert_here(tree, tmp_path, splits=("train",), log_json=log_json) == 0
+    monkeypatch.setattr("imagenet_mds_convert.run.time.monotonic", lambda: next(clock))
+    assert convert_here(tree, tmp_path, split="train", log_json=log_json) == 0
     said = capsys.readouterr().out
-    # Two of the 160 shards are of a broken image each, and have no file.
+    # Two of the 160 shards have one broken image each, and therefore no file.
     if log_json:
         line = json.loads(said)
         assert (line["images"], line["shards"], line["kept_shards"], line["made_images"]) == (158, 158, 157, 1)

@@ -1,4 +1,4 @@
-"""The official archives: the tree's shards without unpacking, whatever somebody has put into a tar, and refusals."""
+"""The official archives: the tree's shards without unpacking, hostile tars, and refusals."""
 
 import errno
 import hashlib
@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from imagenet_mds.cli.tables import progress_tracker
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds.vocabulary import SPLITS
 from imagenet_mds_convert.sources import open_source
-from imagenet_mds_convert.sources.archives import ArchivesSource
+from imagenet_mds_convert.sources.archives import OFFICIAL_MD5, ArchivesSource
 from imagenet_mds_convert.sources.base import Unusable
-from imagenet_mds_convert.sources.checksums import SUMS, verify_source
-from imagenet_mds_convert.sources.tars import walk_tar
+from imagenet_mds_convert.sources.checksums import verify_checksums
 from tests.command import run
 from tests.convert.running import convert_here
 from tests.convert.sources import (
@@ -34,7 +35,7 @@ from tests.convert.sources import (
 )
 from tests.support.datasets import manifest_at
 
-TRAIN, VAL, DEVKIT = SUMS
+TRAIN, VAL, DEVKIT = OFFICIAL_MD5
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def archives(tmp_path: Path) -> Path:
 
 
 def put_class(root: Path, *members: tuple[tarfile.TarInfo, bytes], tar_format: int = tarfile.GNU_FORMAT) -> Path:
-    """An archive of train alone, with these members in its first class and one image in its second."""
+    """An archive of train only, with these members in its first class and one image in its second."""
     root.mkdir(exist_ok=True)
     inner = [tar_of(members, tar_format), tar_of([member("n01443537_0.JPEG", b"x")])]
     outer = tar_of([member(f"{wnid}.tar", tar) for wnid, tar in zip(WNIDS, inner, strict=False)])
@@ -62,11 +63,11 @@ def test_they_give_the_same_shards_as_the_tree(tmp_path: Path, tar_format: int, 
         assert (ours.fingerprint, ours.source.fingerprint) == (theirs.fingerprint, theirs.source.fingerprint)
         assert (ours.left_out, ours.changed) == (theirs.left_out, theirs.changed)
         assert (ours.source.kind, theirs.source.kind) == ("archives", "tree")
-    assert sorted(path.name for path in root.iterdir()) == sorted(SUMS)
+    assert sorted(path.name for path in root.iterdir()) == sorted(OFFICIAL_MD5)
 
 
 def test_devkit_ids_are_never_class_numbers(archives: Path) -> None:
-    """Not even for synsets that are not ImageNet's, which are numbered by their place among the sorted wnids."""
+    """Synsets that are not ImageNet's are numbered by their index among the sorted wnids as well."""
     assert [wnid for wnid, _ in DEVKIT_IDS] != sorted(wnid for wnid, _ in DEVKIT_IDS)
     source = open_source(str(archives))
     assert isinstance(source, ArchivesSource)
@@ -75,7 +76,7 @@ def test_devkit_ids_are_never_class_numbers(archives: Path) -> None:
     assert labels == {
         f"{wnid}/{val_name(number)}": source.classes.index(wnid) for number, wnid in enumerate(VAL_WNIDS, 1)
     }
-    assert source.names[0] == "tench"
+    assert source.class_names[0] == "tench"
     assert pickle.loads(pickle.dumps(source)) == source
 
     (archives / TRAIN).unlink()
@@ -83,7 +84,7 @@ def test_devkit_ids_are_never_class_numbers(archives: Path) -> None:
     (archives / DEVKIT).write_bytes(devkit(meta_mat(others), "1\n2\n3\n3\n2\n1\n"))
     source = open_source(str(archives))
     assert (source.splits, source.classes) == (("val",), ("n90000001", "n90000002", "n90000003"))
-    assert source.names == ("name of n90000001", "name of n90000002", "name of n90000003")
+    assert source.class_names == ("name of n90000001", "name of n90000002", "name of n90000003")
     assert [sample.label for sample in source.samples("val")] == [0, 0, 1, 1, 2, 2]
 
 
@@ -199,8 +200,8 @@ def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
         open_source(str(root))
 
 
-def test_an_archive_cut_off_anywhere_is_said_with_file_and_byte(archives: Path) -> None:
-    for name, split in ((TRAIN, "train"), (VAL, "val")):
+def test_an_archive_cut_off_anywhere_is_reported_with_file_and_byte(archives: Path) -> None:
+    for name, split in zip((TRAIN, VAL), SPLITS, strict=True):
         whole = (archives / name).read_bytes()
         end = len(whole.rstrip(b"\0"))
         for length in range(0, end, 1111):
@@ -211,79 +212,17 @@ def test_an_archive_cut_off_anywhere_is_said_with_file_and_byte(archives: Path) 
     assert len(open_source(str(archives)).samples("train")) == 14
 
 
-def broken_header(kind: bytes, at: int, data: bytes) -> bytes:
-    """A tar of three images, the header of the second another one, its checksum made good."""
-    tar = bytearray(tar_of([member("a.JPEG", b"a"), member("b.JPEG", b"b"), member("c.JPEG", b"c")]))
-    header = tar[1024:1536]
-    header[156:157] = kind
-    header[at : at + len(data)] = data
-    header[148:156] = b"        "
-    header[148:156] = b"%06o\0 " % sum(header)
-    tar[1024:1536] = header
-    return bytes(tar)
-
-
-@pytest.mark.parametrize(
-    ("at", "data"),
-    [
-        (124, b"77777777777\0"),  # 8 GB
-        (124, b"\xff" * 12),  # -1 byte
-        (124, b"\xff" * 10 + b"\xf8\0"),  # back to the first header, for ever
-        (124, b"\x80" + b"\x7f" * 11),  # more than there are atoms
-        (124, b"notanoctal!\0"),
-    ],
-)
-@pytest.mark.parametrize("kind", [b"0", b"L", b"x", b"g", b"K", b"S", b"5", b"Z"])
-def test_a_header_that_lies_ends_with_file_and_byte(tmp_path: Path, at: int, data: bytes, kind: bytes) -> None:
-    tar = broken_header(kind, at, data)
-    (tmp_path / "x.tar").write_bytes(tar)
-    with pytest.raises(UserError, match=r"x\.tar is truncated or broken at byte 1,(024|536) \(.+\): download it again"):
-        list(walk_tar(LocalStorage(tmp_path), "x.tar", 0, len(tar)))
-
-
-def test_a_header_with_a_wrong_sum_is_no_end_of_the_archive(tmp_path: Path) -> None:
-    tar = bytearray(tar_of([member("a.JPEG", b"a"), member("b.JPEG", b"b")]))
-    tar[1024] ^= 1
-    (tmp_path / "x.tar").write_bytes(bytes(tar))
-    with pytest.raises(UserError, match=r"x\.tar is truncated or broken at byte 1,024 \(no header\)"):
-        list(walk_tar(LocalStorage(tmp_path), "x.tar", 0, len(tar)))
-
-
-def test_headers_within_headers_end(tmp_path: Path) -> None:
-    info = tarfile.TarInfo("././@LongLink")
-    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 0
-    tar = info.tobuf(tarfile.GNU_FORMAT) * 5000 + bytes(1024)
-    (tmp_path / "x.tar").write_bytes(tar)
-    with pytest.raises(UserError, match=r"x\.tar is truncated or broken at byte 0"):
-        list(walk_tar(LocalStorage(tmp_path), "x.tar", 0, len(tar)))
-
-
-def test_a_plain_header_is_read_as_tarfile_reads_it(tmp_path: Path) -> None:
-    """The short way and the standard library agree on names, places and sizes."""
-    for tar_format in (tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT):
-        sizes = (0, 1, 511, 512, 513, 70_000)
-        names = ("n01440764_1.JPEG", "-", "a" * 99, "a" * 100, "b/c.JPEG", ".d", "e f", "A.tar")
-        infos = [member(f"{name}", bytes(size), uname="root", mtime=1) for name in names for size in sizes]
-        tar = tar_of(infos, tar_format)
-        (tmp_path / "x.tar").write_bytes(tar)
-        walked = list(walk_tar(LocalStorage(tmp_path), "x.tar", 0, len(tar)))
-        with tarfile.open(fileobj=io.BytesIO(tar)) as reference:
-            assert [(one.name, one.offset, one.size_bytes) for one in walked] == [
-                (info.name, info.offset_data, info.size) for info in reference
-            ]
-
-
 @pytest.mark.parametrize(
     ("names", "words"),
     [
         ([], r"archives holds neither ILSVRC2012_img_train\.tar nor ILSVRC2012_img_val\.tar"),
-        ([VAL], r"ILSVRC2012_devkit_t12\.tar\.gz is not there, and val has no labels without it: download it, or move"),
-        ([TRAIN, VAL], r"ILSVRC2012_devkit_t12\.tar\.gz is not there, and val has no labels without it"),
+        ([VAL], r"ILSVRC2012_devkit_t12\.tar\.gz is missing, and val has no labels without it: download it, or move"),
+        ([TRAIN, VAL], r"ILSVRC2012_devkit_t12\.tar\.gz is missing, and val has no labels without it"),
         (["ILSVRC2012_img_train_t3.tar"], r"img_train_t3\.tar is the archive of task 3 \(120 breeds of dogs\)"),
         (["ILSVRC2012_img_train_t3.tar", VAL, DEVKIT], "is the archive of task 3"),
     ],
 )
-def test_what_is_missing_is_said(archives: Path, names: list[str], words: str) -> None:
+def test_what_is_missing_is_reported(archives: Path, names: list[str], words: str) -> None:
     (archives / "ILSVRC2012_img_train_t3.tar").write_bytes((archives / TRAIN).read_bytes())
     for path in archives.iterdir():
         if path.name not in names:
@@ -321,7 +260,7 @@ def test_an_archive_of_train_that_is_not_the_official_one_is_refused(
         (b"\x1f\x8b not gzip", "cannot be read"),
         (devkit()[:400], "cannot be read"),
         (devkit(b"no mat"), "cannot be read"),
-        (devkit(meta_mat([("lion", 1)])), r"cannot be read \('lion' is no wnid\): download it again"),
+        (devkit(meta_mat([("lion", 1)])), r"cannot be read \('lion' is not a wnid\): download it again"),
         (devkit(ground_truth="one\n"), "cannot be read"),
         (devkit(ground_truth="5\n"), "is not the official one, it has no 5: download it again"),
     ],
@@ -344,7 +283,7 @@ def test_a_devkit_that_lacks_a_file_is_refused(archives: Path) -> None:
 @pytest.mark.parametrize("name", ["ILSVRC2012_val_00000007.JPEG", "ILSVRC2012_val_00000000.JPEG", "lion.JPEG"])
 def test_a_validation_image_without_a_label_is_refused(archives: Path, name: str) -> None:
     (archives / VAL).write_bytes(tar_of([member(name, b"x")]))
-    with pytest.raises(UserError, match=rf"{VAL} has {name}, and the devkit has labels for images 1 to 6 alone"):
+    with pytest.raises(UserError, match=rf"{VAL} has {name}, and the devkit has labels only for images 1 to 6:"):
         open_source(str(archives)).samples("val")
     (archives / VAL).write_bytes(tar_of([]))
     with pytest.raises(UserError, match=rf"{VAL} has no images"):
@@ -356,39 +295,39 @@ def test_sums_are_compared_with_the_official_ones(
 ) -> None:
     source = open_source(str(archives))
     with pytest.raises(UserError, match=rf"{TRAIN} has MD5 [0-9a-f]{{32}}, and the official one has 1d675b47d978889d"):
-        verify_source(source, ["train", "val"])
+        verify_checksums(source, ["train", "val"])
     with pytest.raises(
         UserError, match=rf"{DEVKIT} has MD5 .* has fa75699e90414af021442c21a62c3abf: download it again"
     ):
-        verify_source(source, ["val"])
-    sums = {name: hashlib.md5((archives / name).read_bytes()).hexdigest() for name in SUMS}
-    monkeypatch.setattr("imagenet_mds_convert.sources.checksums.SUMS", sums)
+        verify_checksums(source, ["val"])
+    sums = {name: hashlib.md5((archives / name).read_bytes()).hexdigest() for name in OFFICIAL_MD5}
+    monkeypatch.setattr("imagenet_mds_convert.sources.archives.OFFICIAL_MD5", sums)
     monkeypatch.setattr("imagenet_mds_convert.sources.checksums._CHUNK_BYTES", 1000)
     monkeypatch.setattr("imagenet_mds.progress.PLAIN_INTERVAL_SECONDS", 0.0)
-    verify_source(source, ["train", "val"])
+    verify_checksums(source, ["train", "val"], progress_tracker())
     assert f"MD5 of {VAL}: " in capsys.readouterr().err
-    monkeypatch.setattr("imagenet_mds_convert.sources.checksums.TASK_3_SUM", sums[TRAIN])
+    monkeypatch.setattr("imagenet_mds_convert.sources.archives.TASK_3_MD5", sums[TRAIN])
     with pytest.raises(UserError, match=rf"{TRAIN} is the archive of task 3 .*: download {TRAIN} \(138 GB\)"):
-        verify_source(source, ["train"])
+        verify_checksums(source, ["train"])
     with pytest.raises(UserError, match=r"--verify-source: only the official archives have known MD5 sums, .* tree"):
-        verify_source(open_source(str(tmp_path / "tree")), ["train"])
+        verify_checksums(open_source(str(tmp_path / "tree")), ["train"])
     (archives / DEVKIT).unlink()
     (archives / DEVKIT).mkdir()
-    with pytest.raises(UserError, match=rf"{DEVKIT} is not there any more"):
-        verify_source(source, ["val"])
+    with pytest.raises(UserError, match=rf"{DEVKIT} no longer exists"):
+        verify_checksums(source, ["val"])
 
 
-def test_a_disk_that_fails_while_listing_is_said(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_while_listing_is_reported(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: LocalStorage, name: str, start: int, length: int) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
     source = open_source(str(archives))
     monkeypatch.setattr(LocalStorage, "read_range", refuse)
-    for split, name in (("train", TRAIN), ("val", VAL)):
+    for split, name in zip(SPLITS, (TRAIN, VAL), strict=True):
         with pytest.raises(UserError, match=rf"{name} cannot be read: Input/output error"):
             source.samples(split)
     with pytest.raises(UserError, match=rf"{TRAIN} cannot be read: Input/output error"):
-        verify_source(source, ["train"])
+        verify_checksums(source, ["train"])
 
 
 def test_the_options_of_the_command_reach_the_source(archives: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""CIFAR-10's python batches: the pictures as they are, without running what a pickle asks for."""
+"""CIFAR-10's python batches: unchanged images, and no execution of what a pickle names."""
 
 import hashlib
 import importlib.util
@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from imagenet_mds.errors import UserError
+from imagenet_mds.vocabulary import SPLITS
 from imagenet_mds_convert.sources import open_source
-from imagenet_mds_convert.sources.checksums import CIFAR10_SUMS, verify_source
-from imagenet_mds_convert.sources.cifar10 import Cifar10Source
+from imagenet_mds_convert.sources.checksums import verify_checksums
+from imagenet_mds_convert.sources.cifar10 import OFFICIAL_MD5, Cifar10Source
 from tests.convert.running import convert_here
 from tests.support.datasets import manifest_at
 from tests.support.shards import read_shard
@@ -32,16 +33,16 @@ PythonPickler: Any = pickle._Pickler
 
 
 class Python2Pickler(PythonPickler):  # type: ignore[misc]
-    """Writes bytes and names of modules as Python 2 with an old numpy did, which wrote CIFAR-10."""
+    """Writes bytes and module names as Python 2 with an old numpy did when CIFAR-10 was made."""
 
     dispatch: ClassVar[dict[type, Any]] = dict(PythonPickler.dispatch)
 
     def save_bytes(self, value: bytes) -> None:
-        """As a string of Python 2."""
+        """Write bytes as a string of Python 2."""
         self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
 
     def save_global(self, value: Any, name: str | None = None) -> None:
-        """As it was called then."""
+        """Write a global by its old name."""
         if getattr(value, "__name__", "") == "_reconstruct":
             self.write(b"cnumpy.core.multiarray\n_reconstruct\n")
         else:
@@ -52,7 +53,7 @@ class Python2Pickler(PythonPickler):  # type: ignore[misc]
 
 
 def pickled(value: Any, protocol: int) -> bytes:
-    """A pickle as Python 2 wrote it (0 stands for that), or as Python 3 does."""
+    """A pickle as Python 2 wrote it (protocol 0), or as Python 3 does."""
     if protocol:
         return pickle.dumps(value, protocol)
     buffer = io.BytesIO()
@@ -67,7 +68,7 @@ def pictures(batch: str) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[int]
 
 
 def put_cifar10(root: Path, protocol: int = 0, fortran: bool = False) -> Path:
-    """CIFAR-10, small, in its folder."""
+    """Write a small CIFAR-10 into its folder."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     for batch in ["test_batch", *(f"data_batch_{number}" for number in range(1, 6))]:
@@ -82,7 +83,7 @@ def put_cifar10(root: Path, protocol: int = 0, fortran: bool = False) -> Path:
 
 @pytest.mark.parametrize("fortran", [False, True])
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_every_picture_is_read_as_it_is(tmp_path: Path, protocol: int, fortran: bool) -> None:
+def test_every_image_is_read_as_it_is(tmp_path: Path, protocol: int, fortran: bool) -> None:
     folder = put_cifar10(tmp_path, protocol, fortran)
     if not protocol:
         assert b"cnumpy.core.multiarray\n_reconstruct\n" in (folder / "test_batch").read_bytes()
@@ -90,9 +91,9 @@ def test_every_picture_is_read_as_it_is(tmp_path: Path, protocol: int, fortran: 
     assert isinstance(source, Cifar10Source)
     assert source == open_source(str(folder)) == open_source(str(folder), "cifar10")
     assert (source.kind, source.splits) == ("cifar10", ("train", "val"))
-    assert source.classes == source.names == tuple(name.decode() for name in NAMES)
+    assert source.classes == source.class_names == tuple(name.decode() for name in NAMES)
     assert pickle.loads(pickle.dumps(source)) == source
-    for split, count in (("train", 5 * PER_BATCH), ("val", PER_BATCH)):
+    for split, count in zip(SPLITS, (5 * PER_BATCH, PER_BATCH), strict=True):
         samples = source.samples(split)
         assert len(samples) == count
         assert [sample.key for sample in samples] == sorted(sample.key for sample in samples)
@@ -113,11 +114,11 @@ def test_the_dataset_has_rgb_jpegs_near_the_pixels_and_says_so_once(
     root = tmp_path / "source"
     root.mkdir()
     put_cifar10(root)
-    assert convert_here(root, tmp_path / "out", split_given=True, splits=("val",)) == 0
+    assert convert_here(root, tmp_path / "out", split="val") == 0
     manifest = manifest_at(tmp_path / "out" / "val")
     assert manifest.changed == []
     captured = capsys.readouterr()
-    assert captured.err == "note: CIFAR-10's pictures are pixels and no files: each is turned into RGB JPEG\n"
+    assert captured.err == "note: CIFAR-10's images are pixels, not files: each is turned into RGB JPEG\n"
     assert "changed" not in captured.out
     assert (manifest.samples, manifest.source.kind, len(manifest.classes)) == (PER_BATCH, "cifar10", 10)
     source = open_source(str(root))
@@ -127,7 +128,7 @@ def test_the_dataset_has_rgb_jpegs_near_the_pixels_and_says_so_once(
             stored = np.asarray(Image.open(io.BytesIO(record.image))).astype(int)
             read = np.asarray(Image.open(io.BytesIO(source.read(samples[record.index].where)))).astype(int)
             assert record.label == samples[record.index].label
-            assert np.abs(stored - read).mean() < 6  # noise is the worst there is for JPEG
+            assert np.abs(stored - read).mean() < 6  # noise is the worst case for JPEG
 
 
 class Evil:
@@ -177,11 +178,11 @@ PIXELS, LABELS = pictures("test_batch")
         ("batches.meta", pickle.dumps({b"label_names": [b"../cat", b"dog"]}), "has no label_names"),
         ("batches.meta", pickle.dumps({b"label_names": [b"cat", b"cat"]}), "has 1 names for 2 classes"),
         ("test_batch", pickle.dumps({b"data": PIXELS, b"labels": LABELS})[:500], "cannot be read"),
-        ("test_batch", pickle.dumps({b"data": PIXELS}), "has no pictures of 3,072 bytes with labels"),
-        ("test_batch", pickle.dumps({b"data": PIXELS, b"labels": LABELS[1:]}), "has no pictures"),
-        ("test_batch", pickle.dumps({b"data": PIXELS[:, 1:], b"labels": LABELS}), "has no pictures"),
-        ("test_batch", pickle.dumps({b"data": PIXELS, b"labels": [10] * PER_BATCH}), "has no pictures"),
-        ("test_batch", pickle.dumps({b"data": PIXELS, b"fine_labels": LABELS}), "has no pictures"),
+        ("test_batch", pickle.dumps({b"data": PIXELS}), "has no images of 3,072 bytes with labels"),
+        ("test_batch", pickle.dumps({b"data": PIXELS, b"labels": LABELS[1:]}), "has no images of"),
+        ("test_batch", pickle.dumps({b"data": PIXELS[:, 1:], b"labels": LABELS}), "has no images of"),
+        ("test_batch", pickle.dumps({b"data": PIXELS, b"labels": [10] * PER_BATCH}), "has no images of"),
+        ("test_batch", pickle.dumps({b"data": PIXELS, b"fine_labels": LABELS}), "has no images of"),
     ],
 )
 def test_a_broken_batch_is_refused(tmp_path: Path, name: str, content: bytes, words: str) -> None:
@@ -191,7 +192,7 @@ def test_a_broken_batch_is_refused(tmp_path: Path, name: str, content: bytes, wo
         open_source(str(folder)).samples("val")
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_what_is_missing_is_reported(tmp_path: Path) -> None:
     folder = put_cifar10(tmp_path)
     (folder / "data_batch_3").unlink()
     with pytest.raises(UserError, match="cifar-10-batches-py lacks data_batch_3: download it again"):
@@ -216,28 +217,28 @@ def test_sums_are_compared_with_the_official_ones(
     folder = put_cifar10(tmp_path)
     source = open_source(str(tmp_path))
     with pytest.raises(UserError, match=rf"{folder}/batches\.meta has MD5 [0-9a-f]{{32}}, and the official one has 5f"):
-        verify_source(source, ["val"])
+        verify_checksums(source, ["val"])
     sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    assert sorted(sums) == sorted(CIFAR10_SUMS)
-    monkeypatch.setattr("imagenet_mds_convert.sources.checksums.CIFAR10_SUMS", sums)
-    verify_source(source, ["train", "val"])
-    for name, split, other in (("data_batch_5", "train", "val"), ("test_batch", "val", "train")):
+    assert sorted(sums) == sorted(OFFICIAL_MD5)
+    monkeypatch.setattr("imagenet_mds_convert.sources.cifar10.OFFICIAL_MD5", sums)
+    verify_checksums(source, ["train", "val"])
+    for name, split, other in zip(("data_batch_5", "test_batch"), SPLITS, reversed(SPLITS), strict=True):
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[:-1] + b"x")
         with pytest.raises(UserError, match=rf"{name} has MD5 .* has {sums[name]}: download it again"):
-            verify_source(source, ["train", "val"])
+            verify_checksums(source, ["train", "val"])
         with pytest.raises(UserError, match=rf"{name} has MD5"):
-            verify_source(source, [split])
-        verify_source(source, [other])
+            verify_checksums(source, [split])
+        verify_checksums(source, [other])
         (folder / name).write_bytes(data)
 
 
 def test_the_sums_are_those_of_torchvision() -> None:
-    """Its source is looked at and not imported: that takes seconds."""
+    """Its source is read, because importing it takes seconds."""
     found = importlib.util.find_spec("torchvision")
     assert found is not None
     assert found.origin is not None
     text = (Path(found.origin).parent / "datasets" / "cifar.py").read_text(encoding="utf-8")
-    for name, md5 in CIFAR10_SUMS.items():
+    for name, md5 in OFFICIAL_MD5.items():
         pair = rf'"{name}",\s+("key": "label_names",\s+"md5": )?"{md5}"'
         assert re.search(pair, text), name

@@ -1,4 +1,4 @@
-"""Kaggle's layout: recognised from wherever it is given, the same shards as from the tree, refusals with the mend."""
+"""Kaggle's layout: recognised at every level, the same shards as from the tree, and refusals with a hint."""
 
 import os
 import pickle
@@ -18,7 +18,7 @@ from tests.support.datasets import manifest_at
 
 @pytest.fixture
 def kaggle(tmp_path: Path) -> Path:
-    """The images of `make_images` as Kaggle's download."""
+    """The images of `make_images` in the layout of Kaggle's download."""
     return put_kaggle(make_images(tmp_path / "tree"), tmp_path / "kaggle")
 
 
@@ -54,7 +54,7 @@ def test_one_split_alone_is_a_source(kaggle: Path) -> None:
 
 
 def test_class_folders_without_the_solution_above_are_a_tree(kaggle: Path) -> None:
-    """Somebody has sorted val/ already and taken the folder elsewhere."""
+    """A val/ that was sorted into class folders, away from the CSV files."""
     images = kaggle / "ILSVRC" / "Data" / "CLS-LOC"
     shutil.rmtree(images / "val")
     shutil.copytree(kaggle.parent / "tree" / "val", images / "val")
@@ -68,12 +68,15 @@ def test_class_folders_without_the_solution_above_are_a_tree(kaggle: Path) -> No
 @pytest.mark.parametrize(
     ("csv", "words"),
     [
-        (None, r"LOC_val_solution.csv is not there, and val/ has no labels without it: .*`--split train`"),
+        (None, r"LOC_val_solution.csv is missing, and val/ has no labels without it: .*`--split train`"),
         ("", "LOC_val_solution.csv does not begin with ImageId,PredictionString"),
         ("a,b\n", "LOC_val_solution.csv does not begin with ImageId,PredictionString"),
-        ("ImageId,PredictionString\nx\n", "LOC_val_solution.csv, line 2: no wnid where"),
-        ("ImageId,PredictionString\nx,\n", "LOC_val_solution.csv, line 2: no wnid where"),
-        ("ImageId,PredictionString\n\nx,7 1 2 3 4\n", "LOC_val_solution.csv, line 3: no wnid where"),
+        ("ImageId,PredictionString\nx\n", "LOC_val_solution.csv, line 2: expected ImageId"),
+        ("ImageId,PredictionString\nx,\n", "LOC_val_solution.csv, line 2: expected ImageId"),
+        (
+            "ImageId,PredictionString\n\nx,7 1 2 3 4\n",
+            "LOC_val_solution.csv, line 3: expected ImageId",
+        ),
         ("ImageId,PredictionString\nx,n99999999 1\n", "has classes that .*/train lacks: n99999999; extract all"),
         ("ImageId,PredictionString\n\xff,n01440764 1\n", "LOC_val_solution.csv cannot be read: 'utf-8' codec"),
     ],

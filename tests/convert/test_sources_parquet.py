@@ -1,10 +1,11 @@
-"""Hugging Face's parquet files: the tree's shards, labels held against paths, and the hub from a server of the test."""
+"""Hugging Face's parquet files: the tree's shards, labels compared with paths, and a local server as the hub."""
 
 import errno
 import hashlib
 import http.server
 import json
 import pickle
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -25,12 +26,12 @@ from tests.support.datasets import manifest_at
 
 @pytest.fixture
 def hf(tmp_path: Path) -> Path:
-    """The images of `make_images` as the hub has them."""
+    """The images of `make_images` in parquet files like the hub's."""
     return put_parquet(make_images(tmp_path / "tree"), tmp_path / "hf")
 
 
 def same_as_the_tree(tmp_path: Path, out: Path) -> None:
-    """The dataset at `out` has the shards of the tree."""
+    """Assert that the dataset at `out` has the shards of the tree."""
     assert convert_here(tmp_path / "tree", tmp_path / "a") == 0
     assert shards(tmp_path / "a") == shards(out) != {}
     for split in ("train", "val"):
@@ -47,12 +48,12 @@ def test_they_give_the_same_shards_as_the_tree(hf: Path, tmp_path: Path, in_proc
 def test_files_are_found_in_data_and_right_here(hf: Path) -> None:
     source = open_source(str(hf))
     assert isinstance(source, ParquetSource)
-    assert (source.kind, source.splits, source.notes, len(source.classes)) == ("parquet", ("train", "val"), (), 1000)
+    assert (source.kind, source.splits, source.warnings, len(source.classes)) == ("parquet", ("train", "val"), (), 1000)
     assert pickle.loads(pickle.dumps(source)) == source
     inner = open_source(str(hf / "data"))
     assert [sample.key for sample in inner.samples("val")] == [sample.key for sample in source.samples("val")]
     (hf / "data" / "train-00000-of-00002.parquet").unlink()
-    assert open_source(str(hf)).notes == ("1 of the 2 parquet files of train are here",)
+    assert open_source(str(hf)).warnings == ("1 of the 2 parquet files of train are here",)
     (hf / "data" / "validation-00000-of-00001.parquet").unlink()
     assert open_source(str(hf)).splits == ("train",)
 
@@ -73,7 +74,7 @@ def test_files_are_found_in_data_and_right_here(hf: Path) -> None:
 def test_a_label_that_does_not_fit_the_path_is_refused(hf: Path, path: str | None, label: int | None) -> None:
     good: Row = (b"x", "n01440764_0_n01440764.JPEG", 0)
     write_parquet(hf / "data" / "train-00000-of-00002.parquet", [good, good, good, good, (b"x", path, label)])
-    with pytest.raises(UserError, match=r"train-00000-of-00002\.parquet, row group 1, row 1: label .* does not fit"):
+    with pytest.raises(UserError, match=r"train-00000-of-00002\.parquet, row group 1, row 1: label .* does not match"):
         open_source(str(hf)).samples("train")
 
 
@@ -107,7 +108,7 @@ def test_broken_files_and_other_columns_are_refused(hf: Path, tmp_path: Path) ->
         open_source(str(hf)).read((where[0], where[1] + 1000, 0))
     assert caught.value.errno == errno.EIO
     pq.write_table(pa.table({"picture": [1], "label": [0]}), path)
-    with pytest.raises(UserError, match=r"has columns picture, label, and image\{bytes, path\} and label are needed"):
+    with pytest.raises(UserError, match=r"has columns picture, label, and needs image\{bytes, path\} and label"):
         source.samples("val")
     write_parquet(path, [])
     with pytest.raises(UserError, match="the parquet files of val have no rows"):
@@ -129,7 +130,7 @@ def test_the_missing_extra_is_named(hf: Path, monkeypatch: pytest.MonkeyPatch, m
 
 
 class Hub:
-    """A hub that has one dataset: what it answers with, and what was asked."""
+    """A hub with one dataset, and a log of the requests to it."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.asked, self.refusal = root, list[str](), (0, "")
@@ -144,7 +145,7 @@ class Hub:
         name = request.path.partition(f"/resolve/{self.sha}/")[2]
         if request.headers.get("Authorization") != "Bearer hf_good":
             status, headers = 401, {"X-Error-Code": "RepoNotFound"}
-        elif request.path.partition("?")[0] == "/api/datasets/ILSVRC/imagenet-1k":
+        elif re.fullmatch(r"/api/datasets/ILSVRC/imagenet-1k(/revision/\w+)?(\?.*)?", request.path):
             files = [
                 {"rfilename": str(path.relative_to(self.root)), "size": self.said_bytes or path.stat().st_size}
                 for path in self.root.rglob("*.parquet")
@@ -167,7 +168,7 @@ class Hub:
 
 @pytest.fixture
 def hub(hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The dataset on a hub of its own, and a token that opens it."""
+    """The dataset on a local hub, and a token that gives access to it."""
     hub = Hub(hf)
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -194,9 +195,9 @@ def hub(hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[H
 def test_the_hub_gives_the_same_shards_and_only_the_files_asked_for(hub: Hub, tmp_path: Path, in_process: None) -> None:
     here: Callable[..., int] = lambda where, **options: convert_here(where, tmp_path / "b", **options)  # noqa: E731
     location: Any = "hf://imagenet-1k"
-    assert here(location, split_given=True, splits=("val",)) == 0
+    assert here(location, split="val") == 0
     names = {path.partition("?")[0].rpartition("/")[2] for path in hub.asked}
-    assert names == {"imagenet-1k", "validation-00000-of-00001.parquet"}
+    assert names == {"imagenet-1k", hub.sha, "validation-00000-of-00001.parquet"}
     assert here(location) == 0
     assert not [path for path in hub.asked if "test-" in path]
     same_as_the_tree(tmp_path, tmp_path / "b")
@@ -208,23 +209,23 @@ def test_the_hub_gives_the_same_shards_and_only_the_files_asked_for(hub: Hub, tm
 def test_files_that_the_disk_has_no_room_for_are_not_fetched(hub: Hub) -> None:
     hub.said_bytes = 1 << 60
     with pytest.raises(UserError, match=r"would take 1,152,921,504\.6 GB more in .*cache, .* set HF_HOME to a folder"):
-        open_source("hf://imagenet-1k").samples("val")
-    assert len(hub.asked) == 1
+        open_source("hf://imagenet-1k").fetch("val")
+    assert not [path for path in hub.asked if ".parquet" in path]
 
 
-def test_what_the_hub_refuses_is_said_with_the_way_in(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_refuses_is_reported_with_the_way_in(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source("hf://imagenet-1k")
     hub.refusal = (403, "GatedRepo")
-    with pytest.raises(UserError, match="is gated and the token in HF_TOKEN does not open it: accept its terms at"):
-        source.samples("val")
+    with pytest.raises(UserError, match="is gated and the token in HF_TOKEN gives no access: accept its terms at"):
+        source.fetch("val")
     hub.refusal = (400, "")
     with pytest.raises(WorldError, match=r"ILSVRC/imagenet-1k cannot be fetched: .*the same command again"):
-        source.samples("val")
+        source.fetch("val")
     hub.refusal = (0, "")
-    with pytest.raises(UserError, match="the hub knows no dataset some/other, or the token in HF_TOKEN is not valid"):
+    with pytest.raises(UserError, match="the hub has no dataset some/other, or the token in HF_TOKEN is invalid"):
         open_source("hf://some/other")
     monkeypatch.setenv("HF_TOKEN", "hf_bad")
-    with pytest.raises(UserError, match="the hub knows no dataset ILSVRC/imagenet-1k, or the token"):
+    with pytest.raises(UserError, match="the hub has no dataset ILSVRC/imagenet-1k, or the token"):
         open_source("hf://imagenet-1k")
     for path in hub.root.rglob("*.parquet"):
         path.unlink()

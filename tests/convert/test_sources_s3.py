@@ -1,9 +1,10 @@
-"""Sources in S3: the bytes of the same source on a disk, by few requests, and what goes wrong on the way."""
+"""Sources in S3: the same bytes as from a disk, few requests, and network faults."""
 
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -12,6 +13,7 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage import s3
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.storage.s3 import S3Storage
+from imagenet_mds.vocabulary import SPLITS, SourceKind
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.run import convert_split
 from imagenet_mds_convert.shards.build import build_shard
@@ -43,7 +45,7 @@ KINDS: dict[str, Callable[[Path, Path], Path]] = {
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One set of images in every format, each in a folder of its name. Tests read it."""
+    """One set of images in every format, each in a folder named after it. Read-only."""
     root = tmp_path_factory.mktemp("local")
     make_images(root / "images")
     for kind, put in KINDS.items():
@@ -53,7 +55,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def upload(proxy: Proxy, server: int) -> Callable[[Path, str], str]:
-    """Copies a folder below a prefix, past the proxy; gives its address."""
+    """A function that copies a folder to a prefix, bypassing the proxy, and returns its address."""
     client = direct(server)
 
     def copy(folder: Path, prefix: str) -> str:
@@ -65,12 +67,12 @@ def upload(proxy: Proxy, server: int) -> Callable[[Path, str], str]:
 
 
 def seen(proxy: Proxy, since: int = 0) -> Iterator[Request]:
-    """The requests from one on."""
+    """The requests from index `since` on."""
     return (request for request, _ in proxy.seen[since:])
 
 
 def images_asked_for(proxy: Proxy) -> list[tuple[str, str]]:
-    """Method and name of every request for an image by its own name."""
+    """Method and name of every request for a single image."""
     return [(one.method, one.path) for one in seen(proxy) if one.path.partition("?")[0].endswith(".JPEG")]
 
 
@@ -80,7 +82,7 @@ def test_a_source_in_s3_gives_the_bytes_of_one_on_a_disk(
 ) -> None:
     address = upload(local / kind, "raw")
     assert convert_here(local / kind, tmp_path / "a") == convert_here(address, tmp_path / "b") == 0
-    # The manifests too: the kind, the names of source and conversion, what is left out and why.
+    # Manifests are equal too: kind, identities of source and conversion, what was left out and why.
     assert files(tmp_path / "a") == files(tmp_path / "b")
     assert manifest_at(tmp_path / "b" / "train").source.kind == kind
     assert convert_here(local / "tree", tmp_path / "c") == 0
@@ -152,10 +154,10 @@ def test_archives_are_listed_by_few_requests(
     (tmp_path / "archives" / TRAIN_BASENAME).write_bytes(tar_of(tars))
     source = open_source(upload(tmp_path / "archives", "raw"))
     before = len(proxy.seen)
-    found = {split: source.samples(split) for split in ("train", "val")}
+    found = {split: source.samples(split) for split in SPLITS}
     asked = [one for one in seen(proxy, before) if one.method == "GET"]
     of_train = [one for one in asked if TRAIN_BASENAME in one.path]
-    # A header for each class and the end; then each class's 2.4 MB in pieces, an image cut by one read again.
+    # A header per class and the end; then 2.4 MB per class in pieces, where an image across two pieces is read again.
     assert len(of_train) == len(WNIDS) + 1 + 3 * len(WNIDS)
     assert len([one for one in asked if VAL_BASENAME in one.path]) == 1
     assert found == {split: open_source(str(tmp_path / "archives")).samples(split) for split in found}
@@ -171,7 +173,7 @@ def test_images_are_read_several_at_once(
     proxy.delay_seconds = 0.2
     begun = time.perf_counter()
     assert build_shard(task) == expected
-    # Fourteen one after the other would take 2.8 s.
+    # Fourteen sequential reads would take 2.8 s.
     assert time.perf_counter() - begun < 1.4
 
 
@@ -202,7 +204,7 @@ def test_a_read_that_fails_otherwise_leaves_nothing_out(
         build_shard(conversion.task(0))
 
 
-def test_a_listing_that_is_not_answered_is_said(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_that_is_not_answered_is_reported(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "_READ_TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(s3, "_ATTEMPTS", 2)
     s3._client.cache_clear()
@@ -211,13 +213,13 @@ def test_a_listing_that_is_not_answered_is_said(proxy: Proxy, monkeypatch: pytes
         open_source(f"s3://{BUCKET}/raw")
 
 
-def test_what_is_not_there_is_said_as_on_a_disk(proxy: Proxy, server: int, tmp_path: Path) -> None:
-    """A folder that is empty is, in S3, an object that consoles make."""
+def test_what_is_not_there_is_reported_as_on_a_disk(proxy: Proxy, server: int, tmp_path: Path) -> None:
+    """An empty folder in S3 is an object, such as consoles create."""
     (tmp_path / "raw").mkdir()
     direct(server).put_object(Bucket=BUCKET, Key="raw/", Body=b"")
     direct(server).put_object(Bucket=BUCKET, Key="file.tar", Body=b"x")
     (tmp_path / "file.tar").write_bytes(b"x")
-    for where, source_format in [
+    layouts: list[tuple[str, Literal["auto", SourceKind]]] = [
         ("none", "auto"),
         ("none", "kaggle"),
         ("file.tar", "auto"),
@@ -227,7 +229,8 @@ def test_what_is_not_there_is_said_as_on_a_disk(proxy: Proxy, server: int, tmp_p
         ("raw", "archives"),
         ("raw", "parquet"),
         ("raw", "cifar10"),
-    ]:
+    ]
+    for where, source_format in layouts:
         said = []
         for root in (str(tmp_path), f"s3://{BUCKET}"):
             with pytest.raises(UserError) as caught:

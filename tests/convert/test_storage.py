@@ -1,4 +1,4 @@
-"""What belongs to the machine and not to an image never decides what is in a dataset."""
+"""Failures of the machine, unlike those of an image, never change the content of a dataset."""
 
 import errno
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_mds.cli.convert import run_verify
+from imagenet_mds.cli.verify import verify
 from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.process.locks import locked_folder
@@ -29,14 +29,14 @@ class FailingTree(TreeSource):
     """A tree whose disk fails at one image."""
 
     def read(self, where: str) -> bytes:
-        """The bytes, but for one."""
+        """The bytes of every image but one."""
         if where.endswith("_3.JPEG"):
             raise OSError(errno.EIO, "Input/output error")
         return super().read(where)
 
 
 def conversion(source: TreeSource, destination: Path) -> SplitConversion:
-    """Of the validation split, in small shards."""
+    """A conversion of the validation split into small shards."""
     return SplitConversion.plan_for(source, "val", LocalStorage(destination), Policy(shard_size_bytes=1 << 15))
 
 
@@ -56,7 +56,7 @@ def test_a_failing_disk_leaves_no_image_out(tree: Path, tmp_path: Path) -> None:
     assert manifest.left_out == []
 
 
-def test_a_failing_disk_is_said_by_the_plan_and_by_repairing_too(
+def test_a_failing_disk_is_reported_by_the_plan_and_by_repairing_too(
     tree: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(dataset, tmp_path / "mds")
@@ -67,11 +67,11 @@ def test_a_failing_disk_is_said_by_the_plan_and_by_repairing_too(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(TreeSource, "read", fail)
-    words = r"^the source cannot be read: n\d+/\S+: Input/output error\. What is complete stays: run the same command"
+    words = r"^the source cannot be read: n\d+/\S+: Input/output error\. Finished shards are kept: run the same command"
     with pytest.raises(WorldError, match=words):
         convert_here(tree, tmp_path / "other", plan=True)
     with pytest.raises(WorldError, match=words):
-        run_verify(str(tmp_path / "mds"), deep=False, repair=str(tree))
+        verify(str(tmp_path / "mds"), repair=str(tree))
     assert not list((tmp_path / "mds" / "val").glob("*.mds"))
 
 
@@ -81,7 +81,6 @@ def test_short_memory_leaves_no_image_out(monkeypatch: pytest.MonkeyPatch, tree:
 
     data = next((tree / "val").glob("*/*_1.JPEG")).read_bytes()
     monkeypatch.setattr("imagenet_mds_convert.images.prepare.simplejpeg.decode_jpeg", no_memory)
-    monkeypatch.setattr(prepare_module, "_checked", 0)  # so that the decoder is asked, whatever ran before
     with pytest.raises(MemoryError):
         prepare_module.prepare(data, "decode")
 
@@ -90,10 +89,10 @@ def test_short_memory_leaves_no_image_out(monkeypatch: pytest.MonkeyPatch, tree:
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_two_conversions_to_one_folder_do_not_meet(tree: Path, tmp_path: Path, overwrite: bool) -> None:
     mine = conversion(TreeSource.open(LocalStorage(tree)), tmp_path)
-    mine.begin()
+    mine.mark_started()
     run_shard_task(mine.task(0))
     before = files(tmp_path)
-    options = {"shard_size": "32KiB", "splits": ("val",), "split_given": True, "overwrite": overwrite}
+    options = {"shard_size": "32KiB", "split": "val", "overwrite": overwrite}
     with (
         locked_folder(tmp_path / "val"),
         pytest.raises(UserError, match="val is being converted to by another process: wait"),
@@ -107,11 +106,11 @@ def test_two_conversions_to_one_folder_do_not_meet(tree: Path, tmp_path: Path, o
 def test_what_another_process_has_made_since_the_first_look_is_seen(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"splits": ("val",), "split_given": True, "shard_size": "32KiB"}
+    options = {"split": "val", "shard_size": "32KiB"}
 
     @contextmanager
     def after_another(storage: LocalStorage) -> Iterator[None]:
-        """Held only when another process has come, converted, and gone."""
+        """Take the lock only after another process has converted and released it."""
         monkeypatch.undo()
         monkeypatch.setattr("imagenet_mds_convert.run.run_tasks", run_tasks_here)
         convert_here(tree, tmp_path, **options)

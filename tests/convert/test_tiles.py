@@ -1,4 +1,4 @@
-"""Restart tiles: no pixel changes, and the source comes back byte for byte."""
+"""Restart tiles: no pixel changes, and the source is restored byte for byte."""
 
 import numpy as np
 import pytest
@@ -48,8 +48,8 @@ def test_tiling_adds_one_piece_to_the_header(name: str) -> None:
     assert [marker for marker in after[len(before) - 1 : -1] if marker != DHT] == [APP11, DRI]
 
 
-def test_a_dc_category_that_the_picture_lacked_is_added_behind_its_longest_code() -> None:
-    # It darkens so slowly that the differences are small, while the values themselves go through several categories.
+def test_a_dc_category_that_the_image_lacked_is_added_behind_its_longest_code() -> None:
+    # It darkens slowly: differences are small, while the values pass through several categories.
     ramp = 255 - 0.3 * np.arange(320)
     source = jpeg(Image.fromarray(np.broadcast_to(ramp, (70, 320)).astype(np.uint8)), optimize=True, quality=95)
     tiled = tile_jpeg(source, ANY_SIZE)
@@ -93,6 +93,6 @@ def test_a_segment_is_the_part_of_a_row_nearest_6_mcus(row: int) -> None:
     assert not parts or abs(length - 6) == min(abs(part - 6) for part in parts)
 
 
-def test_of_two_parts_as_near_the_shorter_one_is_taken() -> None:
+def test_the_shorter_of_two_equally_near_segments_is_taken() -> None:
     rows = {1: 1, 2: 2, 4: 4, 24: 6, 25: 5, 31: 31, 32: 4, 35: 5, 62: 31}
     assert {row: segment_mcus(row) for row in rows} == rows

@@ -1,25 +1,29 @@
-"""What cannot be tiled right stays as it is: other kinds, every sort of damage, files with bytes changed at random."""
+"""Files that cannot be tiled exactly stay unchanged: other kinds, all sorts of damage, random mutations."""
 
 import contextlib
-import math
 import random
 import re
 import struct
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
 
+from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.jpeg.markers import header_segments
 from imagenet_mds.jpeg.tiles import TileMap, cut
+from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.images import prepare as prepare_module
-from imagenet_mds_convert.images.policy import Stored
+from imagenet_mds_convert.images.policy import Stored, compiled_check_pays
 from imagenet_mds_convert.images.prepare import prepare
 from imagenet_mds_convert.jpeg.baseline import Damaged, NotTileable, OtherKind
 from imagenet_mds_convert.jpeg.tiling import tile_jpeg, untile_jpeg, whole_jpeg
+from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.base import Unusable
 from tests.convert.jpeg_kinds import ANY_SIZE, SOURCES
 from tests.jpegs import Pixels, jpeg, picture, sampled, seen_by_pillow
@@ -37,14 +41,14 @@ def _without_restart(data: bytes, number: int) -> bytes:
 
 
 def _restarts_filled_in_different_ways() -> bytes:
-    """One byte before a restart marker filled up with zeros."""
+    """Fill up one byte before a restart marker with zeros."""
     data = jpeg(picture(150, 70), restart_marker_blocks=5)
     scan = header_segments(data)[-1][2]
     for found in re.finditer(rb"[\x01-\xfe]\xff[\xd0-\xd7]", data[scan:]):
         at = scan + found.start()
         if data[at] & 1:
             wrong = data[:at] + bytes([data[at] & 0xFE]) + data[at + 1 :]
-            # If that bit was fill, the picture is the same.
+            # If that bit was fill, the image is unchanged.
             if whole_jpeg(wrong) is None and np.array_equal(seen_by_pillow(wrong), seen_by_pillow(data)):
                 return wrong
     raise AssertionError("no byte before a restart marker is filled up")
@@ -111,7 +115,7 @@ LEFT: dict[str, tuple[Callable[[], bytes], type[NotTileable], str]] = {
 
 
 @pytest.mark.parametrize("name", LEFT)
-def test_what_cannot_be_done_right_stays_as_it_is(name: str) -> None:
+def test_files_that_cannot_be_tiled_exactly_stay_unchanged(name: str) -> None:
     make, kind, words = LEFT[name]
     data = make()
     with pytest.raises(kind, match=words):
@@ -130,7 +134,7 @@ def test_what_is_whole_but_could_not_be_restored_is_left_alone() -> None:
     assert whole_jpeg(data) is None
     with pytest.raises(NotTileable, match="filled up in different ways"):
         tile_jpeg(data, ANY_SIZE)
-    # A second code for a category that the picture uses with its first one only.
+    # A second code for a category that the image uses only with its first one.
     twice = jpeg(picture(40, 40).convert("L"))
     at = twice.index(b"\xff\xc4\x00\x1f\x00") + 5
     assert twice[at + 16 : at + 28] == bytes(range(12))
@@ -155,7 +159,7 @@ def test_a_jpeg_cut_short_anywhere_is_damaged(name: str) -> None:
         try:
             assert whole_jpeg(ended), length
         except OtherKind:
-            # A restart or a fill byte is left before it, or half a stuffed one.
+            # The cut leaves a restart marker, a fill byte or half a stuffed byte before it.
             assert data[length - 1] == 0xFF
 
 
@@ -188,7 +192,7 @@ def test_a_huge_header_costs_nothing(size: tuple[int, int], restarts: int) -> No
 
 
 def _mutated(data: bytes, draw: random.Random) -> bytes:
-    """A file with 1 to 8 bytes changed, put in, taken out or repeated, half the time in its header."""
+    """A file with 1 to 8 random changes, insertions, deletions or repetitions, half the time in its header."""
     mutated, scan = bytearray(data), header_segments(data)[-1][2]
     for _ in range(draw.choice((1, 1, 1, 2, 3, 8))):
         low, high = (2, scan) if draw.random() < 0.45 else (scan, len(mutated))
@@ -214,28 +218,28 @@ def _mutated(data: bytes, draw: random.Random) -> bytes:
 
 
 def test_what_decode_finds_does_not_depend_on_what_was_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiled walk, the decoder, or the search for markers and then the decoder."""
+    """The order may be the compiled walk, the decoder, or the marker walk and then the decoder."""
 
-    def found(data: bytes) -> Stored | str:
+    def found(data: bytes, compiled_check: bool) -> Stored | str:
         try:
-            return prepare(data, "decode")
+            return prepare(data, "decode", compiled_check=compiled_check)
         except Unusable as reason:
             return str(reason)
 
     draw = random.Random(7)
     files = [make() for make in SOURCES.values()] + [make() for make, _, _ in LEFT.values()]
     files += [_mutated(draw.choice(files[: len(SOURCES)]), draw) for _ in range(1000)]
-    monkeypatch.setattr(prepare_module, "_WALK_PAYS_AFTER", math.inf)
-    decoded = [found(data) for data in files]
-    monkeypatch.setattr(prepare_module, "_WALK_PAYS_AFTER", 0)
-    assert [found(data) for data in files] == decoded
-    monkeypatch.setattr(prepare_module, "_proven_whole", lambda data: False)
+    decoded = [found(data, compiled_check=False) for data in files]
+    assert [found(data, compiled_check=True) for data in files] == decoded
     monkeypatch.setattr(prepare_module, "_decodes_without_complaint", lambda data: False)
-    assert [found(data) for data in files] == decoded
+    assert [found(data, compiled_check=False) for data in files] == decoded
     assert min(sum(isinstance(one, kind) for one in decoded) for kind in (str, Stored)) > 200
 
 
-def test_the_walk_is_asked_once_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compiled_check", [True, False])
+def test_the_decoder_is_asked_about_what_the_compiled_walk_cannot_judge(
+    monkeypatch: pytest.MonkeyPatch, compiled_check: bool
+) -> None:
     decoded: list[bytes] = []
 
     def decode(data: bytes) -> bool:
@@ -243,16 +247,20 @@ def test_the_walk_is_asked_once_it_pays(monkeypatch: pytest.MonkeyPatch) -> None
         return True
 
     monkeypatch.setattr(prepare_module, "_decodes_without_complaint", decode)
-    monkeypatch.setattr(prepare_module, "_checked", 0)
-    monkeypatch.setattr(prepare_module, "_WALK_PAYS_AFTER", 2)
     whole, progressive = SOURCES["4:2:0"](), jpeg(picture(150, 70), progressive=True)
-    for data in (whole, whole, whole, progressive, whole):
-        prepare(data, "decode")
-    assert decoded == [whole, whole, progressive]
+    for data in (whole, progressive, whole):
+        prepare(data, "decode", compiled_check=compiled_check)
+    assert decoded == ([progressive] if compiled_check else [whole, progressive, whole])
+
+
+def test_the_compiled_walk_is_for_conversions_that_gain_from_it(tree: Path, tmp_path: Path) -> None:
+    assert [compiled_check_pays(images) for images in (1, 99_999, 100_000, 1_281_167)] == [False, False, True, True]
+    conversion = SplitConversion.plan_for(open_source(str(tree)), "val", LocalStorage(tmp_path), Policy())
+    assert not conversion.task(0).compiled_check
 
 
 def _seen_strictly(data: bytes) -> Pixels | None:
-    """None where libjpeg-turbo so much as warns."""
+    """The decoded pixels, None if libjpeg-turbo fails or warns."""
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data)
     except ValueError:

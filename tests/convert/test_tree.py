@@ -1,4 +1,4 @@
-"""The extracted tree: what is taken from it, what is not, and what is said of one that cannot be used."""
+"""The extracted tree: which files are taken, and messages about trees that cannot be used."""
 
 import os
 import pickle
@@ -8,13 +8,14 @@ import pytest
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds.vocabulary import SplitName
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.base import Sample, Source
 from imagenet_mds_convert.sources.tree import TreeSource
 
 
 def _fill(root: Path, *names: str) -> Path:
-    """Files with their path as content, and folders where a name ends in a slash."""
+    """Create files with their path as content, and folders for names that end in a slash."""
     for name in names:
         path = root / name
         if name.endswith("/"):
@@ -25,7 +26,7 @@ def _fill(root: Path, *names: str) -> Path:
     return root
 
 
-def _keys(source: Source, split: str) -> list[str]:
+def _keys(source: Source, split: SplitName) -> list[str]:
     return [sample.key for sample in source.samples(split)]
 
 
@@ -33,7 +34,7 @@ def test_classes_are_the_sorted_folders_of_both_splits_together(tmp_path: Path) 
     root = _fill(tmp_path, "train/n02/a.JPEG", "train/n10/a.JPEG", "train/n01/a.JPEG", "val/n10/b.JPEG")
     source = open_source(str(root))
     assert (source.kind, source.splits, source.classes) == ("tree", ("train", "val"), ("n01", "n02", "n10"))
-    assert source.names == source.classes
+    assert source.class_names == source.classes
     assert source.samples("val") == [Sample("n10/b.JPEG", 2, len("val/n10/b.JPEG"), "val/n10/b.JPEG")]
     assert source.read("val/n10/b.JPEG") == b"val/n10/b.JPEG"
     assert pickle.loads(pickle.dumps(source)) == source
@@ -77,18 +78,20 @@ def test_links_to_files_and_folders_are_followed_and_a_dangling_one_is_not_lost(
         source.read("train/n02/gone.JPEG")
 
 
-def test_names_that_are_no_wnids_are_noted_once(tmp_path: Path) -> None:
+def test_names_that_are_not_wnids_give_one_warning(tmp_path: Path) -> None:
     wnids = open_source(str(_fill(tmp_path / "a", "train/n01440764/", "train/n01443537/")))
-    assert wnids.notes == ()
+    assert wnids.warnings == ()
     names = ["cat", "dog", "eel", "fox", "n0144076"]
     others = open_source(str(_fill(tmp_path / "b", "train/n01440764/", *(f"train/{name}/" for name in names))))
-    assert others.notes == ("class folders whose names are not wnids are taken as they are: cat, dog, eel and 2 more",)
+    assert others.warnings == (
+        "class folders whose names are not wnids are taken as they are: cat, dog, eel and 2 more",
+    )
 
 
 def test_names_for_people_come_from_the_mapping_beside_the_splits(tmp_path: Path) -> None:
     root = _fill(tmp_path, "train/n90000001/", "train/n90000002/", "train/n90000003/")
     (root / "LOC_synset_mapping.txt").write_text("n90000001 disc, round thing\n\nn90000003 great white disc\n")
-    assert open_source(str(root)).names == ("disc", "n90000002", "great white disc")
+    assert open_source(str(root)).class_names == ("disc", "n90000002", "great white disc")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,7 @@ def test_names_for_people_come_from_the_mapping_beside_the_splits(tmp_path: Path
             "{root}/train is one split: give the folder above it, {root}; `convert --split train` takes it alone",
         ),
         (["n01/", "n02/"], "", "{root} holds neither train/ nor val/ but n01, n02: put the class folders into"),
-        (["train/"], "", "{root}/train has no class folders: images belong into {root}/train/<wnid>/"),
+        (["train/"], "", "{root}/train has no class folders: put the images into {root}/train/<wnid>/"),
         (["train/a.JPEG"], "", "{root}/train has no class folders"),
         (["train/n01/", "train/n02/", "val/a.JPEG"], "", "{root}/val has no class folders"),
         (["train/n01/"], "", "{root} has one class, n01: a classifier needs two at least"),
@@ -130,9 +133,9 @@ def test_an_address_of_another_kind_is_refused() -> None:
         open_source("ftp://host/imagenet")
 
 
-def test_a_split_without_an_image_is_said(tmp_path: Path) -> None:
+def test_a_split_without_an_image_is_reported(tmp_path: Path) -> None:
     source = open_source(str(_fill(tmp_path, "train/n01/a.txt", "train/n02/")))
-    with pytest.raises(UserError, match=r"train has no images: looked for \.jpeg, \.jpg, \.png in its folders"):
+    with pytest.raises(UserError, match=r"train has no images \(\.jpeg, \.jpg, \.png\) in its folders"):
         source.samples("train")
 
 
@@ -149,7 +152,7 @@ def test_a_name_that_cannot_be_a_line_of_text_is_refused(tmp_path: Path, name: b
         open_source(str(tmp_path))
 
 
-def test_a_folder_that_cannot_be_listed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(folder: Path) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 

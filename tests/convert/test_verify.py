@@ -1,4 +1,4 @@
-"""Verifying finds what is broken and names the mend; repairing restores it byte for byte."""
+"""Verifying finds every fault and says how to repair it; repairing restores it byte for byte."""
 
 import json
 import shutil
@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import imagenet_mds.cli.convert as convert_cli
-from imagenet_mds.cli.convert import run_verify
+from imagenet_mds.cli.verify import verify
 from imagenet_mds.dataset.manifest import WORK_FOLDER
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.process.locks import locked_folder
@@ -65,9 +64,9 @@ FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
 ]
 
 
-def test_a_whole_dataset_is_said_to_be_whole(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_dataset_is_reported_to_be_whole(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for deep in (False, True):
-        assert run_verify(str(dataset), deep=deep, repair=None) == 0
+        assert verify(str(dataset), deep=deep) == 0
         assert capsys.readouterr().out.splitlines() == [
             f"{dataset}/train: 19 shards, 158 images, all as the manifest has it",
             f"{dataset}/val: 6 shards, 50 images, all as the manifest has it",
@@ -85,16 +84,16 @@ def test_each_fault_is_found_named_and_repaired(
     reason: str,
 ) -> None:
     damage(copy / name)
-    assert run_verify(str(copy), deep=False, repair=None) == 1
+    assert verify(str(copy)) == 1
     said = capsys.readouterr()
     assert f"broken: {copy}/{name}: " in said.out
     assert reason in said.out
     assert said.out.count("broken: ") == 1
     assert said.err == (
-        f"imagenet-mds: 1 files are broken; `imagenet-mds verify {copy} --repair SOURCE` rebuilds just that\n"
+        f"imagenet-mds: 1 files are broken; `imagenet-mds verify {copy} --repair SOURCE` rebuilds just those\n"
     )
     others = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file() and path != copy / name}
-    assert run_verify(str(copy), deep=False, repair=str(tree)) == 0
+    assert verify(str(copy), repair=str(tree)) == 0
     assert f"repaired: {copy}/{name}\n" in capsys.readouterr().out
     assert files(copy) == files(dataset)
     assert {path: path.stat().st_mtime_ns for path in others} == others
@@ -116,7 +115,7 @@ def test_repair_with_another_source_is_refused_with_both_names(copy: Path, small
     _flip(copy / "train" / "shard.00003.mds")
     before = files(copy)
     with pytest.raises(UserError, match=r"was made from another source \(160 images, \w{16}; this one has 8 images, "):
-        run_verify(str(copy), deep=False, repair=str(small_tree))
+        verify(str(copy), repair=str(small_tree))
     assert files(copy) == before
 
 
@@ -129,12 +128,12 @@ def test_repair_that_gives_other_bytes_names_the_versions_that_differ(
     _flip(first)
     other = manifest.versions | {"simplejpeg": "9.9"}
     monkeypatch.setattr("imagenet_mds_convert.verify.versions", lambda: other)
-    # As if an image became other bytes with them.
+    # As if these versions encoded an image differently.
     monkeypatch.setattr("imagenet_mds_convert.shards.build.prepare", lambda data, *_: Stored(data + b"\0"))
     with pytest.raises(WorldError) as caught:
-        run_verify(str(copy), deep=False, repair=str(tree))
+        verify(str(copy), repair=str(tree))
     assert str(caught.value).endswith(
-        "the source's images have changed since, or other versions make other bytes of them "
+        "the source's images have changed since, or other versions encode them differently "
         f"(simplejpeg {manifest.versions['simplejpeg']}, now 9.9)"
     )
 
@@ -149,7 +148,7 @@ def test_repair_takes_the_same_images_from_another_kind_of_source(tmp_path: Path
         for shard in (tmp_path / "mds" / split).glob("*.mds"):
             shard.unlink()
         (tmp_path / "mds" / split / "keys.txt").unlink()
-    assert run_verify(str(tmp_path / "mds"), deep=False, repair=str(archives)) == 0
+    assert verify(str(tmp_path / "mds"), repair=str(archives)) == 0
     assert files(tmp_path / "mds") == whole
 
 
@@ -164,12 +163,12 @@ def test_repair_from_images_that_have_changed_is_refused_and_replaces_nothing(
     _flip(copy / "train" / "shard.00003.mds")
     before = files(copy)
     with pytest.raises(WorldError, match=r"shard\.00003\.mds cannot be rebuilt: the source now gives \w+ and the mani"):
-        run_verify(str(copy), deep=False, repair=str(changed))
+        verify(str(copy), repair=str(changed))
     assert files(copy) == before
 
 
 @pytest.mark.usefixtures("in_process")
-def test_deep_finds_an_image_that_does_not_decode_and_repair_does_not_claim_to_mend_it(
+def test_deep_finds_an_image_that_does_not_decode_and_repair_does_not_claim_to_fix_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree = make_tree(tmp_path / "tree", n00000001=2, n00000002=2)
@@ -178,33 +177,33 @@ def test_deep_finds_an_image_that_does_not_decode_and_repair_does_not_claim_to_m
     dest = tmp_path / "mds"
     convert_here(tree, dest, check="structure", shard_size="64KiB")
     before = files(dest)
-    assert run_verify(str(dest), deep=False, repair=None) == 0
+    assert verify(str(dest)) == 0
     capsys.readouterr()
-    assert run_verify(str(dest), deep=True, repair=None) == 1
+    assert verify(str(dest), deep=True) == 1
     assert "shard.00000.mds: sample " in (said := capsys.readouterr().out)
     assert "(source index 3): does not decode (" in said
-    assert run_verify(str(dest), deep=True, repair=str(tree)) == 1
+    assert verify(str(dest), deep=True, repair=str(tree)) == 1
     said, complaint = capsys.readouterr()
     assert "repaired: " not in said
     assert complaint == "imagenet-mds: 1 files are broken\n"
     assert files(dest) == before
 
 
-def test_what_is_no_dataset_is_said(dataset: Path, tmp_path: Path) -> None:
+def test_what_is_no_dataset_is_reported(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no dataset at"):
-        run_verify(str(tmp_path / "none"), deep=False, repair=None)
+        verify(str(tmp_path / "none"))
     shutil.copytree(dataset / "val", tmp_path / "half" / "val")
     (tmp_path / "half" / "train" / WORK_FOLDER).mkdir(parents=True)
     with pytest.raises(UserError, match=r"train is not complete: run the same `imagenet-mds convert` again"):
-        run_verify(str(tmp_path / "half"), deep=False, repair=None)
+        verify(str(tmp_path / "half"))
 
 
-def test_a_source_that_is_not_there_is_said_before_anything_is_hashed(
+def test_a_source_that_is_not_there_is_reported_before_anything_is_hashed(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _flip(copy / "train" / "shard.00003.mds")
     with pytest.raises(UserError, match="there is no source at"):
-        run_verify(str(copy), deep=False, repair=str(copy / "none"))
+        verify(str(copy), repair=str(copy / "none"))
     assert capsys.readouterr().out == ""
 
 
@@ -213,9 +212,11 @@ def test_a_repair_waits_for_no_conversion_and_mixes_with_none(
 ) -> None:
     (copy / "val" / "shard.00001.mds").unlink()
     with locked_folder(copy / "val"), pytest.raises(UserError, match="val is being converted to by another process"):
-        run_verify(str(copy), deep=False, repair=str(tree))
+        verify(str(copy), repair=str(tree))
     other = manifest_at(copy / "val").model_copy(update={"fingerprint": "another"})
-    monkeypatch.setattr(convert_cli, "read_dataset", lambda location: [(LocalStorage(copy / "val"), other)])
-    with pytest.raises(UserError, match="val has been converted anew meanwhile: verify it again"):
-        run_verify(str(copy), deep=False, repair=str(tree))
+    monkeypatch.setattr(
+        "imagenet_mds_convert.verify.read_dataset", lambda location: [(LocalStorage(copy / "val"), other)]
+    )
+    with pytest.raises(UserError, match="val was converted again in the meantime: verify it again"):
+        verify(str(copy), repair=str(tree))
     assert not (copy / "val" / "shard.00001.mds").exists()

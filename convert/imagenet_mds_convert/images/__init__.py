@@ -1,1 +1,1 @@
-"""What becomes of one source image: decided in `policy`, done in `prepare`."""
+"""One source image: `policy` decides what becomes of it, `prepare` does it."""

@@ -1,1 +1,1 @@
-"""JPEG files as the converter takes them apart: the marker walk, baseline streams, restart tiles."""
+"""JPEG internals for the converter: the marker walk, baseline streams, restart tiles."""

@@ -1,9 +1,9 @@
-"""A baseline JPEG's header, tables and entropy-coded bytes, as `imagenet_mds_convert.jpeg.huffman` walks them.
+"""Parses a baseline JPEG's header, tables and entropy-coded bytes for `imagenet_mds_convert.jpeg.huffman`.
 
-What libjpeg warns of or gives up at is `Damaged`, and so are bits that no encoder writes and libjpeg passes over in
-silence (a block of more than 64 coefficients). What it may read and this does not (progressive, CMYK, several scans) is
-`OtherKind`, for its decoder to judge. So what is found whole here decodes there without a warning, at a fraction of the
-cost; the alternative, to decode, is what remains for the other kinds.
+A file is `Damaged` if libjpeg warns about it or gives up, and also if it has bits that no encoder writes and that
+libjpeg ignores silently (a block of more than 64 coefficients). It is `OtherKind` if libjpeg may read it but this
+module does not (progressive, CMYK, several scans); then the decoder must judge it. A file found complete here therefore
+decodes without a warning, and finding that takes a fraction of a decode.
 """
 
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ _MOST_BLOCKS = 10  # in an MCU: T.81, B.2.3
 _OTHERS_BEHIND = frozenset({0xDC, SOS, DHT, DQT, DRI, COM, *range(APP0, APP0 + 16)})  # 0xDC is DNL
 
 
-class NotTileable(Exception):  # noqa: N818 # it says what the image is, not what the program did wrong
-    """A JPEG that stays as it is; the message is the reason."""
+class NotTileable(Exception):  # noqa: N818 # it describes the image, not an error of the program
+    """A JPEG that cannot be tiled; the message is the reason."""
 
 
 class OtherKind(NotTileable):
-    """It is of a kind that is not read here; whether it is whole, its decoder knows."""
+    """A kind of JPEG that is not read here, so only its decoder can tell whether it is complete."""
 
 
 class Damaged(NotTileable):
-    """It is not whole; the message says how."""
+    """A damaged or truncated JPEG; the message says how."""
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """What a frame header says: MCUs in a row and in all, and for each block of an MCU its component's place."""
+    """A parsed frame header: the MCUs per row and in total, and the component index of each block of an MCU."""
 
     row_mcus: int
     mcus: int
@@ -43,8 +43,8 @@ class _Layout:
 
 @dataclass(frozen=True)
 class Header:
-    """A baseline header. `sos` and `at`: where SOS and the entropy-coded bytes begin; tables are 16 counts, then the
-    symbols; `dc_numbers` are the DC tables' numbers in the file; `interval` 0: no restarts."""
+    """A baseline header. `sos` and `at` are the offsets of SOS and of the entropy-coded bytes. Tables are 16 counts,
+    then the symbols, and `dc_numbers` are the DC tables' numbers in the file. An `interval` of 0 means no restarts."""
 
     sos: int
     at: int
@@ -60,10 +60,10 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Read a header as far as the entropy-coded bytes.
+    """Parse a header up to the entropy-coded bytes.
 
     Raises:
-        OtherKind, Damaged: it is not a baseline JPEG's.
+        OtherKind, Damaged: it is not the header of an undamaged baseline JPEG.
     """
     try:
         segments = header_segments(data)
@@ -95,7 +95,7 @@ def read_header(data: bytes) -> Header:
         elif marker not in (SOS, COM):
             raise OtherKind(f"its header has a marker 0x{marker:02X}")
     layout = _layout(frame)
-    numbers = _scan_tables(content, frame)  # the walk has ended with SOS
+    numbers = _scan_tables(content, frame)  # `content` is that of SOS, the last segment
     if missing := {frame[8 + 3 * place] for place in range(frame[5])} - quantizers:
         raise Damaged(f"broken JPEG: no quantization table {min(missing)}")
     dc_numbers = tuple(dict.fromkeys(number >> 4 for number in numbers))
@@ -119,7 +119,7 @@ def read_header(data: bytes) -> Header:
 
 
 def _of_colour_unknown(marker: int, content: bytes) -> bool:
-    """Whether an APPn says the colour space in words that libjpeg warns of."""
+    """Whether an APPn segment declares the colour space in a way that libjpeg warns about."""
     if marker == APP0:
         return len(content) >= 14 and content.startswith(b"JFIF\0") and content[5] != 1
     return marker == APP14 and len(content) >= 12 and content.startswith(b"Adobe") and content[11] > 2
@@ -150,7 +150,7 @@ def _layout(frame: bytes) -> _Layout:
 
 @lru_cache(maxsize=1024)
 def _scan_tables(content: bytes, frame: bytes) -> list[int]:
-    """The components' table numbers, DC in the upper half."""
+    """The components' table numbers, with the DC table in the upper four bits."""
     components = frame[5]
     if not content or len(content) != 4 + 2 * content[0]:
         raise Damaged("broken JPEG: its scan header is cut short")
@@ -163,7 +163,7 @@ def _scan_tables(content: bytes, frame: bytes) -> list[int]:
 
 @lru_cache(maxsize=256)
 def _huffman_tables(content: bytes) -> dict[int, bytes]:
-    """The tables of a DHT by their number, 16 added for AC tables."""
+    """The tables of a DHT segment by number; AC tables have 16 added."""
     tables, at = {}, 0
     while at < len(content):
         number, end = content[at], at + 17 + sum(content[at + 1 : at + 17])
@@ -176,7 +176,7 @@ def _huffman_tables(content: bytes) -> dict[int, bytes]:
 
 
 def _quantizers(content: bytes) -> set[int]:
-    """The numbers of the tables in a DQT."""
+    """The numbers of the tables in a DQT segment."""
     numbers, at = set(), 0
     while at < len(content):
         number = content[at] & 15
@@ -189,7 +189,7 @@ def _quantizers(content: bytes) -> set[int]:
 
 @dataclass(frozen=True)
 class Stream:
-    """The scan unstuffed: `words` and `bounds` as `huffman.walk` has them; `end`: where in the file its codes end."""
+    """An unstuffed scan: `words` and `bounds` as in `huffman.walk`; `end` is the offset in the file of its end."""
 
     words: Array
     bounds: Array
@@ -198,13 +198,13 @@ class Stream:
 
 
 def unstuff(data: bytes, header: Header) -> Stream:
-    """Find the end of the scan and take stuffing and restart markers out of it.
+    """Find the end of the scan, and remove stuffing and restart markers from it.
 
     Raises:
-        OtherKind, Damaged: there is no end-of-image marker behind it, or the restart markers are not those announced.
+        OtherKind, Damaged: no end-of-image marker follows it, or its restart markers are not those announced.
     """
     left = len(data) - header.at
-    # Two bits a block are the least that there is: a header that says more pixels costs nothing.
+    # A block takes two bits at least, so a header that claims more pixels than that is refused before any allocation.
     if header.mcus * len(header.blocks) > 4 * left:
         raise Damaged("truncated JPEG: it is too short for its picture")
     markers = (header.mcus - 1) // header.interval if header.interval else 0
@@ -234,10 +234,10 @@ def unstuff(data: bytes, header: Header) -> Stream:
 
 @lru_cache(maxsize=64)
 def lookups(dc_tables: tuple[bytes, ...], ac_tables: tuple[bytes, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """What `huffman.walk` wants of the tables.
+    """Lookup tables for `huffman.walk`.
 
     Raises:
-        Damaged: they are no Huffman tables.
+        Damaged: the tables are not valid Huffman tables.
     """
     dc = _stacked(dc_tables, huffman.DC_BITS)
     if (dc[3] > 15).any():

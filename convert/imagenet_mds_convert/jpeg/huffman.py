@@ -1,12 +1,12 @@
 """The compiled part of tiling a JPEG: the walk over the blocks of its entropy-coded scan.
 
-Nothing is decoded but the DC differences. Of the AC coefficients a walk needs only how many bits and how many places of
-the block they take, so one look-up of 12 bits steps over all the symbols that lie whole within them, two or three at a
-time. That is why a walk takes half as long as a decode. The alternative, tables of 13 to 16 bits, steps further at a
-time, but they do not fit the core's nearest cache and take longer to build for files that bring tables of their own.
+Only DC differences are decoded. For AC coefficients the walk needs only the number of bits and of coefficients that
+each symbol takes, so one lookup of 12 bits steps over all symbols that fit in them, two or three at a time. A walk
+therefore takes half as long as a decode. Tables of 13 to 16 bits would step further at a time, but they exceed the
+core's L1 cache and take longer to build for files with their own tables.
 
-Importing this takes a third of a second, and what is compiled at a first call is kept beside this file; both are for
-who tiles or checks, nobody else.
+Importing this module takes a third of a second, and compiled code is cached beside this file, so import it only to tile
+or check images.
 """
 
 from collections.abc import Callable
@@ -22,19 +22,20 @@ def compiled(function: Callable[..., Any]) -> Any:
     """The function, compiled at its first call."""
     try:
         return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # nowhere to keep it: a read-only installation of a user without a home
+    except RuntimeError:  # no place for the cache: a read-only installation of a user without a home
         return numba.njit(nogil=True)(function)
 
 
 DONE, SHORT, LONG, NO_CODE, PAST_BLOCK, DC_RANGE, LONG_END = range(7)
-"""How a walk ends: well, or with a segment that ends within its MCUs, one that goes on behind them, bits that are no
-code, a run past the 63rd coefficient, a DC coefficient that 8-bit pictures do not have, bytes behind the last MCU."""
+"""How a walk ends: successfully, or with a segment that ends before its MCUs do or continues behind them, bits that are
+not a code, a run past the 63rd coefficient, a DC coefficient out of range for 8-bit images, or bytes behind the last
+MCU."""
 
 OVERRUN_BYTES = 512
-"""What must stand behind the unstuffed bytes: a block takes at most 64 x 31 bits before its end is compared."""
+"""Bytes required behind the unstuffed ones: a block reads at most 64 x 31 bits before its end is checked."""
 
 DC_LIMIT = 2047
-"""8 bits give at most 1024; twice that still fits category 11, the largest a baseline table holds."""
+"""8-bit samples give at most 1024; twice that still fits category 11, the largest in a baseline table."""
 
 STEP_BITS, DC_BITS = 12, 9
 _NO_STEP = 63 << 4
@@ -46,18 +47,19 @@ _U64: Any = np.uint64
 
 @compiled
 def code_lookup(counts: Array, values: Array, bits: int, lookup: Array, largest: Array, offset: Array) -> bool:
-    """Fill the look-ups of one Huffman table (T.81, annexes C and F.2.2.3).
+    """Fill the lookups of one Huffman table (T.81, annexes C and F.2.2.3).
 
     Args:
-        counts: 16, the number of codes of each length.
+        counts: (16), the number of codes of each length.
         values: their symbols.
-        bits: how many bits `lookup` is asked with.
-        lookup: uint16, takes `length << 8 | symbol` of the code that leads these bits, 0 where it is a longer one.
-        largest: int64 (17), takes the largest code of each length, -1 where there is none.
-        offset: int64 (17), takes what to add to a code of each length to have its place among the values.
+        bits: number of bits that index `lookup`.
+        lookup: uint16 (2**bits), filled with `length << 8 | symbol` of the code that leads these bits, 0 if it is
+            longer.
+        largest: int64 (17), filled with the largest code of each length, -1 if there is none.
+        offset: int64 (17), filled with what to add to a code of each length to get its index among the values.
 
     Returns:
-        Whether the codes are ones: as libjpeg has it, that of all ones is none.
+        Whether the codes are valid; as in libjpeg, the code of all ones is not.
     """
     lookup[:] = 0
     largest[:] = -1
@@ -80,12 +82,12 @@ def code_lookup(counts: Array, values: Array, bits: int, lookup: Array, largest:
 
 @compiled
 def step_lookup(codes: Array, steps: Array) -> None:
-    """Fill the look-up that steps over several AC symbols at once.
+    """Fill the lookup that steps over several AC symbols at once.
 
     Args:
-        codes: uint16 (4096), what `code_lookup` gave.
-        steps: uint16 (4096), takes `end of block << 15 | places << 4 | bits`; 63 places and no bits where no symbol
-            lies whole within the 12.
+        codes: uint16 (4096), as `code_lookup` filled it.
+        steps: uint16 (4096), filled with `end of block << 15 | coefficients << 4 | bits`; 63 coefficients and no bits
+            if no symbol fits in the 12 bits.
     """
     for bits in range(1 << STEP_BITS):
         used = places = end = 0
@@ -117,26 +119,28 @@ def walk(
     last: Array,
     fills: Array,
 ) -> tuple[int, int, int]:
-    """Walk all the blocks of a scan and note what other restarts change.
+    """Walk all blocks of a scan, and emit the changes that other restart intervals require.
 
-    One function, longer than a screen: a call for each block, with the arrays it needs, doubles the time.
+    This is one function, longer than a screen, because a call per block with the arrays it needs doubles the time.
 
     Args:
-        words: uint32, the unstuffed bytes, four to a word, the first one highest.
-        bounds: int64, the end in bytes of each segment, the last one's too.
-        components: int64 (blocks of an MCU), whose each block is.
-        slots: int64 (components, 2), which DC and which AC table each one has.
-        dc: of all DC tables, stacked: the look-up of 9 bits, the largest codes, their offsets, the values.
-        ac: the same of all AC tables, with 12 bits, and behind it the steps.
-        shape: the MCUs, the MCUs between restarts as they are, and as they shall be (more than there are: none).
-        events: int64 (n, 4), takes in order: copy the bits before here; go on with the bits from there; the DC table
-            whose code stands between, -1 for none, -2 for a restart; the difference to code. n = 0: not wanted.
-        last: int64 (components), zeros; where each one's DC coefficient is kept.
-        fills: int64 (2), takes which fill the segments but the last have (1: all ones, 0: all zeros, -1: neither;
-            no bits are ones) and the last one's bits below its last code.
+        words: uint32, the unstuffed bytes, four per word, big-endian.
+        bounds: int64 (segments), the end of each segment in bytes.
+        components: int64 (blocks of an MCU), the component of each block.
+        slots: int64 (components, 2), the DC and the AC table of each component.
+        dc: all DC tables, stacked: the lookup of 9 bits, the largest codes, their offsets, the values.
+        ac: the same for all AC tables, with 12 bits, followed by the steps.
+        shape: the number of MCUs, the present and the wanted number of MCUs between restarts (more than there are MCUs
+            for no restarts).
+        events: int64 (n, 4), filled with changes in order: the bit up to which to copy; the bit at which to resume;
+            the DC table of a code to insert between them, -1 for none, -2 for a restart; the difference to code. With
+            n = 0 no events are emitted.
+        last: int64 (components), zeros; holds the last DC coefficient of each component.
+        fills: int64 (2), filled with the fill of all segments but the last (1 for all ones or no bits, 0 for all zeros,
+            -1 for neither), and with the bits below the last code of the last segment.
 
     Returns:
-        How it ended (`DONE` and so on), in which MCU, the number of events.
+        How it ended (`DONE` and so on), the MCU at which it ended, the number of events.
     """
     mcus, present, wanted = shape
     dc_lookup, dc_largest, dc_offset, dc_values = dc
@@ -221,7 +225,7 @@ def walk(
                     if step & _END_OF_BLOCK:
                         break
                     continue
-                # One symbol: its code is long, or several would reach past the block's end.
+                # Step over one symbol: its code is long, or several would reach past the block's end.
                 entry = _I64(ac_lookup[slot, buffer >> _U64(64 - STEP_BITS)])
                 if entry == 0:
                     entry = _long_code(buffer, STEP_BITS + 1, slot, ac_largest, ac_offset, ac_values)
@@ -251,7 +255,7 @@ def walk(
 
 @compiled
 def _emit(events: Array, count: int, until: int, resume: int, kind: int, value: int) -> int:
-    """One more event. Field by field, which compiles in a tenth of the time of a row at once."""
+    """Append an event. Assigning field by field compiles in a tenth of the time of assigning a row."""
     events[count, 0] = until
     events[count, 1] = resume
     events[count, 2] = kind
@@ -261,7 +265,7 @@ def _emit(events: Array, count: int, until: int, resume: int, kind: int, value: 
 
 @compiled
 def _fill(words: Array, bit_end: int, left: int) -> int:
-    """The `left` bits (fewer than 8) before a whole number of bytes."""
+    """The last `left` bits (fewer than 8) before the end of a byte."""
     byte = words[(bit_end - 1) // 32] >> _U32(-bit_end % 32)
     fill: int = _I64(byte) & ((1 << left) - 1)
     return fill
@@ -269,7 +273,7 @@ def _fill(words: Array, bit_end: int, left: int) -> int:
 
 @compiled
 def _long_code(buffer: Any, length: int, slot: int, largest: Array, offset: Array, values: Array) -> int:
-    """The entry of a code of at least `length` bits, 0 where there is none."""
+    """The entry of a code of at least `length` bits, 0 if there is none."""
     entry: int = _I64(0)
     while length <= 16:
         code = _I64(buffer >> _U64(64 - length))

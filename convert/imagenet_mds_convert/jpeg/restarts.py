@@ -1,7 +1,7 @@
-"""The compiled ends of tiling a JPEG: its scan taken apart at the restart markers, and written with others.
+"""The compiled ends of tiling a JPEG: splitting its scan at the restart markers, and writing it with others.
 
-`huffman` walks over the bits between the markers and says what to change; here ranges of bits are copied, four bytes at
-a time.
+`huffman` walks over the bits between the markers and emits what to change. This module copies ranges of bits, four
+bytes at a time.
 """
 
 from typing import Any
@@ -12,8 +12,8 @@ from imagenet_mds.jpeg.markers import Array
 from imagenet_mds_convert.jpeg.huffman import compiled
 
 ENDED, RUN_OUT, OUT_OF_ORDER, FILLED = range(4)
-"""How a scan ends: at a marker that is no restart, at the end of the file, at a restart that is not the next one, at
-fill bytes before one."""
+"""How a scan ends: at a marker that is not a restart, at the end of the file, at a restart marker out of order, or at
+fill bytes before a restart marker."""
 
 _CHUNK = 32
 _U64: Any = np.uint64
@@ -21,16 +21,17 @@ _U64: Any = np.uint64
 
 @compiled
 def unstuff(data: Array, at: int, raw: Array, bounds: Array) -> tuple[int, int, int, int]:
-    """Take the stuffed zeros and the restart markers out of a scan.
+    """Remove the stuffed zeros and the restart markers from a scan.
 
     Args:
         data: uint8, the file.
-        at: where its entropy-coded bytes begin.
-        raw: uint8, takes the bytes; as long as what is left of the file.
-        bounds: int64, takes the end in `raw` of each restart segment but the last; RST0 stands first.
+        at: offset of its entropy-coded bytes.
+        raw: uint8, filled with the bytes; must be as long as the rest of the file.
+        bounds: int64, filled with the end in `raw` of each restart segment but the last; the first marker is RST0.
 
     Returns:
-        How it ended (`ENDED` and so on), the bytes in `raw`, the number of bounds, where in the file the marker is.
+        How it ended (`ENDED` and so on), the number of bytes in `raw`, the number of bounds, the offset in the file of
+        the marker that ended it.
     """
     end, filled, count = len(data), 0, 0
     while at < end:
@@ -74,7 +75,7 @@ def unstuff(data: Array, at: int, raw: Array, bounds: Array) -> tuple[int, int, 
 
 @compiled
 def needed_categories(events: Array, needed: Array) -> None:
-    """Which DC categories a scan will need: `needed`, int64 (DC tables), takes them as bits."""
+    """Set the bits of the DC categories that a scan will need in `needed`, int64 (DC tables)."""
     for number in range(len(events)):
         if events[number, 2] >= 0:
             needed[events[number, 2]] |= 1 << _category(events[number, 3])
@@ -85,15 +86,15 @@ def write(words: Array, events: Array, codes: Array, fills: tuple[int, int], out
     """Write a scan with other restarts.
 
     Args:
-        words: as for `walk`.
-        events: int64 (n, 4), what it noted.
-        codes: int64 (DC tables, 16, 2), the code of each category and its bits; 0 bits where it has none.
-        fills: the bits that fill the last byte of a segment, and of the last one.
-        out: uint8, takes the bytes, stuffed; must hold them.
-        lengths: int64, takes the bytes of each segment, its restart marker not among them.
+        words: as in `huffman.walk`.
+        events: int64 (n, 4), as `huffman.walk` emitted them.
+        codes: int64 (DC tables, 16, 2), the code of each category and its number of bits, 0 if it has no code.
+        fills: the bits that fill the last byte of each segment but the last, and of the last one.
+        out: uint8, filled with the stuffed bytes; must be long enough.
+        lengths: int64 (segments), filled with the bytes of each segment without its restart marker.
 
     Returns:
-        The bytes written.
+        The number of bytes written.
     """
     at, filled, segment, begun = 0, 0, 0, 0
     buffer, held = _U64(0), 0  # fewer than 8 bits, the lowest of the buffer
@@ -107,7 +108,7 @@ def write(words: Array, events: Array, codes: Array, fills: tuple[int, int], out
             buffer = buffer << _U64(32) | (pair << shift) >> _U64(32)
             at += 32
             four = (buffer >> _U64(held)) & _U64(0xFFFFFFFF)
-            # A zero byte in the complement, without a look at each of them.
+            # Whether the complement has a zero byte, tested on all four bytes at once.
             zero = four ^ _U64(0xFFFFFFFF)
             if (zero - _U64(0x01010101)) & ~zero & _U64(0x80808080):
                 filled, _ = _flush(buffer, held + 32, out, filled)
@@ -146,7 +147,7 @@ def write(words: Array, events: Array, codes: Array, fills: tuple[int, int], out
 
 @compiled
 def _flush(buffer: Any, held: int, out: Array, filled: int) -> tuple[int, int]:
-    """Write the whole bytes of a buffer, of at most 39 bits, with a zero behind each 0xFF."""
+    """Write the complete bytes of a buffer of at most 39 bits, with a zero behind each 0xFF."""
     while held >= 8:
         held -= 8
         byte = (buffer >> _U64(held)) & _U64(0xFF)
@@ -160,7 +161,7 @@ def _flush(buffer: Any, held: int, out: Array, filled: int) -> tuple[int, int]:
 
 @compiled
 def _category(value: int) -> int:
-    """The number of bits of a difference's magnitude."""
+    """The category of a DC difference: the number of bits of its magnitude."""
     value, bits = abs(value), 0
     while value:
         value >>= 1

@@ -1,15 +1,15 @@
 """Restart tiles: a JPEG stored losslessly with restart markers, so that a crop can be cut out of it undecoded.
 
-Only the DC difference of each component's first block in a segment is coded anew, for there the prediction starts at
-zero; all other codes are copied bit for bit, so that every coefficient stays. What is added stands in one piece
-directly before SOS: the tile table (`imagenet_mds.jpeg.tile_table`), a DHT where the picture's own DC tables lack
-a category, and DRI. So `untile_jpeg` gives the source back byte for byte, by construction: dropping that piece gives
-its header, the same walk with the restarts it had gives its scan (a DC difference has one code, since tables with two
-are left alone), the table keeps the only bits that are not determined, the fill before a marker, and what stands behind
-the scan is untouched.
+Only the DC difference of each component's first block in a segment is recoded, because prediction starts at zero there.
+All other codes are copied bit for bit, so no coefficient changes. Everything added is in one piece directly before SOS:
+the tile table (`imagenet_mds.jpeg.tile_table`), a DHT if the image's own DC tables lack a category, and DRI.
 
-What cannot be done right is left as it is: `NotTileable` says why. The alternative, to write all coefficients anew as
-`jpegtran -restart` does, takes three times as long and cannot give the source back.
+`untile_jpeg` therefore restores the source byte for byte. Dropping that piece gives the source's header, and the same
+walk with the source's restarts gives its scan: a DC difference has one code, because tables with two are not tiled; the
+tile table stores the only undetermined bits, the fill before a marker; and bytes behind the scan are unchanged.
+
+A file that cannot be tiled exactly is stored unchanged, and `NotTileable` says why. The alternative, recoding all
+coefficients as `jpegtran -restart` does, takes three times as long and cannot restore the source.
 """
 
 from functools import lru_cache
@@ -31,21 +31,24 @@ from imagenet_mds_convert.jpeg.baseline import (
 )
 
 GROWTH_LIMIT = 0.05
-"""By how much of its size a tiled JPEG may be larger. Photographs grow by about a hundredth. What grows by more is
-flat or coarse, a few bits to a block, and decoded so fast that a cut has little to save."""
+"""Largest relative growth of a tiled JPEG. Photographs grow by about one percent. Files that grow more are flat or
+coarse, with a few bits per block, and decode so fast that cutting saves little."""
 
 _NO_RESTARTS = 1 << 62
 
 
 def tile_jpeg(data: bytes, growth_limit: float = GROWTH_LIMIT) -> bytes:
-    """Store a JPEG with restart markers and the table of where they lie, every coefficient unchanged.
+    """Add restart markers, and a table of their offsets, to a JPEG without changing a coefficient.
 
     Args:
         data: the file's bytes.
-        growth_limit: the part of its size by which it may grow.
+        growth_limit: largest growth relative to the file's size.
+
+    Returns:
+        The bytes of the tiled file.
 
     Raises:
-        NotTileable: it stays as it is; `Damaged` or `OtherKind` where that is why.
+        NotTileable: it cannot be tiled; `Damaged` or `OtherKind` if that is the reason.
     """
     scan = read_header(data)
     if scan.tiled:
@@ -55,7 +58,7 @@ def tile_jpeg(data: bytes, growth_limit: float = GROWTH_LIMIT) -> bytes:
     interval = segment_mcus(scan.row_mcus)
     segments = scan.mcus // interval
     too_large = NotTileable(f"it would grow by more than {growth_limit:.0%}")
-    if 4 * segments > growth_limit * len(data) + 4:  # a marker and a place in the table each
+    if 4 * segments > growth_limit * len(data) + 4:  # each takes a marker and an entry in the table
         raise too_large
     stream = unstuff(data, scan)
     events, needed, (inner_fill, last_fill) = _walk(scan, stream, interval)
@@ -87,10 +90,12 @@ def tile_jpeg(data: bytes, growth_limit: float = GROWTH_LIMIT) -> bytes:
 
 
 def untile_jpeg(data: bytes) -> bytes:
-    """The JPEG that `tile_jpeg` was given, byte for byte.
+    """Restore the JPEG that `tile_jpeg` was given, byte for byte.
+
+    No command calls this. It is the proof that tiling is lossless: tests hold that it inverts `tile_jpeg`.
 
     Raises:
-        ValueError: it is no tiled JPEG, or a damaged one.
+        ValueError: it is not a tiled JPEG, or is damaged.
     """
     segments = header_segments(data)
     parts = [(start, part) for marker, start, end in segments if (part := table_part(data, marker, start, end))]
@@ -101,7 +106,7 @@ def untile_jpeg(data: bytes) -> bytes:
         scan = read_header(data)
         header = data[:added] + data[scan.sos : scan.at]
         source = read_header(header)
-        lookups(source.dc_tables, source.ac_tables)  # for what it says of tables that are none
+        lookups(source.dc_tables, source.ac_tables)  # refuses invalid tables
         stream = unstuff(data, scan)
         events, needed, _ = _walk(scan, stream, source.interval)
     except NotTileable as error:
@@ -114,7 +119,10 @@ def untile_jpeg(data: bytes) -> bytes:
 
 
 def whole_jpeg(data: bytes) -> str | None:
-    """What is wrong with a baseline JPEG, None if it is whole: every MCU is there, then the end-of-image marker.
+    """Check that a baseline JPEG has every MCU, then the end-of-image marker.
+
+    Returns:
+        What is wrong with it, None if it is complete.
 
     Raises:
         OtherKind: it is not baseline, or unusual in a way that only a decoder can judge.
@@ -129,10 +137,10 @@ def whole_jpeg(data: bytes) -> str | None:
 
 @lru_cache(maxsize=1024)
 def segment_mcus(row_mcus: int) -> int:
-    """The MCUs of a segment: the divisor of a row's number nearest 6, but at least 3, else the row.
+    """Number of MCUs per segment: the divisor of a row's MCUs that is nearest 6 and at least 3, else the whole row.
 
-    Shorter ones make the file grow, longer ones the cuts. Of two as near the shorter one: with 4 of 32 a crop decodes
-    in a tenth less time than with 8, for a file larger by a three-hundredth.
+    Shorter segments enlarge the file, and longer ones enlarge the cuts. Of two equally near divisors the smaller is
+    taken: with 4 MCUs of 32, a crop decodes 10% faster than with 8, and the file is 0.3% larger.
     """
     return min(
         (length for length in range(3, row_mcus + 1) if row_mcus % length == 0),
@@ -151,7 +159,7 @@ _ENDS = {
 
 
 def _walk(header: Header, stream: Stream, interval: int | None) -> tuple[Array, list[int], tuple[int, int]]:
-    """The events of restarts each `interval` MCUs (0: none; None: no events), categories needed, fills."""
+    """Events, needed DC categories and fills for restarts every `interval` MCUs; 0: no restarts; None: no events."""
     present = header.interval or _NO_RESTARTS
     wanted = present if interval is None else interval or _NO_RESTARTS
     starts = 0 if interval is None else 1 + (1 + len(header.slots)) * (header.mcus // present + header.mcus // wanted)
@@ -180,8 +188,8 @@ def _walk(header: Header, stream: Stream, interval: int | None) -> tuple[Array, 
 def _write(
     stream: Stream, events: Array, dc_tables: tuple[bytes, ...], fills: tuple[int, int], segments: int
 ) -> tuple[bytes, Array]:
-    """The scan's bytes and those of each segment."""
-    # Everything stuffed, and an event adds at most 31 bits of code, a fill and a marker.
+    """The bytes of the scan, and the length of each segment."""
+    # At worst every byte is stuffed; an event adds at most 31 bits of code, a fill and a marker.
     out = np.empty(2 * stream.size_bytes + 12 * len(events), np.uint8)
     lengths = np.zeros(segments, np.int64)
     size = restarts.write(stream.words, events, _code_array(dc_tables), fills, out, lengths)
@@ -190,7 +198,7 @@ def _write(
 
 @lru_cache(maxsize=64)
 def _code_array(tables: tuple[bytes, ...]) -> Array:
-    """(tables, categories, 2): the code of each category and its bits, none where it has no code."""
+    """(tables, categories, 2): the code of each category and its number of bits, 0 if it has no code."""
     codes = np.zeros((len(tables), 16, 2), np.int64)
     for place, table in enumerate(tables):
         code, at = 0, 16
@@ -204,16 +212,16 @@ def _code_array(tables: tuple[bytes, ...]) -> Array:
 
 
 def _categories(table: bytes) -> int:
-    """The categories that a DC table codes, as bits."""
+    """The categories that a DC table can code, as bits."""
     return sum(1 << symbol for symbol in set(table[16:]))
 
 
 def _extended(table: bytes, needed: int) -> bytes:
-    """A DC table with the categories that it lacks.
+    """A DC table with missing categories added.
 
-    They come behind its longest code, so that no other code changes. The code of all ones is reserved (T.81, C.2);
-    where only that is left, the next length begins with two behind it. There is room: 16 bits would be full with 16
-    codes at the least, and then no category is lacking.
+    New codes follow the longest one, so that no other code changes. The code of all ones is reserved (T.81, C.2); if
+    only that one is left, the next length begins with the two codes behind it. There is always room: 16 bits are full
+    with 16 codes at the least, and then no category is missing.
     """
     counts, symbols = list(table[:16]), table[16:]
     for category in range(16):

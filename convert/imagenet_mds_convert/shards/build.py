@@ -1,6 +1,6 @@
-"""One shard as one atomic, repeatable task: it either stands whole under its final name, recorded, or not at all.
+"""One shard as one atomic, repeatable task: it exists complete, under its final name and recorded, or not at all.
 
-The task does not know who runs it: a process pool here, anything else elsewhere. What it needs comes with it.
+A task is independent of what runs it, a process pool or a cluster, and carries everything it needs.
 """
 
 import errno
@@ -14,41 +14,43 @@ from imagenet_mds.dataset.mds import Record, ShardEncoder, describe_shard, shard
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage, Writing
-from imagenet_mds_convert.images.policy import Form, Scaling, Stored, likely_bytes
+from imagenet_mds.vocabulary import CheckLevel, StoredForm
+from imagenet_mds_convert.images.policy import Scaling, Stored, likely_bytes
 from imagenet_mds_convert.images.prepare import prepare
 from imagenet_mds_convert.shards.record import ShardRecord, record_name
 from imagenet_mds_convert.sources.base import Sample, Source, Unusable
 from imagenet_mds_convert.sources.parallel import read_all
 
 _THE_IMAGES_OWN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
-"""What says that this one image cannot be read, now and later: it is left out. Anything else is the storage's failure,
-and leaving images out for it would make another dataset each time."""
+"""Errors that concern one image, now and later: it is left out. Any other error is a failure of the storage, and
+leaving images out because of it would give a different dataset each time."""
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Everything that decides a shard's bytes, and where it goes.
+    """Everything that decides a shard's bytes, and its destination.
 
-    `conversion` is the name of the conversion that the shard is of, and goes into its record. `samples` are (place in
-    the sorted source, sample), in stored order.
+    `conversion` is the identity of the conversion, which the shard's record repeats. `samples` are (index in the sorted
+    source, sample), in stored order. `compiled_check` changes how fast images are checked, and nothing else.
     """
 
     conversion: str
     shard: int
     samples: tuple[tuple[int, Sample], ...]
     source: Source
-    check: str
+    check: CheckLevel
     scaling: Scaling
-    form: Form
+    form: StoredForm
+    compiled_check: bool
     size_limit_bytes: int
     destination: Storage
 
 
 @dataclass
 class Spent:
-    """Seconds of one process: `read`, of reading the source; `decode`, of all that is done to a picture, which is to
-    check it and, where it is asked for, to scale and encode it and to add restart tiles; `pack`, of putting the shard
-    together and hashing it; `write`, of waiting until it is written or uploaded."""
+    """Seconds spent in one process: `read`ing the source; `decode`, which is all work on images (checking, scaling,
+    encoding, adding restart tiles); `pack`, assembling and hashing the shard; `write`, waiting until it is written or
+    uploaded."""
 
     read: float = 0.0
     decode: float = 0.0
@@ -56,28 +58,28 @@ class Spent:
     write: float = 0.0
 
     def add(self, other: "Spent") -> None:
-        """Count another's seconds too."""
+        """Add another's seconds to these."""
         for name, seconds in asdict(other).items():
             setattr(self, name, getattr(self, name) + seconds)
 
 
-_AHEAD_BYTES = 4 << 20
-"""Written at once while a shard is made: large enough for a disk, small enough that little is left at the end."""
+_WRITE_BYTES = 4 << 20
+"""Bytes to write at once while a shard is made: enough for a disk, and little enough to leave a short rest."""
 
 
 def build_shard(
     task: ShardTask, spent: Spent | None = None, *, buffer: bytearray | None = None, draft: Writing | None = None
 ) -> tuple[ShardRecord, memoryview]:
-    """Read, check and encode the samples of a shard: the same bytes, whoever does it, whenever.
+    """Read, check and encode the samples of a shard. The bytes depend on the task alone.
 
     Args:
-        task: what to do.
-        spent: takes the seconds.
-        buffer: memory to make the shard in; see `ShardEncoder`.
-        draft: takes the shard's bytes while it is made, and the whole at the end, if it has any sample.
+        task: the task.
+        spent: the seconds are added to it.
+        buffer: memory to build the shard in; see `ShardEncoder`.
+        draft: receives the shard's bytes while it is built, and the complete shard at the end, if it has any sample.
 
     Returns:
-        What to record, and the shard's bytes, which lie in the buffer or, where that was short, in a longer one.
+        The shard's record, and its bytes, which are in the buffer or, if that was too short, in a longer one.
 
     Raises:
         UserError: the images together are longer than a shard can be.
@@ -89,7 +91,7 @@ def build_shard(
         len(task.samples),
         task.size_limit_bytes,
         buffer,
-        images_bytes=min(likely, task.size_limit_bytes),  # more is of a single image, which may be none
+        images_bytes=min(likely, task.size_limit_bytes),  # one image alone may be longer
         raw=task.form == "raw",
     )
     record = ShardRecord(task.shard, None)
@@ -100,7 +102,7 @@ def build_shard(
         except Unusable as reason:
             record.left_out.append((sample.key, str(reason)))
             continue
-        begun = time.perf_counter()
+        started = time.perf_counter()
         record.digests.append(xxhash.xxh3_64_hexdigest(data))
         if stored.change:
             record.changed.append((sample.key, stored.change))
@@ -111,67 +113,71 @@ def build_shard(
             encoder.add(Record(index, stored.image, sample.label))
         except ValueError as error:
             raise UserError(
-                f"{task.destination.location}/{shard_basename(task.shard)}: {error}. Its images are far larger than "
-                f"most are, up to {sample.key}: give a smaller --shard-size"
+                f"{task.destination.location}/{shard_basename(task.shard)}: {error}. Its images up to {sample.key} "
+                f"are far larger than estimated: give a smaller --shard-size"
             ) from None
         packed = time.perf_counter()
-        spent.pack += packed - begun
+        spent.pack += packed - started
         _, end = encoder.filled
-        # A sample that was left out moves all that follow: from then on nothing is written ahead.
-        if draft and end - written >= _AHEAD_BYTES and not record.left_out:
+        # A sample that is left out moves all samples behind it, so nothing is written early from then on.
+        if draft and end - written >= _WRITE_BYTES and not record.left_out:
             draft.write_behind(encoder.view(written, end), written)
             written = end
             spent.write += time.perf_counter() - packed
-    begun = time.perf_counter()
+    started = time.perf_counter()
     if draft and not record.left_out:
-        # So that it is written while the shard is hashed.
+        # Writing goes on while the shard is hashed.
         draft.write_behind(encoder.view(written, encoder.filled[1]), written)
     whole = encoder.finish()
     info = describe_shard(shard_basename(task.shard), whole, encoder.samples) if encoder.samples else None
-    spent.pack += time.perf_counter() - begun
+    spent.pack += time.perf_counter() - started
     record.info = info
     if draft and info:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         draft.publish(whole, moved=bool(record.left_out))
-        spent.write += time.perf_counter() - begun
+        spent.write += time.perf_counter() - started
     return record, whole
 
 
 def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spent) -> tuple[bytes, Stored]:
-    """A sample's bytes as the source has them, and what to store.
+    """A sample's bytes in the source, and what to store.
 
     Raises:
         Unusable: the image is left out.
         WorldError: the storage failed.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     try:
         data = read()
     except OSError as error:
         if error.errno not in _THE_IMAGES_OWN:
             raise WorldError(
-                f"the source cannot be read: {sample.key}: {error.strerror or error}. What is complete stays: "
+                f"the source cannot be read: {sample.key}: {error.strerror or error}. Finished shards are kept: "
                 f"run the same command again"
             ) from error
         raise Unusable(f"cannot be read ({error.strerror})") from None
     finally:
         got = time.perf_counter()
-        spent.read += got - begun
+        spent.read += got - started
     try:
-        return data, prepare(data, task.check, task.scaling, task.form)
+        return data, prepare(data, task.check, task.scaling, task.form, task.compiled_check)
     finally:
         spent.decode += time.perf_counter() - got
 
 
 _buffers: list[bytearray] = []
-"""Memory that this process has made shards in and does not use at the moment."""
+"""Buffers in which this process has built shards, free for the next one."""
 
 
 def run_shard_task(task: ShardTask) -> tuple[ShardRecord, Spent]:
-    """Make one shard durable, then record it; say what it took.
+    """Build one shard and write it durably, then its record.
+
+    Returns:
+        The record, and the seconds spent.
 
     Raises:
-        OSError: the shard cannot be written (a full disk); nothing half done is left.
+        OSError: the shard cannot be written (a full disk); no partial file is left.
+        UserError, WorldError: as `build_shard`.
     """
     spent = Spent()
     buffer = _buffers.pop() if _buffers else bytearray()
@@ -179,10 +185,10 @@ def run_shard_task(task: ShardTask) -> tuple[ShardRecord, Spent]:
         record, whole = build_shard(task, spent, buffer=buffer, draft=draft)
     assert isinstance(whole.obj, bytearray)
     _buffers.append(whole.obj)
-    begun = time.perf_counter()
-    # A record that a power cut takes costs making its shard again; one that outlives its shard is not believed.
+    started = time.perf_counter()
+    # Losing a record in a power failure costs building its shard again, and a record without its shard is ignored.
     task.destination.write_unsynced(
         record_name(task.shard), json_bytes(asdict(record) | {"conversion": task.conversion})
     )
-    spent.write += time.perf_counter() - begun
+    spent.write += time.perf_counter() - started
     return record, spent

@@ -1,7 +1,7 @@
-"""What runs shard tasks: processes of this machine, or a Ray cluster for what outgrows one. The bytes are the same.
+"""Runs shard tasks in processes of this machine; `ray` runs them on a cluster. The bytes are the same.
 
-The pool is the standard library's and the cluster is Ray's; there is no scheduler of ours. A task takes all that it
-needs with it and writes its shard itself, so nothing large crosses a pipe, and a killed run leaves only whole shards.
+The pool is the standard library's and the cluster is Ray's, so there is no scheduler here. A task carries everything it
+needs and writes its shard itself, so nothing large crosses a pipe, and a killed run leaves only complete shards.
 """
 
 import multiprocessing
@@ -17,16 +17,25 @@ from imagenet_mds_convert.shards.build import ShardTask, Spent, run_shard_task
 from imagenet_mds_convert.shards.record import ShardRecord
 
 Engine = Callable[[Iterator[ShardTask], int, Storage], Iterator[tuple[ShardRecord, Spent]]]
-"""Runs tasks with so many workers, a few in flight, and yields what they leave as they are done."""
+"""Runs tasks with a number of workers, a few in flight, and yields their results as they finish."""
 
 
 def run_tasks(tasks: Iterator[ShardTask], workers: int, destination: Storage) -> Iterator[tuple[ShardRecord, Spent]]:
-    """Run shard tasks in processes, a few in flight, and yield what they leave as they are done.
+    """Run shard tasks in processes, a few in flight.
+
+    Args:
+        tasks: the tasks; the iterator is advanced when there is room for another.
+        workers: number of processes.
+        destination: where the tasks write, for error messages.
+
+    Yields:
+        The record of each shard and the seconds spent, as tasks finish.
 
     Raises:
-        WorldError: the disk refuses, the source's storage failed, or a worker was lost.
+        UserError: the images of a shard are too long together.
+        WorldError: the disk cannot be written, the source's storage failed, or a worker was lost.
     """
-    # spawn, for the live line of progress is a thread, and a fork with threads may hang.
+    # spawn, because the live progress line is a thread, and a fork with threads may hang.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_pool)
     flying: set[Future[tuple[ShardRecord, Spent]]] = set()
     try:
@@ -42,7 +51,7 @@ def run_tasks(tasks: Iterator[ShardTask], workers: int, destination: Storage) ->
                 yield from (future.result() for future in done)
     except (BrokenProcessPool, MemoryError):
         raise WorldError(
-            "a worker process was lost (killed, or out of memory). What is complete stays: "
+            "a worker process was lost (killed, or out of memory). Finished shards are kept: "
             "run the same command again, with fewer --workers if memory is short"
         ) from None
     finally:

@@ -1,4 +1,4 @@
-"""Shard tasks on a Ray cluster, for conversions that outgrow one machine."""
+"""Runs shard tasks on a Ray cluster, for conversions too large for one machine."""
 
 import os
 import signal
@@ -17,14 +17,22 @@ _RAY_RETRIES = 5
 def run_tasks_on_ray(
     tasks: Iterator[ShardTask], workers: int, destination: Storage
 ) -> Iterator[tuple[ShardRecord, Spent]]:
-    """Run shard tasks on the Ray cluster that RAY_ADDRESS names, or on one started here with so many workers.
+    """Run shard tasks on the Ray cluster at RAY_ADDRESS, or on one that is started here.
 
-    On a cluster every machine must reach source and destination under the same names: S3, or a shared disk. A task
-    whose worker or machine is lost is done again elsewhere.
+    On a cluster, every machine must reach source and destination under the same names: S3, or a shared disk. A task
+    whose worker or machine is lost runs again elsewhere.
+
+    Args:
+        tasks: the tasks; the iterator is advanced when there is room for another.
+        workers: number of processes of a cluster started here, and half the number of tasks in flight.
+        destination: where the tasks write, for error messages.
+
+    Yields:
+        The record of each shard and the seconds spent, as tasks finish.
 
     Raises:
-        UserError: Ray is not installed.
-        WorldError: the storage refuses, the source's failed, or workers are lost again and again.
+        UserError: Ray is not installed, or the images of a shard are too long together.
+        WorldError: the storage cannot be written, the source's storage failed, or workers are lost repeatedly.
     """
     try:
         import ray
@@ -41,7 +49,7 @@ def run_tasks_on_ray(
     flying = []
 
     def collect(done: list[Any]) -> list[tuple[ShardRecord, Spent]]:
-        """The tasks' results, or the error of one as it was raised there."""
+        """The tasks' results, or the error of one as the task raised it."""
         try:
             results: list[tuple[ShardRecord, Spent]] = ray.get(done)
         except ray.exceptions.RayTaskError as error:
@@ -60,7 +68,7 @@ def run_tasks_on_ray(
                 yield from collect(done)
     except ray.exceptions.RayError as error:
         raise WorldError(
-            f"Ray gave up on a shard ({type(error).__name__}). What is complete stays: run the same command again"
+            f"Ray gave up on a shard ({type(error).__name__}). Finished shards are kept: run the same command again"
         ) from error
     finally:
         if ours:
@@ -69,9 +77,11 @@ def run_tasks_on_ray(
 
 @contextmanager
 def _our_signals() -> Iterator[None]:
-    """Ray takes SIGTERM for itself when it starts, in Python and natively, and would end the run with a dump of stacks;
-    behind this, signals are answered as before. One that comes meanwhile, to which Ray leaves the program, is an
-    interruption as any other."""
+    """Restore the signal handlers that Ray replaces when it starts.
+
+    Ray takes over SIGTERM, in Python and natively, and would end the run with a dump of stacks. If a signal arrives
+    while Ray starts, Ray exits the program; that exit is turned into an interruption like any other.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield

@@ -1,4 +1,4 @@
-"""The record that a finished shard leaves behind, in the work folder of its split."""
+"""The record of a finished shard, in the work folder of its split."""
 
 import json
 import re
@@ -13,11 +13,11 @@ _RECORD = re.compile(r"shard\.(\d{5,})\.json")
 
 @dataclass
 class ShardRecord:
-    """What a finished shard task leaves behind: enough for index and manifest, without reading the shard again.
+    """The result of a shard task: enough to write index and manifest without reading the shard again.
 
-    `info` is None when no sample of the shard was usable; then there is no file. `left_out` and `changed` are (key,
-    reason). `scaled` counts pictures that were made smaller, `tiled` those stored with restart tiles; `digests` are the
-    xxh3-64 of the source's bytes of each stored sample, in order, by which duplicates are found.
+    `info` is None if no sample of the shard was usable; then there is no file. `left_out` and `changed` are (key,
+    reason). `scaled` counts images that were scaled down, `tiled` those stored with restart tiles. `digests` are the
+    xxh3-64 of the source bytes of each stored sample, in order; duplicates are found by them.
     """
 
     shard: int
@@ -29,21 +29,26 @@ class ShardRecord:
     digests: list[str] = field(default_factory=list)
     source_bytes: int = 0
 
+    @property
+    def images(self) -> int:
+        """Number of images that the shard was made from, stored or left out."""
+        return (self.info.samples if self.info else 0) + len(self.left_out)
+
 
 def record_name(shard: int) -> str:
-    """Where the record of a finished shard lies while its split is being made."""
+    """Name of the record of a shard, within its split."""
     return f"{WORK_FOLDER}/shard.{shard:05}.json"
 
 
 def recorded_shards(destination: Storage) -> list[int]:
-    """The shards that have a record, by one listing: in S3 a look at each would take longer than some conversions."""
+    """The shards that have a record, by one listing; in S3, a request per shard could outlast the conversion."""
     matches = (_RECORD.fullmatch(name) for name in destination.child(WORK_FOLDER).list_names())
     return sorted(int(match[1]) for match in matches if match)
 
 
 def read_record(destination: Storage, shard: int, conversion: str) -> ShardRecord | None:
-    """The record of a shard that is done, None where it is not: no record, half of one (a power cut leaves that), one
-    of another conversion (S3 cannot be locked against it), or no file of the recorded size."""
+    """The record of a finished shard, else None: there is no record, it was cut short by a power failure, it belongs to
+    another conversion (S3 has no locks against that), or there is no shard of the recorded size."""
     try:
         raw = json.loads(destination.read(record_name(shard)))
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -1,9 +1,9 @@
-"""The official archives as they are downloaded, in one folder under their own names; nothing is unpacked.
+"""The official archives as downloaded, in one folder under their own names; nothing is unpacked.
 
-`ILSVRC2012_img_train.tar` is a tar of 1,000 tars, one a class; each is walked by one thread, several at once. On a disk
-only headers are read to list it, 4 KiB an image. In S3 that would be a request an image, so all is read there, in
-pieces. Images are then read by their offsets. Keys are those of the extracted tree, so the same images give the same
-shards.
+`ILSVRC2012_img_train.tar` is a tar of 1,000 tars, one per class; each is walked by one thread, several at once. On a
+disk, only headers are read to list it, 4 KiB per image. In S3 that would take a request per image, so the whole archive
+is read there in large pieces. Images are then read by their offsets. Keys are those of the extracted tree, so the same
+images give the same shards.
 """
 
 import errno
@@ -15,9 +15,10 @@ from itertools import pairwise
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
-from imagenet_mds_convert.sources.base import Sample, Unusable
+from imagenet_mds.vocabulary import SourceKind, SplitName
+from imagenet_mds_convert.sources.base import OfficialFiles, Sample, SourceDefaults, Unusable
 from imagenet_mds_convert.sources.classes import imagenet_names, name_classes, number_classes
-from imagenet_mds_convert.sources.devkit import read_devkit
+from imagenet_mds_convert.sources.devkit import DEVKIT_BASENAME, read_devkit
 from imagenet_mds_convert.sources.folders import is_image_name, some, sorted_by_key
 from imagenet_mds_convert.sources.parallel import reads_at_once, run_ahead
 from imagenet_mds_convert.sources.ranges import HEADER_AHEAD_BYTES
@@ -26,46 +27,54 @@ from imagenet_mds_convert.sources.tars import Member, walk_tar
 TRAIN_BASENAME = "ILSVRC2012_img_train.tar"
 VAL_BASENAME = "ILSVRC2012_img_val.tar"
 TASK_3_BASENAME = "ILSVRC2012_img_train_t3.tar"
-_ARCHIVES = {"train": TRAIN_BASENAME, "val": VAL_BASENAME}
+_ARCHIVES: dict[SplitName, str] = {"train": TRAIN_BASENAME, "val": VAL_BASENAME}
+
+OFFICIAL_MD5 = {
+    TRAIN_BASENAME: "1d675b47d978889d74fa0da5fadfb00e",
+    VAL_BASENAME: "29b22e2961454d5413ddabcf34fc5622",
+    DEVKIT_BASENAME: "fa75699e90414af021442c21a62c3abf",
+}
+TASK_3_MD5 = "ccaf1013018ac1037801578038d370da"
+_READ_FROM: dict[SplitName, tuple[str, ...]] = {"train": (TRAIN_BASENAME,), "val": (DEVKIT_BASENAME, VAL_BASENAME)}
 
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar\Z")
 _VAL_NUMBER = re.compile(r"_(\d{8})\.")
 _LOCAL_THREADS = 4
 _REMOTE_AHEAD_BYTES = 1 << 23
-"""Of the 138 GB of train it makes 17,000 requests in place of 1.28 million: where each waits 30 ms, 16 at once, half a
-minute of waiting in place of 40. The bytes are free within a region and take two minutes at 1 GB/s. A piece of this
-size then takes four times as long as its request waits, so larger ones gain little, and at 1 MiB the waiting would be
-the most of it. 16 pieces are 128 MiB of memory."""
+"""Bytes read at once to list an archive in S3. The 138 GB of train then take 17,000 requests instead of 1.28 million:
+at 30 ms each and 16 at once, half a minute of waiting instead of 40. The bytes are free within a region and take two
+minutes at 1 GB/s. Reading a piece of this size takes four times as long as waiting for it, so larger pieces gain
+little; at 1 MiB most of the time would be waiting. 16 pieces take 128 MiB of memory."""
 
 TASK_3_MISTAKE = (
-    "is the archive of task 3 (120 breeds of dogs), often taken for the whole: "
+    "is the archive of task 3 (120 breeds of dogs), often mistaken for the whole: "
     f"download {TRAIN_BASENAME} (138 GB), the training images of tasks 1 and 2"
 )
 
 
 def has_archives(storage: Storage) -> bool:
-    """Whether one of the archives of images lies here, the mistaken one among them."""
+    """Whether an archive of images is here, including the one of task 3."""
     return any(storage.size_bytes(name) is not None for name in (*_ARCHIVES.values(), TASK_3_BASENAME))
 
 
 @dataclass(frozen=True)
-class ArchivesSource:
-    """A folder of the official archives. A sample's `where` is (archive, offset, size), or why it is not to be read."""
+class ArchivesSource(SourceDefaults):
+    """A folder of the official archives. A sample's `where` is (archive, offset, size) or the reason not to read it."""
 
     storage: Storage
     classes: tuple[str, ...]
-    names: tuple[str, ...]
-    splits: tuple[str, ...]
-    notes: tuple[str, ...]
-    kind: str = "archives"
+    class_names: tuple[str, ...]
+    splits: tuple[SplitName, ...]
+    warnings: tuple[str, ...] = ()
+    kind: SourceKind = "archives"
     drawn: bool = False
 
     @classmethod
     def open(cls, storage: Storage) -> "ArchivesSource":
-        """Look at the list of classes in the archive of train, and at the labels of val.
+        """Read the list of classes from the archive of train, and the labels of val.
 
         Raises:
-            UserError: no archive, the wrong one, a broken one, no devkit, classes that do not fit.
+            UserError: an archive or the devkit is missing, wrong or broken, or their classes do not match.
         """
         splits = tuple(split for split, name in _ARCHIVES.items() if storage.size_bytes(name) is not None)
         if "train" not in splits and storage.size_bytes(TASK_3_BASENAME) is not None:
@@ -83,20 +92,25 @@ class ArchivesSource:
         if len(train | val) < 2:
             raise UserError(f"{storage.location} has fewer than two classes: a classifier needs two at least")
         classes = number_classes(train | val)
-        # Where ImageNet's own names are known they are the ones, so that every source gives the same.
+        # ImageNet's own names take precedence, so that every source gives the same names.
         known = {} if devkit is None else {w: name for w, name in devkit.names.items() if w not in imagenet_names()}
-        return cls(storage, classes, name_classes(classes, known), splits, ())
+        return cls(storage, classes, name_classes(classes, known), splits)
 
     @property
     def reads_at_once(self) -> int:
-        """As the storage has it."""
+        """Several where requests go over a network, else 1."""
         return reads_at_once(self.storage)
 
-    def samples(self, split: str) -> list[Sample]:
-        """Every image of the split, sorted by key, and what stands in an image's place but is not to be read.
+    def official_files(self, splits: Iterable[SplitName]) -> OfficialFiles:
+        """The archives of these splits, and the devkit for val."""
+        md5 = {name: OFFICIAL_MD5[name] for split in splits for name in _READ_FROM[split]}
+        return OfficialFiles(self.storage, md5, {TASK_3_MD5: TASK_3_MISTAKE})
+
+    def samples(self, split: SplitName) -> list[Sample]:
+        """Every image of the split, sorted by key, including members that must not be read (links, devices).
 
         Raises:
-            UserError: there is none, an archive is truncated or broken, a name stands twice or has no label.
+            UserError: there is none, an archive is truncated or broken, or a name occurs twice or has no label.
         """
         found = sorted_by_key(self._train() if split == "train" else self._val())
         if not found:
@@ -110,13 +124,18 @@ class ArchivesSource:
         return found
 
     def read(self, where: tuple[str, int, int] | str) -> bytes:
-        """The bytes of a member, by archive, offset and size."""
+        """The bytes of a member, by archive, offset and size.
+
+        Raises:
+            OSError: the archive cannot be read, or has become shorter.
+            Unusable: `where` is the reason not to read it.
+        """
         if isinstance(where, str):
             raise Unusable(where)
         name, offset, size_bytes = where
         data = self.storage.read_range(name, offset, size_bytes)
         if len(data) < size_bytes:
-            raise OSError(errno.EIO, f"{name} ends before byte {offset + size_bytes:,}; it has been whole before")
+            raise OSError(errno.EIO, f"{name} ends before byte {offset + size_bytes:,}; it was longer before")
         return data
 
     def _train(self) -> Iterable[Sample]:
@@ -142,27 +161,27 @@ class ArchivesSource:
             number = int(match[1]) if match else 0
             if not 1 <= number <= len(wnids):
                 raise UserError(
-                    f"{self.storage.location}/{VAL_BASENAME} has {member.name}, and the devkit has labels "
-                    f"for images 1 to {len(wnids):,} alone: one of the two is not the official one"
+                    f"{self.storage.location}/{VAL_BASENAME} has {member.name}, and the devkit has labels only "
+                    f"for images 1 to {len(wnids):,}: one of the two is not the official one"
                 )
             wnid = wnids[number - 1]
             yield _sample(VAL_BASENAME, wnid, numbers[wnid], member)
 
 
 def _image_ahead_bytes(storage: Storage) -> int:
-    """How much of a tar of images is read at once to list it."""
+    """Bytes of a tar of images to read at once when listing it."""
     return _REMOTE_AHEAD_BYTES if storage.remote else HEADER_AHEAD_BYTES
 
 
 def _walk_whole(storage: Storage, name: str, ahead_bytes: int = HEADER_AHEAD_BYTES) -> Iterable[Member]:
     size_bytes = storage.size_bytes(name)
     if size_bytes is None:
-        raise UserError(f"{storage.location}/{name} is not there any more")
+        raise UserError(f"{storage.location}/{name} no longer exists")
     return walk_tar(storage, name, 0, size_bytes, ahead_bytes)
 
 
 def _class_tars(storage: Storage) -> dict[str, Member]:
-    """The tars in the archive of train, by wnid. They are 138 MB apart: nothing is gained by reading ahead."""
+    """The tars in the archive of train, by wnid. They are 138 MB apart, so reading ahead gains nothing."""
     where = f"{storage.location}/{TRAIN_BASENAME}"
     found: dict[str, Member] = {}
     for member in _walk_whole(storage, TRAIN_BASENAME):
@@ -182,7 +201,7 @@ def _is_image(member: Member) -> bool:
 
 
 def _sample(archive: str, wnid: str, label: int, member: Member) -> Sample:
-    """Under its key in the extracted tree; one that is not to be read under the whole of its name."""
+    """A member as a sample, under its key in the extracted tree; one that must not be read, under its full name."""
     if member.refused:
         return Sample(f"{wnid}/{member.name}", label, 0, where=member.refused)
     where = (archive, member.offset, member.size_bytes)

@@ -1,13 +1,28 @@
 """What a source of images is to the converter."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from imagenet_mds.storage.base import Storage
+from imagenet_mds.vocabulary import SourceKind, SplitName
+
+Track = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
+"""Shows the progress of one activity. Takes what is done, the number of units and the unit's plural; the context
+manager yields a function to call with the number of units done since the last call."""
+
+
+@contextmanager
+def untracked(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A `Track` that shows nothing."""
+    yield lambda units: None
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One source image: its key within the split (`<class>/<file>`), its class number, its size in bytes, and where its
-    bytes are, in plain values that the source's `read` takes."""
+    """One source image: its key within the split (`<class>/<file>`), its class number, its size in bytes, and `where`
+    its bytes are, in plain values that the source's `read` takes."""
 
     key: str
     label: int
@@ -18,40 +33,49 @@ class Sample:
 class Source(Protocol):
     """Lists its samples without reading a pixel, and reads any one of them at random.
 
-    It is pickled with every shard task, so it holds no open file and no list of samples.
+    It is pickled with every shard task, so it holds no open file and no list of samples. `SourceDefaults` has the
+    methods that most sources do not need.
     """
 
     @property
-    def kind(self) -> str:
-        """The layout's name, as the manifest has it."""
+    def kind(self) -> SourceKind:
+        """The layout, as recorded in the manifest."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class folder names (wnids) in the order of their numbers."""
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:
         """The classes' names for people, in the same order."""
 
     @property
-    def splits(self) -> tuple[str, ...]:
+    def splits(self) -> tuple[SplitName, ...]:
         """The splits that this source has."""
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What a person should know of this source, a line each."""
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know about this source, one line each."""
 
     @property
     def drawn(self) -> bool:
-        """Whether its pictures are no files but drawn by `read`: all are turned into JPEG, which the notes say once,
+        """Whether its images are not files but are drawn by `read`. All of them become JPEG; `warnings` says so once,
         and none is listed as an exception."""
 
     @property
     def reads_at_once(self) -> int:
-        """How many reads are under way at once, in threads, while a shard is made: 1 where none waits for a network."""
+        """Number of concurrent reads, in threads, while a shard is made: 1 where no read waits for a network."""
 
-    def samples(self, split: str) -> list[Sample]:
-        """Every image of the split, sorted by key.
+    def fetch(self, split: SplitName, track: Track = untracked) -> None:
+        """Download what `samples` and `read` need of a split, where files are not read in place.
+
+        Raises:
+            UserError: the user's access or disk does not suffice.
+            WorldError: a file cannot be downloaded.
+        """
+
+    def samples(self, split: SplitName) -> list[Sample]:
+        """Every image of the split, sorted by key. The split must have been fetched.
 
         Raises:
             UserError: there is none.
@@ -61,15 +85,40 @@ class Source(Protocol):
         """The bytes of the image at a sample's `where`.
 
         Raises:
-            OSError: it cannot be read; with an errno of the image's own it is left out, else the conversion stops.
-            Unusable: it is not to be read (a link in an archive); it is left out with the message as the reason.
+            OSError: it cannot be read. If the errno concerns this image alone, the image is left out; any other errno
+                stops the conversion.
+            Unusable: it must not be read (a link in an archive); it is left out with the message as the reason.
         """
+
+    def official_files(self, splits: Iterable[SplitName]) -> "OfficialFiles | None":
+        """The files that these splits are read from, with their official checksums; None where none are known."""
+
+
+@dataclass(frozen=True)
+class OfficialFiles:
+    """Files whose official content is known: where they are, and the MD5 sum of each, by name. `mistaken` maps the MD5
+    sums of files that are often taken for them to the rest of a message about it."""
+
+    storage: Storage
+    md5: Mapping[str, str]
+    mistaken: Mapping[str, str] = field(default_factory=dict)
+
+
+class SourceDefaults:
+    """The methods of a source that is read in place and has no official checksums."""
+
+    def fetch(self, split: SplitName, track: Track = untracked) -> None:
+        """Do nothing: files are read in place."""
+
+    def official_files(self, splits: Iterable[SplitName]) -> OfficialFiles | None:
+        """None: no official checksums are known."""
+        return None
 
 
 MAX_FILE_BYTES = 1 << 28
-"""Longer files are left out without reading them: as many pixels as are kept are 400 MB before any compression, and no
-JPEG of them is near this."""
+"""Longer files are left out unread. The largest image kept is 400 MB before compression, and no JPEG of that many
+pixels comes near this size."""
 
 
-class Unusable(Exception):  # noqa: N818 # it says what the image is, not what the program did wrong
-    """An image that is left out; the message is the reason, as the report gives it."""
+class Unusable(Exception):  # noqa: N818 # it describes the image, not an error of the program
+    """An image that is left out. The message is the reason that the report gives."""

@@ -1,14 +1,13 @@
-"""CIFAR-10's python batches, as they are distributed: `cifar-10-batches-py/data_batch_1` to `5`, `test_batch` and
-`batches.meta`.
+"""CIFAR-10's python batches as distributed: `cifar-10-batches-py/data_batch_1` to `5`, `test_batch`, `batches.meta`.
 
-They are pickles, read here without torchvision (the converter does without torch) and without running what a pickle
-may ask for: only the few names that arrays and bytes need are known. A picture is 32 x 32 pixels of 3 bytes; `read`
-gives it as PNG, which the converter turns into RGB JPEG as it does with every PNG; a note says so once for all.
+They are pickles, read here without torchvision, because the converter must not import torch, and without executing what
+a pickle may name: only the few names that arrays and bytes need are allowed. An image is 32 x 32 pixels of 3 bytes.
+`read` returns it as PNG, which the converter turns into RGB JPEG as it does any PNG; one warning says so for all.
 """
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,42 +18,57 @@ from PIL import Image
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
-from imagenet_mds_convert.sources.base import Sample
+from imagenet_mds.vocabulary import SourceKind, SplitName
+from imagenet_mds_convert.sources.base import OfficialFiles, Sample, SourceDefaults
 from imagenet_mds_convert.sources.folders import sorted_by_key
 
 FOLDER_NAME = "cifar-10-batches-py"
 META_BASENAME = "batches.meta"
-BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "val": ("test_batch",)}
+BATCHES: dict[SplitName, tuple[str, ...]] = {
+    "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
+    "val": ("test_batch",),
+}
+OFFICIAL_MD5 = {
+    META_BASENAME: "5ff9c542aee3614f3951f8cda6e48888",
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+"""As torchvision lists them. The archive that contains these files is not read, so its checksum is of no use here."""
+
 _SIDE = 32
-_PICTURE_BYTES = 3 * _SIDE * _SIDE
+_IMAGE_BYTES = 3 * _SIDE * _SIDE
 
 
 def find_cifar10(storage: Storage) -> Storage | None:
-    """Where `batches.meta` lies: here, or in the folder that the download makes here."""
+    """The folder that holds `batches.meta`: this one, or the one that unpacking the download creates in it."""
     return next((at for at in (storage, storage.child(FOLDER_NAME)) if at.size_bytes(META_BASENAME) is not None), None)
 
 
 @dataclass(frozen=True)
-class Cifar10Source:
-    """CIFAR-10. A sample's `where` is (batch, index), its size that of its pixels."""
+class Cifar10Source(SourceDefaults):
+    """CIFAR-10. A sample's `where` is (batch, index), and its size is that of its pixels."""
 
     storage: Storage
     classes: tuple[str, ...]
-    splits: tuple[str, ...]
-    notes: tuple[str, ...] = ("CIFAR-10's pictures are pixels and no files: each is turned into RGB JPEG",)
-    kind: str = "cifar10"
+    splits: tuple[SplitName, ...]
+    warnings: tuple[str, ...] = ("CIFAR-10's images are pixels, not files: each is turned into RGB JPEG",)
+    kind: SourceKind = "cifar10"
     drawn: bool = True
 
     @classmethod
     def open(cls, storage: Storage) -> "Cifar10Source":
-        """Look at the names of the classes and at which batches there are.
+        """Read the names of the classes, and look which batches there are.
 
         Raises:
             UserError: it is not CIFAR-10, or a batch is missing.
         """
         if (found := find_cifar10(storage)) is None:
             raise UserError(f"{storage.location} has no {META_BASENAME}, here or in {FOLDER_NAME}/: it is not CIFAR-10")
-        splits = []
+        splits: list[SplitName] = []
         for split, batches in BATCHES.items():
             missing = [name for name in batches if found.size_bytes(name) is None]
             if missing and len(missing) < len(batches):
@@ -66,33 +80,42 @@ class Cifar10Source:
         return cls(found, tuple(sorted(_label_names(found))), tuple(splits))
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The classes themselves: they are words."""
+    def class_names(self) -> tuple[str, ...]:
+        """The classes themselves, which are words."""
         return self.classes
 
     @property
     def reads_at_once(self) -> int:
-        """One, wherever the batches are: they stay in memory."""
+        """One, because batches stay in memory."""
         return 1
 
-    def samples(self, split: str) -> list[Sample]:
-        """Every picture of the split, sorted by key: `cat/data_batch_1_00000.png`.
+    def official_files(self, splits: Iterable[SplitName]) -> OfficialFiles:
+        """The batches of these splits, and `batches.meta`."""
+        names = [META_BASENAME, *(name for split in splits for name in BATCHES[split])]
+        return OfficialFiles(self.storage, {name: OFFICIAL_MD5[name] for name in names})
+
+    def samples(self, split: SplitName) -> list[Sample]:
+        """Every image of the split, sorted by key: `cat/data_batch_1_00000.png`.
 
         Raises:
-            UserError: a batch cannot be read, or is not as it should be.
+            UserError: a batch cannot be read, or is malformed.
         """
         names = _label_names(self.storage)
         numbers = {name: number for number, name in enumerate(self.classes)}
         return sorted_by_key(
-            Sample(f"{names[label]}/{batch}_{index:05}.png", numbers[names[label]], _PICTURE_BYTES, (batch, index))
+            Sample(f"{names[label]}/{batch}_{index:05}.png", numbers[names[label]], _IMAGE_BYTES, (batch, index))
             for batch in BATCHES[split]
             for index, label in enumerate(_batch(self, batch)[1])
         )
 
     def read(self, where: tuple[str, int]) -> bytes:
-        """A picture as PNG."""
+        """An image as PNG.
+
+        Raises:
+            UserError: its batch cannot be read.
+        """
         batch, index = where
-        # (colour, row, column) to (row, column, colour)
+        # (channels, rows, columns) to (rows, columns, channels)
         planes = _batch(self, batch)[0][index].reshape(3, _SIDE, _SIDE)
         buffer = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0))).save(buffer, "PNG", compress_level=1)
@@ -101,20 +124,17 @@ class Cifar10Source:
 
 @lru_cache(maxsize=6)
 def _batch(source: Cifar10Source, name: str) -> tuple[NDArray[np.uint8], list[int]]:
-    """Pictures (count, 3,072) and labels of a batch. All six, 184 MB, stay in memory, for the order of a dataset mixes
-    them."""
+    """Images (count, 3,072) and labels of a batch. All six, 184 MB, stay in memory, because stored order mixes them."""
     raw = _load(source.storage, name)
     pixels, labels, classes = raw.get(b"data"), raw.get(b"labels"), len(source.classes)
     if (
         not isinstance(pixels, np.ndarray)
         or pixels.dtype != np.uint8
         or not isinstance(labels, list)
-        or pixels.shape != (len(labels), _PICTURE_BYTES)
+        or pixels.shape != (len(labels), _IMAGE_BYTES)
         or not all(isinstance(label, int) and 0 <= label < classes for label in labels)
     ):
-        raise UserError(
-            f"{source.storage.location}/{name} has no pictures of 3,072 bytes with labels: download it again"
-        )
+        raise UserError(f"{source.storage.location}/{name} has no images of 3,072 bytes with labels: download it again")
     return pixels, labels
 
 
@@ -143,10 +163,14 @@ def _load(storage: Storage, name: str) -> dict[Any, Any]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads numbers, bytes, lists, dictionaries and plain arrays; a pickle that names anything else is refused."""
+    """Unpickles numbers, bytes, lists, dictionaries and plain arrays, and refuses everything else."""
 
     def find_class(self, module: str, name: str, /) -> Callable[..., Any]:
-        """What stands for a name in the pickle."""
+        """The stand-in for a name in the pickle.
+
+        Raises:
+            UnpicklingError: the name is not one that arrays need.
+        """
         known: dict[tuple[str, str], Callable[..., Any]] = {
             ("numpy.core.multiarray", "_reconstruct"): _empty_array,
             ("numpy._core.multiarray", "_reconstruct"): _empty_array,
@@ -155,17 +179,17 @@ class _ArraysOnly(pickle.Unpickler):
             ("_codecs", "encode"): _latin1_bytes,
         }
         if (module, name) not in known:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which pictures do not need")
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which images do not need")
         return known[module, name]
 
 
 def _empty_array(*arguments: object) -> NDArray[np.uint8]:
-    """What the pickle then fills; numpy compares the shape with the bytes."""
+    """An array that the pickle then fills; numpy compares its shape with its bytes."""
     return np.empty(0, np.uint8)
 
 
 def _never_called(*arguments: object) -> object:
-    """`numpy.ndarray` is named in the pickle of an array, and not called."""
+    """The stand-in for `numpy.ndarray`, which the pickle of an array names but does not call."""
     raise pickle.UnpicklingError("it asks for an array without content")
 
 
@@ -176,5 +200,5 @@ def _byte_dtype(kind: object, *arguments: object) -> "np.dtype[np.uint8]":
 
 
 def _latin1_bytes(text: str, encoding: object) -> bytes:
-    """How Python 3 writes bytes into a pickle of Python 2."""
+    """The bytes that Python 3 wrote as text into a pickle for Python 2."""
     return text.encode("latin1")

@@ -1,7 +1,7 @@
-"""Folders of images, on a disk or in S3: what the sources that read plain files share.
+"""Folders of images, on a disk or in S3: the code shared by sources that read plain files.
 
-A folder is listed once, with sizes, and no file is asked for alone. In S3 that is a request for every thousand files of
-a folder, and folders are listed several at once.
+A folder is listed once, with sizes, and no file is looked up on its own. In S3 that takes one request per thousand
+files, and several folders are listed at once.
 """
 
 import os
@@ -18,17 +18,17 @@ SYNSET_MAPPING_BASENAME = "LOC_synset_mapping.txt"
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image: by its suffix, and not when it is hidden."""
+    """Whether a file of this name is taken for an image: by its suffix, unless it is hidden."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def sorted_by_key(samples: Iterable[Sample]) -> list[Sample]:
-    """Sorted as bytes are, whatever the locale and the file system say."""
+    """Samples sorted by the bytes of their keys, independent of locale and file system."""
     return sorted(samples, key=lambda sample: sample.key.encode("utf-8", "surrogateescape"))
 
 
 def find_listing(folder: Storage) -> Listing | None:
-    """What lies right in a folder, None where there is no such folder.
+    """The direct content of a folder; None if it does not exist.
 
     Raises:
         UserError: it cannot be listed.
@@ -42,11 +42,11 @@ def find_listing(folder: Storage) -> Listing | None:
 
 
 def image_files(folder: Storage) -> list[tuple[str, int]]:
-    """Name and size in bytes of every image file right in a folder, in no particular order; none where there is no such
-    folder.
+    """Name and size in bytes of every image file directly in a folder, in no particular order; empty if there is no
+    such folder.
 
     Raises:
-        UserError: the folder cannot be listed, or a name cannot stand in `keys.txt`.
+        UserError: the folder cannot be listed, or a name cannot be written to `keys.txt`.
     """
     found = find_listing(folder)
     files = [(entry.name, entry.size_bytes) for entry in found.files if is_image_name(entry.name)] if found else []
@@ -59,7 +59,7 @@ def class_folder_images(root: Storage, split: str, classes: Sequence[str]) -> li
     """Every image of `<root>/<split>/<class>/`, sorted by key; `where` is the path under the root.
 
     Raises:
-        UserError: there is none, a folder cannot be listed, or a name cannot stand in `keys.txt`.
+        UserError: there is none, a folder cannot be listed, or a name cannot be written to `keys.txt`.
     """
     folder = root.child(split)
 
@@ -67,19 +67,19 @@ def class_folder_images(root: Storage, split: str, classes: Sequence[str]) -> li
         keys = ((f"{name}/{basename}", size_bytes) for basename, size_bytes in image_files(folder.child(name)))
         return [Sample(key, label, size_bytes, where=f"{split}/{key}") for key, size_bytes in keys]
 
-    # Where there is only a part of ImageNet's 1,000 classes, S3 need not be asked for the others one by one.
+    # A source may have few of ImageNet's 1,000 classes; in S3, each missing one would cost a request.
     there = folders_in(folder) or () if root.remote else classes
     calls = (partial(list_class, label, name) for label, name in enumerate(classes) if name in there)
     found: list[Sample] = []
     for listed in run_ahead(calls, reads_at_once(root)):
         found += listed()
     if not found:
-        raise UserError(f"{folder.location} has no images: looked for {some(IMAGE_SUFFIXES)} in its folders")
+        raise UserError(f"{folder.location} has no images ({', '.join(IMAGE_SUFFIXES)}) in its folders")
     return sorted_by_key(found)
 
 
 def folders_in(folder: Storage) -> set[str] | None:
-    """The names of the folders in a folder, but for hidden ones; None where there is no such folder.
+    """The names of the folders in a folder, except hidden ones; None if it does not exist.
 
     Raises:
         UserError: it cannot be listed.
@@ -89,10 +89,10 @@ def folders_in(folder: Storage) -> set[str] | None:
 
 
 def refuse_unwritable_name(folder: Storage, name: str) -> None:
-    """Keys are lines of UTF-8 in `keys.txt` and strings in the manifest.
+    """Refuse a name that cannot be a line of UTF-8 in `keys.txt`.
 
     Raises:
-        UserError: this name cannot be one.
+        UserError: it is not UTF-8, or has a line break in it.
     """
     try:
         name.encode("utf-8")
@@ -103,8 +103,8 @@ def refuse_unwritable_name(folder: Storage, name: str) -> None:
 
 
 def read_names(folder: Storage) -> dict[str, str]:
-    """Kaggle's mapping, wnid to the first of its lemmas: `n01440764 tench, Tinca tinca` gives tench. Empty where there
-    is no such file."""
+    """Kaggle's mapping of a wnid to its first lemma: `n01440764 tench, Tinca tinca` gives tench. Empty if there is no
+    such file."""
     if folder.size_bytes(SYNSET_MAPPING_BASENAME) is None:
         return {}
     lines = folder.read(SYNSET_MAPPING_BASENAME).decode("utf-8").splitlines()
@@ -113,6 +113,6 @@ def read_names(folder: Storage) -> dict[str, str]:
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """The first few of many names, for a message."""
+    """The first `most` names and the number of the others, for a message."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,7 +1,7 @@
 """Kaggle's layout of ImageNet: `ILSVRC/Data/CLS-LOC/train/<wnid>/*.JPEG`, a flat `ILSVRC/Data/CLS-LOC/val/*.JPEG`, and
-beside `ILSVRC/` the labels of `val` in `LOC_val_solution.csv`; on a disk or in S3.
+the labels of `val` in `LOC_val_solution.csv` beside `ILSVRC/`; on a disk or in S3.
 
-The keys are those of the extracted tree, so the same images give the same shards.
+Keys are those of the extracted tree, so the same images give the same shards.
 """
 
 import csv
@@ -13,8 +13,8 @@ from pathlib import Path
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.storage.local import LocalStorage
-from imagenet_mds.vocabulary import SPLITS
-from imagenet_mds_convert.sources.base import Sample
+from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
+from imagenet_mds_convert.sources.base import Sample, SourceDefaults
 from imagenet_mds_convert.sources.classes import WNID, name_classes, number_classes
 from imagenet_mds_convert.sources.folders import (
     class_folder_images,
@@ -39,7 +39,7 @@ def find_kaggle(storage: Storage) -> tuple[Storage, Storage] | None:
     if isinstance(storage, LocalStorage):
         storage = LocalStorage(storage.root.resolve())  # `.` has neither a name nor a parent
     for depth in range(len(_IMAGES) + 1):
-        # The first `depth` parts of ILSVRC/Data/CLS-LOC are in the location already.
+        # The location already ends with the first `depth` parts of ILSVRC/Data/CLS-LOC.
         if (top := _above(storage, _IMAGES[:depth])) is None:
             continue
         images = top.child("/".join(_IMAGES))
@@ -50,7 +50,7 @@ def find_kaggle(storage: Storage) -> tuple[Storage, Storage] | None:
 
 
 def _above(storage: Storage, parts: Sequence[str]) -> Storage | None:
-    """The storage below which this one is at `parts`, if it is."""
+    """The storage that has this one at the path `parts`, None if this one's path does not end so."""
     for part in reversed(parts):
         if storage.name != part:
             return None
@@ -59,27 +59,27 @@ def _above(storage: Storage, parts: Sequence[str]) -> Storage | None:
 
 
 @dataclass(frozen=True)
-class KaggleSource:
-    """What `kaggle competitions download imagenet-object-localization-challenge` gives, unzipped.
+class KaggleSource(SourceDefaults):
+    """The unzipped download of `kaggle competitions download imagenet-object-localization-challenge`.
 
-    `images` holds `train/` and `val/`, `tables` the CSV files.
+    `images` holds `train/` and `val/`, and `tables` the CSV files.
     """
 
     images: Storage
     tables: Storage
     classes: tuple[str, ...]
-    names: tuple[str, ...]
-    splits: tuple[str, ...]
-    notes: tuple[str, ...]
-    kind: str = "kaggle"
+    class_names: tuple[str, ...]
+    splits: tuple[SplitName, ...]
+    warnings: tuple[str, ...] = ()
+    kind: SourceKind = "kaggle"
     drawn: bool = False
 
     @classmethod
     def open(cls, storage: Storage) -> "KaggleSource":
-        """Look at the folders and the labels of `val`.
+        """List the folders and read the labels of `val`.
 
         Raises:
-            UserError: it is not Kaggle's layout, or has no classes, no labels, or labels that nothing else knows.
+            UserError: it is not Kaggle's layout, it has fewer than two classes, or labels are missing or do not match.
         """
         if (found := find_kaggle(storage)) is None:
             path = "/".join(_IMAGES)
@@ -101,19 +101,18 @@ class KaggleSource:
         classes = number_classes(train | val)
         if len(train | val) < 2:
             raise UserError(f"{images.location} has fewer than two classes: a classifier needs two at least")
-        names = name_classes(classes, read_names(tables))
-        return cls(images, tables, classes, names, splits, ())
+        return cls(images, tables, classes, name_classes(classes, read_names(tables)), splits)
 
     @property
     def reads_at_once(self) -> int:
-        """As the storage has it."""
+        """Several where requests go over a network, else 1."""
         return reads_at_once(self.images)
 
-    def samples(self, split: str) -> list[Sample]:
+    def samples(self, split: SplitName) -> list[Sample]:
         """Every image file of the split, sorted by key.
 
         Raises:
-            UserError: there is none, a folder cannot be listed, an image has no label.
+            UserError: there is none, a folder cannot be listed, or an image has no label.
         """
         if split == "train":
             return class_folder_images(self.images, split, self.classes)
@@ -125,17 +124,23 @@ class KaggleSource:
             wnid = labels.get(Path(name).stem)
             if wnid is None:
                 raise UserError(
-                    f"{folder.location}/{name} has no line in {solution}: its label is not known; remove it"
+                    f"{folder.location}/{name} has no line in {solution}, so its label is unknown: remove it"
                 )
             found.append(Sample(f"{wnid}/{name}", numbers[wnid], size_bytes, where=f"{split}/{name}"))
         if not found:
             inside = sorted(folders_in(folder) or ())
             other = f", but folders ({some(inside)}): give {self.images.location} as `--source-format tree`"
-            raise UserError(f"{folder.location} has no images right in it, as Kaggle's has" + (other if inside else ""))
+            raise UserError(
+                f"{folder.location} has no images directly in it, as Kaggle's has" + (other if inside else "")
+            )
         return sorted_by_key(found)
 
     def read(self, where: str) -> bytes:
-        """The bytes of a file, by its path under the folder of images."""
+        """The bytes of a file, by its path under the folder of images.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         return self.images.read(where)
 
 
@@ -143,7 +148,7 @@ def _read_solution(tables: Storage) -> dict[str, str]:
     """Image name to wnid: the first word of each prediction string, `n01978287 85 1 499 272`.
 
     Raises:
-        UserError: the file is not there, or a line is not as it should be.
+        UserError: the file is missing or broken, or a line is malformed.
     """
     path = f"{tables.location}/{SOLUTION_BASENAME}"
     try:
@@ -151,17 +156,17 @@ def _read_solution(tables: Storage) -> dict[str, str]:
         rows = list(csv.reader(io.StringIO(text, newline="")))
     except FileNotFoundError:
         raise UserError(
-            f"{path} is not there, and val/ has no labels without it: take it from the download, or `--split train`"
+            f"{path} is missing, and val/ has no labels without it: copy it from the download, or pass `--split train`"
         ) from None
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not rows or [cell.strip() for cell in rows[0]] != ["ImageId", "PredictionString"]:
-        raise UserError(f"{path} does not begin with ImageId,PredictionString: take it from the download again")
+        raise UserError(f"{path} does not begin with ImageId,PredictionString: copy it from the download again")
     labels = {}
     for number, row in enumerate(rows[1:], 2):
         wnid = row[1].split()[0] if len(row) == 2 and row[1].split() else ""
         if row and not WNID.match(wnid):
-            raise UserError(f"{path}, line {number}: no wnid where ImageId,PredictionString should be")
+            raise UserError(f"{path}, line {number}: expected ImageId,PredictionString, and found no wnid")
         if row:
             labels[row[0]] = wnid
     return labels

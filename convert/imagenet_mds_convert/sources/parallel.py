@@ -1,8 +1,8 @@
-"""Several calls at once, their results in order: for storage that takes its time to answer.
+"""Concurrent calls with results in order, for storage with latency.
 
-A request to S3 waits tens of milliseconds for its first byte and takes the program 2 ms of work, so one after the other
-leaves a process idle. Threads are enough, for waiting is done outside Python's lock. A few calls are under way at any
-time and no more results are kept than those: memory does not grow with what there is to read.
+A request to S3 waits tens of milliseconds for its first byte and takes 2 ms of work, so sequential requests leave a
+process idle. Threads suffice, because waiting happens outside Python's lock. The number of calls in flight and of
+unread results is bounded, so memory does not grow with the number of images.
 """
 
 from collections import deque
@@ -15,26 +15,26 @@ from imagenet_mds.storage.base import Storage
 from imagenet_mds_convert.sources.base import MAX_FILE_BYTES, Sample, Source, Unusable
 
 _REMOTE_THREADS = 16
-"""Of each process. An image from S3 takes some 50 ms, and a processor fetches and checks one in 4 ms. boto's pool has
-32 connections."""
+"""Threads per process. An image from S3 takes some 50 ms, and a processor core needs 4 ms to fetch and check one.
+boto's pool has 32 connections."""
 
 Result = TypeVar("Result")
 
 
 def reads_at_once(storage: Storage) -> int:
-    """How many small reads of a storage should be under way at once."""
+    """Number of small reads of a storage to run at once."""
     return _REMOTE_THREADS if storage.remote else 1
 
 
 def run_ahead(calls: Iterable[Callable[[], Result]], threads: int) -> Iterator[Callable[[], Result]]:
-    """Make calls in threads, up to two for each thread begun or waiting ahead of the one that is asked for.
+    """Run calls in threads, at most two per thread ahead of the one whose result is taken next.
 
     Args:
-        calls: what to do; it is asked for the next call when there is room.
-        threads: how many; with 1 nothing is done ahead, and each call is made by who asks for its result.
+        calls: the calls; the iterator is advanced when there is room for another.
+        threads: number of threads; with 1, nothing runs ahead, and each call runs when its result is taken.
 
     Yields:
-        For each call, in order, what gives its result or raises its error.
+        For each call, in order, a function that returns its result or raises its error.
     """
     if threads == 1:
         yield from calls
@@ -49,26 +49,26 @@ def run_ahead(calls: Iterable[Callable[[], Result]], threads: int) -> Iterator[C
         while under_way:
             yield under_way.popleft().result
     finally:
-        # What is left here was not asked for: who asks has met an error, or wants no more.
+        # Calls are left here only if the caller stopped early.
         pool.shutdown(cancel_futures=bool(under_way))
 
 
 def read_all(
     source: Source, samples: Sequence[tuple[int, Sample]]
 ) -> Iterator[tuple[int, Sample, Callable[[], bytes]]]:
-    """Samples with what reads each, in order; where the source says so, the next ones are being read meanwhile.
+    """Samples with a function that reads each, in order; the next ones are read ahead if the source wants that.
 
     Args:
-        source: where the samples are from.
-        samples: (place in the sorted source, sample).
+        source: the source of the samples.
+        samples: (index in the sorted source, sample).
 
     Yields:
-        Place, sample, and what gives the image's bytes or raises what `Source.read` raises; `Unusable` for a file that
-        is too long to be read.
+        Index, sample, and a function that returns the image's bytes or raises what `Source.read` raises, `Unusable` if
+        the file is too long.
     """
     reads = run_ahead((partial(_read, source, sample) for _, sample in samples), source.reads_at_once)
-    for (place, sample), read in zip(samples, reads, strict=True):
-        yield place, sample, read
+    for (index, sample), read in zip(samples, reads, strict=True):
+        yield index, sample, read
 
 
 def _read(source: Source, sample: Sample) -> bytes:

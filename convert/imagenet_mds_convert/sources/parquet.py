@@ -1,12 +1,12 @@
-"""ImageNet as Hugging Face has it: `data/train-00000-of-00294.parquet`, `data/validation-00000-of-00014.parquet`, with
-columns `image{bytes, path}` and `label`. Local files here, the gated hub in `hub.py`.
+"""ImageNet's files on Hugging Face: `data/train-00000-of-00294.parquet`, `data/validation-00000-of-00014.parquet`, with
+columns `image{bytes, path}` and `label`. This module reads local files; `hub.py` downloads them from the gated hub.
 
-The end of `path` is the wnid (`n01440764_10026_n01440764.JPEG`); without it, it is the original name, so keys are those
-of the extracted tree and the same images give the same shards.
+`path` is the original name with the wnid appended (`n01440764_10026_n01440764.JPEG`), so keys are those of the
+extracted tree, and the same images give the same shards.
 
-Parquet knows no sizes of single values, so listing reads each file once, a row group at a time, and keeps the lengths.
-A read takes in the whole row group (100 images, 11 MB, in the hub's files), for a dataset's order mixes them all: this
-is the slowest of the sources; the official archives read an image alone.
+Parquet does not store the sizes of single values, so listing reads each file once, one row group at a time, and keeps
+the lengths. Each image costs reading its row group of 100 images (11 MB), because stored order mixes them all. That
+makes this the slowest source; the official archives read single images.
 """
 
 import errno
@@ -21,21 +21,21 @@ from typing import Any
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
-from imagenet_mds.vocabulary import SPLITS
-from imagenet_mds_convert.sources.base import Sample
+from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
+from imagenet_mds_convert.sources.base import Sample, SourceDefaults
 from imagenet_mds_convert.sources.classes import imagenet_names
 from imagenet_mds_convert.sources.folders import is_image_name, sorted_by_key
 from imagenet_mds_convert.sources.ranges import RangeFile
 
 _FILE = re.compile(r"(train|validation)-\d{5}-of-(\d{5})(-[0-9a-f]+)?\.parquet\Z")
-_PREFIXES = {"train": "train-", "val": "validation-"}
+_PREFIXES: dict[SplitName, str] = {"train": "train-", "val": "validation-"}
 _PATH = re.compile(r"([^/\n\r]+)_(n\d{8})(\.[A-Za-z]+)\Z")
 _THREADS = 4
 NEEDS_HF = "reading Hugging Face's files needs pyarrow and huggingface_hub: pip install 'imagenet-mds[hf]'"
 
 
 def parquet_files(storage: Storage) -> tuple[str, ...]:
-    """The files of train and val, in `data/` or right here, sorted; none where this is not Hugging Face's layout."""
+    """The files of train and val, in `data/` or in the folder itself, sorted; empty if this is another layout."""
     for folder in ("data/", ""):
         try:
             names = (storage.child("data") if folder else storage).list_names()
@@ -47,22 +47,22 @@ def parquet_files(storage: Storage) -> tuple[str, ...]:
 
 
 def select_files(names: list[str]) -> tuple[str, ...]:
-    """Those of many names that hold train and val."""
+    """The names of files of train and val, sorted."""
     return tuple(sorted(name for name in names if _FILE.match(name.rpartition("/")[2])))
 
 
 @dataclass(frozen=True)
-class ParquetSource:
+class ParquetSource(SourceDefaults):
     """Parquet files of ImageNet. A sample's `where` is (file, row group, row)."""
 
     storage: Storage
     files: tuple[str, ...]
-    kind: str = "parquet"
+    kind: SourceKind = "parquet"
     drawn: bool = False
 
     @classmethod
     def open(cls, storage: Storage) -> "ParquetSource":
-        """Look at the names of the files.
+        """List the names of the files.
 
         Raises:
             UserError: there are none, or pyarrow is not installed.
@@ -81,42 +81,42 @@ class ParquetSource:
         return tuple(imagenet_names())
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Their names for people."""
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the 1,000 wnids."""
         return tuple(imagenet_names().values())
 
     @property
-    def splits(self) -> tuple[str, ...]:
-        """Those that have a file."""
+    def splits(self) -> tuple[SplitName, ...]:
+        """The splits that have a file."""
         return tuple(split for split in SPLITS if self.split_files(split))
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Which files are missing, by the number in their names."""
-        notes = []
+    def warnings(self) -> tuple[str, ...]:
+        """How many files are missing, by the number in their names."""
+        warnings = []
         for split in self.splits:
             files = self.split_files(split)
             match = _FILE.match(files[0].rpartition("/")[2])
-            assert match is not None  # else it would not be among the files
+            assert match is not None  # `select_files` matched it
             if len(files) != int(match[2]):
-                notes.append(f"{len(files)} of the {int(match[2])} parquet files of {split} are here")
-        return tuple(notes)
+                warnings.append(f"{len(files)} of the {int(match[2])} parquet files of {split} are here")
+        return tuple(warnings)
 
-    def split_files(self, split: str) -> list[str]:
+    def split_files(self, split: SplitName) -> list[str]:
         """The files of a split, in order."""
         return [name for name in self.files if name.rpartition("/")[2].startswith(_PREFIXES[split])]
 
     @property
     def reads_at_once(self) -> int:
-        """A few only: each holds a row group."""
+        """A few where requests go over a network, because each read holds a row group; else 1."""
         return _THREADS if self.storage.remote else 1
 
-    def samples(self, split: str) -> list[Sample]:
+    def samples(self, split: SplitName) -> list[Sample]:
         """Every image of the split, sorted by key.
 
         Raises:
-            UserError: a file is broken or has other columns, a label does not fit the wnid in the path, a path stands
-                twice.
+            UserError: a file is broken or has other columns, a label does not match the wnid in the path, or a path
+                occurs twice.
         """
         numbers = {wnid: number for number, wnid in enumerate(self.classes)}
         pool = ThreadPoolExecutor(_THREADS)
@@ -136,7 +136,11 @@ class ParquetSource:
         return found
 
     def read(self, where: tuple[str, int, int]) -> bytes:
-        """The bytes of an image, by file, row group and row."""
+        """The bytes of an image, by file, row group and row.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         name, group, row = where
         value = _images(self, name, group)[row].as_py()
         return value or b""
@@ -158,15 +162,15 @@ class ParquetSource:
                     wnid = key.partition("/")[0] if key else None
                     if key is None or wnid not in numbers or numbers[wnid] != label:
                         raise UserError(
-                            f"{self.storage.location}/{name}, row group {group}, row {row}: label {label} does not fit "
-                            f"the path {path!r}: the wnid at its end should be {_expected(self.classes, label)}"
+                            f"{self.storage.location}/{name}, row group {group}, row {row}: label {label} does not "
+                            f"match the path {path!r}: the wnid at its end should be {_expected(self.classes, label)}"
                         )
                     found.append(Sample(key, label, size_bytes or 0, (name, group, row)))
         return found
 
 
 def _key(path: object) -> str | None:
-    """`n01440764_10026_n01440764.JPEG` to `n01440764/n01440764_10026.JPEG`."""
+    """The key of a path: `n01440764_10026_n01440764.JPEG` gives `n01440764/n01440764_10026.JPEG`."""
     match = _PATH.match(path) if isinstance(path, str) else None
     if match is None or not is_image_name(match[1] + match[3]):
         return None
@@ -182,7 +186,7 @@ def _images(source: ParquetSource, name: str, group: int) -> Any:
     """The images of a row group, as pyarrow's array of bytes."""
     try:
         table = _open(source.storage, name).read_row_group(group, columns=["image.bytes"])
-    except (OSError, ValueError) as error:  # pyarrow's errors are both
+    except (OSError, ValueError) as error:  # pyarrow raises both
         raise OSError(errno.EIO, f"{name}, row group {group}: {error}") from error
     return table["image"].combine_chunks().field("bytes")
 
@@ -207,7 +211,7 @@ def _refuse_other_columns(where: str, schema: Any) -> None:
     image = columns.get("image")
     inner = {image.field(place).name for place in range(image.num_fields)} if image is not None else set()
     if not {"bytes", "path"} <= inner or "label" not in columns:
-        raise UserError(f"{where} has columns {', '.join(columns)}, and image{{bytes, path}} and label are needed")
+        raise UserError(f"{where} has columns {', '.join(columns)}, and needs image{{bytes, path}} and label")
 
 
 @contextmanager
@@ -218,5 +222,5 @@ def _explained(storage: Storage, name: str) -> Iterator[None]:
         yield
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(
-            f"{storage.location}/{name} cannot be read, it is truncated or no parquet file ({error}): download it again"
+            f"{storage.location}/{name} cannot be read, it is truncated or not parquet ({error}): download it again"
         ) from None

@@ -1,22 +1,22 @@
-"""A part of a stored file as a file object, for libraries that want one. It reads what is asked for, little more."""
+"""A part of a stored file as a file object, for libraries that take one. It reads little more than is asked for."""
 
 import io
 
 from imagenet_mds.storage.base import Storage
 
 HEADER_AHEAD_BYTES = 1 << 12
-"""A page: what a disk reads at the least, and enough for a tar's header with a long name."""
+"""A page: the least that a disk reads, and enough for a tar header with a long name."""
 
 
 class RangeFile(io.RawIOBase):
-    """`length` bytes of a stored file from `start` on, read by ranges.
+    """`length` bytes of a stored file, beginning at byte `start`.
 
     Args:
-        storage: where the file lies.
-        name: the file.
-        start: the place in it that is 0 here.
-        length: how long this file is.
-        ahead_bytes: the least that is read at once; small reads that follow closely are served from it.
+        storage: the storage that holds the file.
+        name: the file's name.
+        start: offset in it of this file's byte 0.
+        length: size of this file in bytes.
+        ahead_bytes: minimum size of a read; small reads that follow closely are served from its buffer.
     """
 
     def __init__(
@@ -28,30 +28,34 @@ class RangeFile(io.RawIOBase):
         self._buffer, self._buffer_at = b"", 0
 
     def readable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def tell(self) -> int:
-        """The place of the next read."""
+        """Offset of the next read."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move the place of the next read."""
+        """Set the offset of the next read."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.length}[whence]
         return self._at
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next `size` bytes, all that is left for -1; fewer at the end."""
+        """The next `size` bytes, or all that are left for -1; fewer at the end.
+
+        Raises:
+            OSError: the storage cannot be read.
+        """
         left = max(self.length - self._at, 0)
         size = left if size is None or size < 0 else min(size, left)
         begin = self._at - self._buffer_at
         if begin < 0 or begin + size > len(self._buffer):
             wanted = min(max(size, self._ahead_bytes), left)
-            self._buffer = b""  # before the next one, so that there is one at a time
+            self._buffer = b""  # freed before the next one is read: memory for one at a time
             self._buffer = self.storage.read_range(self.name, self.start + self._at, wanted)
             self._buffer_at, begin = self._at, 0
         data = self._buffer[begin : begin + size]

@@ -1,8 +1,8 @@
-"""Walking a tar that lies within a stored file, by its headers alone, whatever somebody has put into it.
+"""Walks a tar within a stored file by its headers alone, and trusts none of them.
 
-Plain headers are read here, for speed, and all others (GNU long names, pax, old formats) by the standard library's
-tarfile. It takes a broken header for the end of the archive and believes any size, so both are looked after here.
-Nothing is ever unpacked or followed.
+Plain headers are parsed here, for speed, and all others (GNU long names, pax, old formats) by the standard library's
+tarfile. tarfile takes a broken header for the end of the archive and accepts any size, so both are checked here.
+Nothing is unpacked, and no link is followed.
 """
 
 import re
@@ -15,14 +15,14 @@ from imagenet_mds.storage.base import Storage
 from imagenet_mds_convert.sources.ranges import HEADER_AHEAD_BYTES, RangeFile
 
 _MOST_HEADER_BYTES = 1 << 20
-"""Of a long name or a pax header; the longest path that Linux takes is 4 KiB."""
+"""Size limit of a long name or a pax header; the longest path on Linux has 4 KiB."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A member that is no folder: its name as the tar has it, and where its bytes are in the stored file.
+    """A member that is not a folder: its name in the tar, and where its bytes are in the stored file.
 
-    `refused` says why it is not to be read: it is a link, a device, its path leads out of the archive. None: it may be.
+    `refused` is the reason not to read it (a link, a device, a path that leads out of the archive), else None.
     """
 
     name: str
@@ -32,41 +32,45 @@ class Member:
 
     @property
     def basename(self) -> str:
-        """The last part of its name."""
+        """The last part of the member's name."""
         return self.name.rpartition("/")[2]
 
 
 class _Headers(RangeFile):
-    """A tar that headers are read from; one that claims to be huge or negative is broken."""
+    """Reads the headers of a tar, and refuses one that claims to be huge or of negative size."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next `size` bytes."""
+        """The next `size` bytes.
+
+        Raises:
+            ReadError: no header has this size.
+        """
         if size is None or not 0 <= size <= _MOST_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return super().read(size)
 
     def block(self, at: int) -> bytes:
-        """The block at a place.
+        """The block at an offset.
 
         Raises:
-            ReadError: it is not there.
+            ReadError: the tar ends before the end of it.
         """
         self.seek(at)
         block = self.read(tarfile.BLOCKSIZE)
         if len(block) < tarfile.BLOCKSIZE:
-            raise tarfile.ReadError("it ends without the mark of its end")
+            raise tarfile.ReadError("it ends without an end-of-archive block")
         return block
 
     def header(self, at: int) -> tuple[tarfile.TarInfo, int]:
-        """The header at a place, of whatever kind, and where the next one is.
+        """The header at an offset, of any kind, and the offset of the next one.
 
         Raises:
-            TarError: there is none.
+            TarError: there is no header.
         """
         self.seek(at)
         with tarfile.TarFile(fileobj=self, encoding="utf-8", errors="surrogateescape") as tar:
             info = tar.next()
-            if info is None:  # what tarfile takes for the end of the archive
+            if info is None:  # tarfile took it for the end of the archive
                 raise tarfile.ReadError("no header")
             return info, tar.offset
 
@@ -74,14 +78,14 @@ class _Headers(RangeFile):
 def walk_tar(
     storage: Storage, name: str, start: int, length: int, ahead_bytes: int = HEADER_AHEAD_BYTES
 ) -> Iterator[Member]:
-    """Every member of a tar, but for folders, in its order.
+    """Every member of a tar except folders, in stored order.
 
     Args:
-        storage: where the file lies that holds the tar.
-        name: that file.
-        start: where in it the tar begins.
+        storage: the storage of the file that contains the tar.
+        name: that file's name.
+        start: offset of the tar in it.
         length: the tar's size in bytes.
-        ahead_bytes: the least that is read at once; memory for as much is held while walking.
+        ahead_bytes: minimum size of a read; the walk holds a buffer of this size.
 
     Raises:
         UserError: the tar is truncated or broken; the message names the file and the byte.
@@ -117,7 +121,7 @@ def walk_tar(
 
 _END = tarfile.NUL * tarfile.BLOCKSIZE
 _REGULAR = re.compile(rb"(?:ustar\x0000.{80}\0{155}|ustar  \0).*", re.DOTALL)
-"""What follows the name of a link in a header: POSIX's without a prefix to the name, GNU's."""
+"""A header from byte 257 on, behind a link's name: POSIX's without a name prefix, or GNU's."""
 _PLAIN_NAME = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _OCTAL = re.compile(rb"[0-7]+")
 
@@ -125,7 +129,7 @@ _OCTAL = re.compile(rb"[0-7]+")
 def _plain(block: bytes) -> tuple[str, int] | None:
     """Name and size from the header of a regular file with a name like ImageNet's; None for any other header.
 
-    It takes a quarter of tarfile's time, and ImageNet has 1.28 million of these.
+    This takes a quarter of tarfile's time, and ImageNet has 1.28 million of these.
     """
     name, size = block[:100].rstrip(b"\0"), block[124:136].rstrip(b"\0 ")
     if (
@@ -136,7 +140,7 @@ def _plain(block: bytes) -> tuple[str, int] | None:
     ):
         return None
     checksum = block[148:156].strip(b"\0 ")
-    # The sum of the header's bytes with blanks in place of the sum.
+    # The checksum is the sum of the header's bytes, with blanks in place of the checksum.
     if not _OCTAL.fullmatch(checksum) or sum(block) - sum(block[148:156]) + 8 * 0x20 != int(checksum, 8):
         return None
     return name.decode("ascii"), int(size, 8)
@@ -159,7 +163,7 @@ def _refused(info: tarfile.TarInfo) -> str | None:
 
 
 def _printable(name: str) -> str:
-    """The name as it can stand in a message and a manifest."""
+    """The name, escaped where needed for messages and manifests."""
     if name.isascii() and name.isprintable():
         return name
     escaped = name.encode("utf-8", "backslashreplace").decode()

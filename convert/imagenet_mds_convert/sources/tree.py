@@ -1,16 +1,16 @@
 """The extracted ILSVRC2012 tree: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, on a disk or in S3.
 
-A class folder's name need not be a wnid; class numbers are those of ImageNet's 1,000 wnids where all names are among
-them, else the places among the sorted names of both splits together, so that `train` and `val` always agree.
-`LOC_synset_mapping.txt` beside the splits, as Kaggle ships it, gives the names for people.
+A class folder's name need not be a wnid. If all names are among ImageNet's 1,000 wnids, the class numbers are those of
+ImageNet; otherwise they are positions among the sorted names of both splits together, so that `train` and `val` agree.
+`LOC_synset_mapping.txt` beside the splits, as Kaggle ships it, gives the classes' names.
 """
 
 from dataclasses import dataclass
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
-from imagenet_mds.vocabulary import SPLITS
-from imagenet_mds_convert.sources.base import Sample
+from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
+from imagenet_mds_convert.sources.base import Sample, SourceDefaults
 from imagenet_mds_convert.sources.classes import WNID, name_classes, number_classes
 from imagenet_mds_convert.sources.folders import (
     class_folder_images,
@@ -23,27 +23,28 @@ from imagenet_mds_convert.sources.folders import (
 from imagenet_mds_convert.sources.parallel import reads_at_once
 
 _MOST_LOOKED_INTO = 20
-"""Folders in S3, for the message on a source without splits: each takes two requests."""
+"""Folders in S3 searched for splits, for an error message; each takes two requests."""
 
 
 @dataclass(frozen=True)
-class TreeSource:
+class TreeSource(SourceDefaults):
     """A tree of class folders. Keys are paths under the split: `n01440764/n01440764_10026.JPEG`."""
 
     storage: Storage
     classes: tuple[str, ...]
-    names: tuple[str, ...]
-    splits: tuple[str, ...]
-    notes: tuple[str, ...]
-    kind: str = "tree"
+    class_names: tuple[str, ...]
+    splits: tuple[SplitName, ...]
+    warnings: tuple[str, ...]
+    kind: SourceKind = "tree"
     drawn: bool = False
 
     @classmethod
     def open(cls, storage: Storage) -> "TreeSource":
-        """Look at the folders, not yet at the files.
+        """List the folders, not yet the files.
 
         Raises:
-            UserError: no `train/` or `val/`, no class folders, a single class, a class in `val/` that `train/` lacks.
+            UserError: there is no `train/` or `val/`, there are fewer than two class folders, or `val/` has a class
+                that `train/` lacks.
         """
         below = {split: storage.child(split) for split in SPLITS}
         folders = {split: names for split, at in below.items() if (names := folders_in(at)) is not None}
@@ -52,39 +53,42 @@ class TreeSource:
         for split, names in folders.items():
             if not names:
                 at = below[split].location
-                raise UserError(f"{at} has no class folders: images belong into {at}/<wnid>/")
+                raise UserError(f"{at} has no class folders: put the images into {at}/<wnid>/")
             for name in names:
                 refuse_unwritable_name(below[split], name)
         if len(folders) == 2 and (strange := sorted(folders["val"] - folders["train"])):
             raise UserError(
                 f"{below['val'].location} has classes that {below['train'].location} lacks: {some(strange)}; "
-                f"a class number would mean two things, so make the folders agree"
+                f"a class number would be ambiguous, so make the folders agree"
             )
         found = sorted(set().union(*folders.values()))
         if len(found) == 1:
             raise UserError(f"{storage.location} has one class, {found[0]}: a classifier needs two at least")
-        notes = []
+        warnings = []
         if strange := [name for name in found if not WNID.match(name)]:
-            notes.append(f"class folders whose names are not wnids are taken as they are: {some(strange)}")
+            warnings.append(f"class folders whose names are not wnids are taken as they are: {some(strange)}")
         classes = number_classes(found)
-        names_for_people = name_classes(classes, read_names(storage))
-        return cls(storage, classes, names_for_people, tuple(folders), tuple(notes))
+        return cls(storage, classes, name_classes(classes, read_names(storage)), tuple(folders), tuple(warnings))
 
     @property
     def reads_at_once(self) -> int:
-        """As the storage has it."""
+        """Several where requests go over a network, else 1."""
         return reads_at_once(self.storage)
 
-    def samples(self, split: str) -> list[Sample]:
+    def samples(self, split: SplitName) -> list[Sample]:
         """Every image file of the split, sorted by key.
 
         Raises:
-            UserError: there is none, a folder cannot be listed, or a name cannot stand in `keys.txt`.
+            UserError: there is none, a folder cannot be listed, or a name cannot be written to `keys.txt`.
         """
         return class_folder_images(self.storage, split, self.classes)
 
     def read(self, where: str) -> bytes:
-        """The bytes of a file, by its path under the root."""
+        """The bytes of a file, by its path under the root.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         return self.storage.read(where)
 
 

@@ -1,0 +1,63 @@
+"""What several commands print: lines of JSON, lines of progress, and the images that were left out or changed."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagenet_mds.dataset.manifest import Manifest
+    from imagenet_mds_convert.sources.base import Track
+
+_MOST_SHOWN = 10
+
+
+def json_line(event: str, **fields: Any) -> str:
+    """One event as a line of JSON."""
+    return json.dumps({"event": event, **fields})
+
+
+def split_fields(location: str, manifest: "Manifest") -> dict[str, Any]:
+    """The fields of a JSON line about a complete split."""
+    return {
+        "split": manifest.split,
+        "location": location,
+        "images": manifest.samples,
+        "shards": len(manifest.shards),
+        "bytes": manifest.size_bytes,
+        "fingerprint": manifest.fingerprint,
+        "left_out": len(manifest.left_out),
+    }
+
+
+def progress_tracker(*, as_json: bool = False) -> "Track":
+    """A callback for library functions that take long: it shows a `ProgressLine` while they work."""
+    from imagenet_mds.progress import ProgressLine
+
+    @contextmanager
+    def track(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        with ProgressLine(what, total, unit, as_json=as_json) as line:
+            yield line.advance
+
+    return track
+
+
+def report_exceptions(manifest: "Manifest") -> None:
+    """Print what was scaled, left out or changed, with reasons: the first few of each, the rest is in the manifest."""
+    from imagenet_mds.dataset.manifest import MANIFEST_BASENAME
+
+    if manifest.scaled:
+        print(f"  scaled down: {manifest.scaled:,} images")
+    if manifest.policy.tiles:
+        untiled = manifest.samples - manifest.tiled
+        print(f"  with restart tiles: {manifest.tiled:,} images; {untiled:,} cannot have them and are stored unchanged")
+    for verb, entries in (
+        ("duplicate", [(entry.key, f"the same file as {entry.of}") for entry in manifest.duplicates]),
+        ("left out", [(entry.key, entry.reason) for entry in manifest.left_out]),
+        ("changed", [(entry.key, entry.change) for entry in manifest.changed]),
+    ):
+        for key, reason in entries[:_MOST_SHOWN]:
+            print(f"  {verb}: {key}: {reason}")
+        if len(entries) > _MOST_SHOWN:
+            more = len(entries) - _MOST_SHOWN
+            print(f"  {verb}: {more:,} more, all in {manifest.split}/{MANIFEST_BASENAME}")

@@ -1,0 +1,50 @@
+"""`imagenet-mds verify`: its options and what it prints."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imagenet_mds.cli.tables import progress_tracker
+from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED
+
+if TYPE_CHECKING:
+    from imagenet_mds.dataset.manifest import Manifest
+    from imagenet_mds.storage.base import Storage
+    from imagenet_mds_convert.verify import Fault
+
+
+def verify(
+    dataset: Annotated[str, typer.Argument(help="Dataset written by `convert`: a folder or s3:// address.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every image as well.")] = False,
+    repair: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Source from which broken files are rebuilt.")
+    ] = None,
+) -> int:
+    """Check every shard against the manifest. List what is broken, or repair it."""
+    from imagenet_mds_convert.sources import open_source
+    from imagenet_mds_convert.verify import verify_dataset
+
+    broken = verify_dataset(
+        dataset,
+        deep=deep,
+        source=None if repair is None else open_source(repair),
+        threads=len(os.sched_getaffinity(0)),
+        track=progress_tracker(),
+        on_split=_print_split,
+        on_repair=lambda split, name: print(f"repaired: {split.location}/{name}"),
+    )
+    if not broken:
+        return EXIT_DONE
+    how = "" if repair else f"; `imagenet-mds verify {dataset} --repair SOURCE` rebuilds just those"
+    print(f"imagenet-mds: {broken} files are broken{how}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _print_split(split: "Storage", manifest: "Manifest", faults: "list[Fault]") -> None:
+    if not faults:
+        counts = f"{len(manifest.shards):,} shards, {manifest.samples:,} images"
+        print(f"{split.location}: {counts}, all as the manifest has it")
+    for fault in faults:
+        print(f"broken: {split.location}/{fault.name}: {fault.reason}")
