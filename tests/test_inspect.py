@@ -44,10 +44,10 @@ def test_the_preview_shows_the_stored_samples_with_their_labels(dataset: Path, t
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("sheet.jpg",), "give a name that ends in .png"),
+        (("sheet.jpg",), "choose a name that ends in .png"),
         (("sheet.png", "--start", "900"), "has no sample 900"),
         (("no/folder/sheet.png",), "there is no folder no/folder"),
-        (("sheet.png", "--epoch", "1"), "give --augmented too"),
+        (("sheet.png", "--epoch", "1"), "pass --augmented too"),
         (("sheet.png", "--augmented", "--start", "3"), "leave them out with --augmented"),
     ],
 )
@@ -62,8 +62,8 @@ def test_what_cannot_be_drawn_is_said(dataset: Path, tmp_path: Path, arguments: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--epoch", "1"), "give --config too"),
-        (("--split", "val"), "--split says where --sample is"),
+        (("--epoch", "1"), "pass --config too"),
+        (("--split", "val"), "--split selects the split of --sample"),
         (("--sample", "1", "--config", "demo"), "not both"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from imagenet_mds.cli.arguments import parse_size
+from imagenet_mds.cli.options import parse_size
 from imagenet_mds.dataset.access import read_dataset
 from imagenet_mds.dataset.manifest import (
     DEFAULT_QUALITY,

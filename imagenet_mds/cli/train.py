@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from imagenet_mds.cli.arguments import open_dataset
+from imagenet_mds.cli.options import open_dataset
 from imagenet_mds.dataset.access import Dataset, check_available
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
 from imagenet_mds.progress import ProgressLine

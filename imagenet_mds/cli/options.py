@@ -1,0 +1,53 @@
+"""Options that several commands share, and what their text means."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imagenet_mds.errors import UserError
+
+if TYPE_CHECKING:
+    from imagenet_mds.dataset.access import Dataset
+
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder for shards fetched from S3; ~/.cache/imagenet-mds by default."),
+]
+CacheLimit = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Maximum cache size per split, for example 100GB; unlimited by default."),
+]
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+
+
+def parse_size(text: str, option: str) -> int:
+    """Convert a size such as `64MiB`, `50 MB` or `1048576` to bytes.
+
+    Args:
+        text: the size as typed.
+        option: the option it belongs to, for the error message.
+
+    Raises:
+        UserError: the text is not a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
+    if not match or match[2].upper() not in _UNITS:
+        raise UserError(
+            f"{option} {text}: pass a number with B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, for example 64MiB"
+        )
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def open_dataset(location: str, cache: Path | None, cache_limit: str | None) -> "Dataset":
+    """Open a dataset with the options --cache and --cache-limit.
+
+    Raises:
+        UserError: the limit is not a size, or the three do not fit together.
+    """
+    from imagenet_mds.dataset.access import Dataset
+
+    return Dataset.at(location, cache, parse_size(cache_limit, "--cache-limit") if cache_limit else None)
