@@ -10,7 +10,7 @@ configs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Lis
 
 @configs_app.command("ls")
 def configs_ls() -> None:
-    """List the shipped configurations, each with the first line of its file."""
+    """List the shipped configurations."""
     from imagenet_mds.resources import config_names, resource_folder
 
     for name in config_names():

@@ -24,7 +24,10 @@ def doctor(
     cache_limit: CacheLimit = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
 ) -> None:
-    """Measure how fast a dataset becomes training batches on this machine, and what limits it."""
+    """Measure how fast this machine loads a dataset for training.
+
+    It also reports what limits the loader, and whether it keeps up with T4 GPUs.
+    """
     if data is None:
         raise UserError(
             "pass --data DATASET, a dataset that `convert` wrote, to measure how fast it becomes batches here"

@@ -23,7 +23,7 @@ def inspect(
     sample: Annotated[int | None, typer.Option(min=0, help="Index of one sample to show, counted from 0.")] = None,
     split: Annotated[SplitName | None, typer.Option(help="With --sample: its split; train by default.")] = None,
     config: Annotated[
-        str | None, typer.Option(help="Training configuration, a YAML file or a shipped name: show a batch of it.")
+        str | None, typer.Option(help="Show a batch of this training configuration: a YAML file or a shipped name.")
     ] = None,
     epoch: Annotated[
         int | None, typer.Option(min=0, help="With --config: epoch, counted from 0; 0 by default.")
@@ -39,7 +39,7 @@ def inspect(
     cache_limit: CacheLimit = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
 ) -> None:
-    """Show what a dataset holds, one of its samples, or one training batch.
+    """Show a dataset, one of its samples, or a training batch.
 
     Without --sample and --config it lists the counts, classes, bytes, shards, source and fingerprint of each split.
     """

@@ -43,7 +43,7 @@ def preview(
     cache: CacheFolder = None,
     cache_limit: CacheLimit = None,
 ) -> None:
-    """Write a contact sheet of labelled images, as stored or as training sees them."""
+    """Write a contact sheet of stored or augmented images."""
     if augmented:
         if split is not None or start is not None:
             raise UserError("--split and --start select stored samples: leave them out with --augmented")

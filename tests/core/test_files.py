@@ -1,12 +1,15 @@
 """Files are there whole or not at all."""
 
+import multiprocessing
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from imagenet_mds.storage.atomic import Draft, json_bytes, write_atomic, write_json
+from imagenet_mds.storage.atomic import Draft, create_atomic, json_bytes, write_atomic, write_json
+from imagenet_mds.storage.local import LocalStorage
 
 
 def test_a_file_is_written_and_nothing_else(tmp_path: Path) -> None:
@@ -109,3 +112,71 @@ def test_json_for_people_is_sorted_readable_and_always_the_same(tmp_path: Path) 
     write_json(tmp_path / "a.json", {"b": [1], "a": "\u00e9"})
     expected = '{\n  "a": "\u00e9",\n  "b": [\n    1\n  ]\n}\n'.encode()
     assert (tmp_path / "a.json").read_bytes() == expected == json_bytes({"a": "\u00e9", "b": [1]})
+
+
+def test_a_name_is_created_once(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "lease")
+    storage.create("owner", b"first")
+    with pytest.raises(FileExistsError):
+        storage.create("owner", b"second")
+    assert {entry.name: storage.read(entry.name) for entry in storage.walk()} == {"owner": b"first"}
+
+
+def test_of_many_processes_that_create_a_name_one_succeeds(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for round_number in range(20):
+        path = tmp_path / f"{round_number}"
+        barrier, won = context.Barrier(4), context.Queue()
+        processes = [context.Process(target=_create, args=(path, barrier, won, number)) for number in range(4)]
+        for process in processes:
+            process.start()
+        outcomes = [won.get(timeout=20) for _ in processes]
+        for process in processes:
+            process.join()
+        winners = [number for number in outcomes if number is not None]
+        assert len(winners) == 1
+        assert path.read_bytes() == bytes([winners[0]]) * 100_000
+    assert len(list(tmp_path.iterdir())) == 20, "no temporary file is left"
+
+
+def _create(path: Path, barrier: Any, won: Any, number: int) -> None:
+    barrier.wait()
+    try:
+        create_atomic(path, bytes([number]) * 100_000)
+    except FileExistsError:
+        won.put(None)
+    else:
+        won.put(number)
+
+
+def test_a_link_whose_answer_was_lost_is_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS repeats the request, and its second answer is that the name exists."""
+    link = os.link
+
+    def link_twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    create_atomic(tmp_path / "owner", b"first")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"owner": b"first"}
+    with pytest.raises(FileExistsError):
+        create_atomic(tmp_path / "owner", b"second")
+
+
+def test_a_created_file_is_durable_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fsync, link = os.fsync, os.link
+
+    def noted_fsync(descriptor: int) -> None:
+        events.append("fsync of " + ("the folder" if Path(f"/proc/self/fd/{descriptor}").is_dir() else "the file"))
+        fsync(descriptor)
+
+    def noted_link(source: Path, target: Path) -> None:
+        events.append("link")
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "link", noted_link)
+    create_atomic(tmp_path / "a.bin", b"whole")
+    assert events == ["fsync of the file", "link", "fsync of the folder"]
