@@ -98,7 +98,7 @@ def damaged(dataset: Path, tmp_path: Path) -> Path:
         (("preview", "sheet.png", "--start", "3"), "train: sample 3 (KEY) does not decode ("),
     ],
 )
-def test_what_is_damaged_is_named_with_its_mend(damaged: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_what_is_damaged_is_named_with_its_repair(damaged: Path, arguments: tuple[str, ...], words: str) -> None:
     command, *rest = arguments
     outcome = run(command, damaged, *rest, cwd=damaged.parent)
     assert outcome.status == 1
@@ -118,5 +118,5 @@ def test_a_class_that_there_is_not_is_damage(dataset: Path, tmp_path: Path) -> N
     outcome = run("inspect", tmp_path / "mds", "--split", "val", "--sample", last)
     assert outcome.status == 1
     assert (
-        f"val/shard.00000.mds: sample {last} is of class 10, which there is not: `imagenet-mds verify " in outcome.err
+        f"val/shard.00000.mds: sample {last} is of class 10, which does not exist: `imagenet-mds verify " in outcome.err
     )

@@ -1,6 +1,6 @@
 """How often and how long operations that may fail for a moment are retried. All attempt counts are here.
 
-A request to S3 that fails or gets no answer is repeated by boto3: 11 requests at most. It waits up to 1, 2, 4, 8, 16 and
+A request to S3 that fails or gets no answer is repeated by boto3: 11 requests at most. It waits up to 1, 2, 4, 8, 16,
 then 20 seconds between them, 131 seconds in all; a throttling server may add 5 seconds to each wait.
 
     a line that takes no connection     11 x 10 s + 131 s                    241 seconds

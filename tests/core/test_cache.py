@@ -146,7 +146,7 @@ def test_what_is_not_what_the_index_says_never_gets_its_name(
     dataset: Path, tmp_path: Path, lie: Callable[[str, bytes], bytes]
 ) -> None:
     here = case(dataset, tmp_path, lie=lie)
-    with pytest.raises(WorldError, match=r"shard\.00000\.mds is broken: it has .* Mend it with `imagenet-mds verify"):
+    with pytest.raises(WorldError, match=r"shard\.00000\.mds is broken: it has .* Repair it with `imagenet-mds verify"):
         here.shard_cache.fetch(here.info.shards[0])
     assert names(here.shard_cache) == set()
     assert len(here.remote.reads()) >= 3, "what came wrong once may come right"
@@ -209,7 +209,7 @@ def test_a_limit_is_kept_and_what_is_in_use_goes_last(dataset: Path, tmp_path: P
 
 def test_a_limit_with_no_room_for_a_few_shards_is_refused(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"--cache-limit of 100,000 bytes: give room for 8 shards at least, 5\d\d,\d\d\d bytes"
+        UserError, match=r"--cache-limit of 100,000 bytes: allow for at least 8 shards, 5\d\d,\d\d\d bytes"
     ):
         case(dataset, tmp_path, 100_000)
 
@@ -219,7 +219,7 @@ def test_a_disk_with_no_room_is_refused_before_anything_is_fetched(
 ) -> None:
     monkeypatch.setattr(LocalStorage, "free_bytes", lambda storage: 1_000_000)
     with pytest.raises(
-        UserError, match=r"would take 0\.0 GB more and its disk has 0\.0 GB free: give --cache FOLDER on"
+        UserError, match=r"would take 0\.0 GB more and its disk has 0\.0 GB free: pass --cache FOLDER on"
     ):
         case(dataset, tmp_path)
     here = case(dataset, tmp_path, limit_bytes=900_000)

@@ -155,7 +155,7 @@ def test_a_manifest_edited_by_hand_is_refused(
 def test_a_manifest_that_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST_BASENAME).write_text(text)
     with pytest.raises(
-        UserError, match=r"restore it, or make it anew with `imagenet-mds convert SOURCE .* --overwrite`"
+        UserError, match=r"restore it, or convert again with `imagenet-mds convert SOURCE .* --overwrite`"
     ):
         manifest_at(tmp_path)
 

@@ -319,4 +319,4 @@ def test_what_is_no_index_of_images_is_said(dataset: Path, tmp_path: Path) -> No
     (out / "train" / "index.json").write_text("{}", encoding="utf-8")
     outcome = run("train", "--config", "demo", "--data", out, "--save", tmp_path)
     assert (outcome.status, len(outcome.err.splitlines())) == (2, 1)
-    assert "is no index of MDS shards" in outcome.err
+    assert "is not an index of MDS shards" in outcome.err
