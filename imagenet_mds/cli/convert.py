@@ -177,7 +177,7 @@ def _make_one(conversion: SplitConversion, workers: int, options: ConvertOptions
             done = (record.info.samples if record.info else 0) + len(record.left_out)
             if spent is None:
                 kept += record.info is not None
-                progress.keep(done)
+                progress.resume_from(done)
                 return
             made_images, source_bytes = made_images + done, source_bytes + record.source_bytes
             total.add(spent)

@@ -10,91 +10,34 @@ upload that fails is aborted. `AWS_ENDPOINT_URL` selects another server than Ama
 
 import errno
 import io
-import os
 import secrets
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import boto3
 import botocore.exceptions
-import urllib3.exceptions
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage import retry
 from imagenet_mds.storage.base import Entry, Listing, RangeReads
+from imagenet_mds.storage.s3_client import client
+from imagenet_mds.storage.s3_errors import (
+    CONFLICTS,
+    MISSING,
+    BrokenOff,
+    PastTheEnd,
+    error_code,
+    explained,
+    marking_breaks,
+)
 
 _PART_BYTES = 16 << 20
 _UPLOAD = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
 
 _CREATOR = "creator"
 """Metadata key of objects written by `create`: a random name of the writer."""
-
-_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
-_DENIED = "access is denied: the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket"
-_HINTS = {
-    "ExpiredToken": "the credentials have expired: renew them and run the same command again",
-    "ExpiredTokenException": "the credentials have expired: renew them and run the same command again",
-    "RequestExpired": "the credentials have expired, or this machine's clock is wrong",
-    "InvalidAccessKeyId": "the access key is not known: check AWS_ACCESS_KEY_ID",
-    "SignatureDoesNotMatch": "the secret key does not fit the access key: check AWS_SECRET_ACCESS_KEY",
-    "AccessDenied": _DENIED,
-    "403": _DENIED,
-    "NoSuchBucket": "there is no such bucket: create it, or check the name",
-    "NoSuchUpload": "another process finished this work and aborted this upload: run the same command again",
-    "PermanentRedirect": "the bucket is in another region: set AWS_DEFAULT_REGION",
-}
-"""What the user can do, by S3's error code."""
-
-_CONFLICTS = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
-"""Answers to a create-only write: the object exists, or another write of it is in flight."""
-
-_BROKEN_BODY = (
-    botocore.exceptions.IncompleteReadError,
-    botocore.exceptions.ReadTimeoutError,
-    botocore.exceptions.ResponseStreamingError,
-    urllib3.exceptions.HTTPError,
-    ConnectionError,
-    TimeoutError,
-)
-
-
-@cache
-def _client() -> Any:
-    """Return the client of this process. Threads share it; forked processes must not, because of its connections."""
-    return boto3.session.Session().client(
-        "s3",
-        config=Config(
-            retries={"mode": "adaptive", "max_attempts": retry.REQUEST_RETRIES},  # not counting the first request
-            connect_timeout=retry.CONNECT_TIMEOUT_SECONDS,
-            read_timeout=retry.READ_TIMEOUT_SECONDS,
-            max_pool_connections=32,
-        ),
-    )
-
-
-_client_lock = threading.Lock()
-
-
-def _s3() -> Any:
-    """Return the client of this process. The lock keeps threads from making one each, which takes 0.1 seconds."""
-    with _client_lock:
-        return _client()
-
-
-def _reset_after_fork() -> None:
-    """Give a forked process, such as a loader worker, its own client, and a lock that no thread of the parent holds."""
-    global _client_lock
-    _client_lock = threading.Lock()
-    _client.cache_clear()
-
-
-os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 @dataclass(frozen=True)
@@ -191,7 +134,7 @@ class S3Storage(RangeReads):
             OSError: it cannot be written.
         """
         with self._explained(name):
-            _s3().upload_fileobj(
+            client().upload_fileobj(
                 io.BytesIO(data),
                 self.bucket,
                 self._key(name),
@@ -216,7 +159,7 @@ class S3Storage(RangeReads):
                 retry.pause(attempt - 1)
             with self._explained(name):
                 try:
-                    _s3().put_object(
+                    client().put_object(
                         Bucket=self.bucket,
                         Key=self._key(name),
                         Body=bytes(data),
@@ -226,7 +169,7 @@ class S3Storage(RangeReads):
                     )
                     return
                 except botocore.exceptions.ClientError as error:
-                    if _code(error) not in _CONFLICTS:
+                    if error_code(error) not in CONFLICTS:
                         raise
             # The other write may have failed, or the object may be gone again: only a look at it tells.
             head = self._head(name)
@@ -248,10 +191,10 @@ class S3Storage(RangeReads):
             # One request takes up to a thousand keys.
             for start in range(0, len(keys), 1000):
                 batch = [{"Key": key} for key in keys[start : start + 1000]]
-                answer = _s3().delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+                answer = client().delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
                 # The request as a whole succeeds even if every key in it was refused.
                 for refused in answer.get("Errors", []):
-                    if refused.get("Code") not in _MISSING:
+                    if refused.get("Code") not in MISSING:
                         raise botocore.exceptions.ClientError({"Error": refused}, "DeleteObjects")
 
     def walk(self) -> Iterator[Entry]:
@@ -263,7 +206,7 @@ class S3Storage(RangeReads):
         """
         below = self._key("")
         with self._explained(""):
-            for page in _s3().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below):
+            for page in client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below):
                 for item in page.get("Contents", []):
                     if not item["Key"].endswith("/"):  # consoles create such keys for empty folders
                         yield Entry(item["Key"][len(below) :], int(item["Size"]))
@@ -290,7 +233,7 @@ class S3Storage(RangeReads):
         below = self._key("")
         files, folders, there = [], [], False
         with self._explained(""):
-            lister = _s3().get_paginator("list_objects_v2")
+            lister = client().get_paginator("list_objects_v2")
             for page in lister.paginate(Bucket=self.bucket, Prefix=below, Delimiter="/"):
                 objects, prefixes = page.get("Contents", []), page.get("CommonPrefixes", [])
                 there = there or bool(objects or prefixes)
@@ -314,10 +257,10 @@ class S3Storage(RangeReads):
             return
         below = self._key(f"{folder}/" if folder else "")
         with self._explained(folder):
-            pages = _s3().get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=below)
+            pages = client().get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=below)
             for page in pages:
                 for upload in page.get("Uploads", []):
-                    _s3().abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                    client().abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -328,6 +271,9 @@ class S3Storage(RangeReads):
     def free_bytes(self) -> None:
         """Return None: the space is unlimited."""
 
+    def _explained(self, name: str) -> AbstractContextManager[None]:
+        return explained(f"{self.location}/{name}" if name else self.location)
+
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
@@ -335,7 +281,7 @@ class S3Storage(RangeReads):
         """Request an object's size and metadata; None if there is no such object."""
         try:
             with self._explained(name):
-                head: dict[str, Any] = _s3().head_object(Bucket=self.bucket, Key=self._key(name))
+                head: dict[str, Any] = client().head_object(Bucket=self.bucket, Key=self._key(name))
         except FileNotFoundError:
             return None
         return head
@@ -343,11 +289,11 @@ class S3Storage(RangeReads):
     def _get(self, name: str, extra: dict[str, str]) -> bytes:
         for attempt in range(retry.BODY_ATTEMPTS):
             try:
-                with self._explained(name), _marking_breaks():
+                with self._explained(name), marking_breaks():
                     return bytes(self._body(name, extra).read())
-            except _PastTheEnd:
+            except PastTheEnd:
                 return b""
-            except _BrokenOff as error:
+            except BrokenOff as error:
                 if attempt == retry.BODY_ATTEMPTS - 1:
                     where, times = f"{self.location}/{name}", retry.BODY_ATTEMPTS
                     raise OSError(errno.EIO, f"{where} broke off {times} times") from error
@@ -357,38 +303,10 @@ class S3Storage(RangeReads):
     def _body(self, name: str, extra: dict[str, str]) -> Any:
         """Request an object and return its body, which is still to be read."""
         try:
-            return _s3().get_object(Bucket=self.bucket, Key=self._key(name), **extra)["Body"]
+            return client().get_object(Bucket=self.bucket, Key=self._key(name), **extra)["Body"]
         except botocore.exceptions.HTTPClientError as error:
             # boto3 has used up its retries. Repeating them all, as for a broken body, would take an hour.
             raise OSError(errno.EIO, str(error)) from error
-
-    @contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
-        """Translate boto3's errors: to UserError with a hint for what the user can fix, to OSError otherwise."""
-        where = f"{self.location}/{name}" if name else self.location
-        try:
-            yield
-        except botocore.exceptions.ClientError as error:
-            code = _code(error)
-            if code in _MISSING:
-                raise FileNotFoundError(errno.ENOENT, "No such object", where) from None
-            if code == "InvalidRange":
-                raise _PastTheEnd from None
-            if code in _HINTS:
-                raise UserError(f"{where}: {_HINTS[code]} ({code})") from None
-            raise OSError(errno.EIO, f"S3 answers {code}: {error}") from error
-        except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError):
-            raise UserError(
-                f"{where}: there are no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                f"or give the machine a role"
-            ) from None
-        except boto3.exceptions.S3UploadFailedError as error:
-            known = next((code for code in _HINTS if f"({code})" in str(error)), None)
-            if known:
-                raise UserError(f"{where}: {_HINTS[known]} ({known})") from None
-            raise OSError(errno.EIO, str(error)) from error
-        except botocore.exceptions.BotoCoreError as error:
-            raise OSError(errno.EIO, f"{error}") from error
 
 
 @dataclass(frozen=True)
@@ -408,24 +326,3 @@ class _Upload:
             UserError, OSError: as `S3Storage.write`.
         """
         self.storage.write(self.name, data)
-
-
-def _code(error: botocore.exceptions.ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-@contextmanager
-def _marking_breaks() -> Iterator[None]:
-    """Mark the errors of a body that broke off, which is requested again, apart from those that boto3 gave up on."""
-    try:
-        yield
-    except _BROKEN_BODY as error:
-        raise _BrokenOff from error
-
-
-class _BrokenOff(Exception):  # noqa: N818 # the next attempt may succeed
-    """The body of an answer ended early, or stalled."""
-
-
-class _PastTheEnd(Exception):  # noqa: N818 # an error to S3 alone
-    """The requested range starts behind the end of the object."""

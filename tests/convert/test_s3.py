@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.storage import retry, s3
+from imagenet_mds.storage import retry
 from imagenet_mds.storage.s3 import S3Storage
+from imagenet_mds.storage.s3_client import reset_client
 from tests.command import run, start
 from tests.convert.drawing import files, make_tree
 from tests.convert.running import convert_here
@@ -240,7 +241,7 @@ def test_no_credentials_are_said(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
-    s3._client.cache_clear()
+    reset_client()
     with pytest.raises(UserError, match="there are no AWS credentials: set AWS_ACCESS_KEY_ID"):
         S3Storage.at(f"s3://{BUCKET}/mds").read("object")
 

@@ -9,9 +9,10 @@ import pytest
 
 from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.storage import retry, s3
+from imagenet_mds.storage import retry
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.storage.s3 import S3Storage
+from imagenet_mds.storage.s3_client import reset_client
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.run import convert_split
 from imagenet_mds_convert.shards.build import build_shard
@@ -205,7 +206,7 @@ def test_a_read_that_fails_otherwise_leaves_nothing_out(
 def test_a_listing_that_is_not_answered_is_said(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "READ_TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(retry, "REQUEST_RETRIES", 2)
-    s3._client.cache_clear()
+    reset_client()
     proxy.choose = lambda request: "stall"
     with pytest.raises(UserError, match=rf"s3://{BUCKET}/raw cannot be listed: Read timeout"):
         open_source(f"s3://{BUCKET}/raw")

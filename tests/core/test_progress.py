@@ -29,7 +29,7 @@ def test_what_was_done_before_is_in_the_count_and_not_in_the_rate(
     now = 100.0
     monkeypatch.setattr("imagenet_mds.progress.time.monotonic", lambda: now)
     with ProgressLine("train", 400_000, "images", as_json=as_json) as line:
-        line.keep(390_000)
+        line.resume_from(390_000)
         now += 10.0
         line.advance(0)
         now += 10.0

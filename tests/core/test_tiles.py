@@ -185,7 +185,7 @@ def test_a_box_outside_the_picture_or_of_no_pixel_is_refused(box: tuple[int, int
     data = _tiled("4:2:0")
     tile_map = TileMap.parse(data)
     assert tile_map is not None
-    with pytest.raises(ValueError, match="no crop box of a picture of 93 x 77 pixels"):
+    with pytest.raises(ValueError, match="is not a crop box of an image of 93 x 77 pixels"):
         cut(data, tile_map, box)
 
 
@@ -259,7 +259,7 @@ def test_a_tiled_jpeg_cut_short_in_its_picture_is_refused() -> None:
     for length in range(header_end):
         assert TileMap.parse(data[:length]) is None
     for length in range(header_end, len(data)):
-        with pytest.raises(ValueError, match="its segments end behind the end of the file"):
+        with pytest.raises(ValueError, match="its segments end after the end of the file"):
             TileMap.parse(data[:length])
 
 
