@@ -64,7 +64,7 @@ def test_a_table_with_a_part_missing_or_out_of_order_is_refused() -> None:
     encoded = Table(np.arange(100_000) % 65_536, 0, 0).encode()
     parts = [encoded[at : at + 65_537] for at in range(0, len(encoded), 65_537)]
     for wrong in (parts[:-1], parts[1:], parts[::-1], [*parts, parts[-1]], [parts[0]]):
-        with pytest.raises(ValueError, match="not all there, in order"):
+        with pytest.raises(ValueError, match="incomplete or out of order"):
             _parsed(b"".join(wrong))
 
 
