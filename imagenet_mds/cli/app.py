@@ -261,7 +261,7 @@ def main() -> None:
 
 
 def _usage_error(error: typer.TyperException) -> str:
-    """Word a usage error as one line that leads to the help. Where no command was typed, it is the help itself."""
+    """Format a usage error as one line that refers to the help. If no command was typed, return the help itself."""
     message = error.format_message().replace("Value error, ", "")
     if "\n" in message:
         return message

@@ -1,4 +1,4 @@
-"""`imagenet-mds demo`: the whole pipeline on a small drawn data set."""
+"""`imagenet-mds demo`: the whole pipeline on a small set of drawn images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ def demo(
         Path, typer.Argument(help="Folder to work in. The files of an earlier demo in it are replaced.")
     ] = Path("demo"),
 ) -> None:
-    """Run the whole pipeline on a small drawn data set.
+    """Run the whole pipeline on a small set of drawn images.
 
     It draws images, converts them, trains, kills the training, resumes it, evaluates, and writes a report.
     """

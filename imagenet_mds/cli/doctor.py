@@ -79,7 +79,7 @@ def _print(found: "Findings", data: str) -> None:
 
 
 def _speed(times: float) -> str:
-    """Word a ratio of speeds; exactly 1 stands for a conversion that leaves every image as it is."""
+    """Describe a ratio of speeds. Exactly 1 means that the conversion would change no image."""
     if times == 1:
         return "no image would change"
     return f"{times - 1:.0%} faster" if times > 1 else f"{1 - times:.0%} slower"

@@ -46,7 +46,7 @@ def class_names(split: "Storage", info: "SplitInfo") -> list[str] | None:
 
 
 def class_name(names: list[str] | None, label: int) -> str:
-    """Return the name of a class, or its number where the dataset has no names."""
+    """Return the name of a class, or its number if the dataset has no names."""
     return names[label] if names else f"class {label}"
 
 

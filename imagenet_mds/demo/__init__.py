@@ -1,1 +1,1 @@
-"""The demo: the whole pipeline on a drawn data set, run with the commands that a user types."""
+"""The demo: the whole pipeline on drawn images, run with the commands that a user types."""

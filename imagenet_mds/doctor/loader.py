@@ -18,10 +18,10 @@ _T4_COUNTS = (1, 2, 4)
 _SIZES_PX = (224, 176, 128)
 _FILES = 64
 _FETCHED_BYTES = 512 << 20
-"""Shards fetched of a dataset that is not on this machine; the measurement uses this prefix of it."""
+"""Size of the shards to fetch and measure, the first ones, if the dataset is not read in place."""
 
 _SHORT_OF_WORKERS = 0.97
-"""Share of the best loader's speed from which more workers are not worth having."""
+"""More workers are not worth it once the loader reaches this share of its best speed."""
 
 _FORMS: dict[str, tuple[str, dict[str, int]]] = {
     "--tiles": ("tiles", {}),
@@ -128,7 +128,7 @@ def _measure(config: TrainConfig, train: Split) -> Findings:
 
     info = train.info
     processors = len(os.sched_getaffinity(0))
-    print("measuring, half a minute ...", file=sys.stderr, flush=True)
+    print("measuring for half a minute ...", file=sys.stderr, flush=True)
     storage = speed.storage_bytes_per_second(train)  # first, because the other measurements need fetched shards
     files = speed.stored_files(config, train, _FILES)
     parts = speed.measure_parts(config, train, files)

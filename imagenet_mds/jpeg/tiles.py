@@ -99,10 +99,12 @@ class TileMap:
 
 
 def _compare_markers(jpeg: bytes, ends: Array) -> None:
-    """Check that a restart marker is at each end. A JPEG has one fewer than segments, so there are no others.
+    """Check that a restart marker with the right number follows every segment but the last.
+
+    The restart interval allows for no others.
 
     Raises:
-        ValueError: it is not.
+        ValueError: a marker is missing, or the segments end after the file.
     """
     if ends[-1] > len(jpeg):
         raise ValueError("damaged tiled JPEG: its segments end after the end of the file")

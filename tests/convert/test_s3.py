@@ -274,7 +274,7 @@ def test_an_object_is_created_once(proxy: Proxy) -> None:
     assert storage.read("owner") == b"third"
 
 
-def test_of_many_that_create_an_object_at_once_one_succeeds(proxy: Proxy) -> None:
+def test_one_of_many_writers_creates_an_object(proxy: Proxy) -> None:
     storage = S3Storage.at(f"s3://{BUCKET}/lease")
 
     def create(number: int) -> int | None:
@@ -290,7 +290,7 @@ def test_of_many_that_create_an_object_at_once_one_succeeds(proxy: Proxy) -> Non
     assert storage.read("owner") == b"%d" % winners[0]
 
 
-def test_a_created_object_whose_answer_was_lost_is_ones_own(proxy: Proxy) -> None:
+def test_an_object_whose_answer_was_lost_counts_as_created(proxy: Proxy) -> None:
     faults = iter(["lost"])
     proxy.choose = lambda request: next(faults, None) if request.method == "PUT" else None
     storage = S3Storage.at(f"s3://{BUCKET}/lease")

@@ -1,4 +1,4 @@
-"""How long everything is retried: the docstring says what follows from the constants."""
+"""Retries: the times in the docstring follow from the constants."""
 
 import time
 
@@ -9,7 +9,7 @@ from imagenet_mds.storage import retry
 
 def test_the_times_in_the_docstring_follow_from_the_constants() -> None:
     requests = 1 + retry.REQUEST_RETRIES
-    waits = sum(min(2**number, 20) for number in range(retry.REQUEST_RETRIES))  # botocore's, while it is throttled
+    waits = sum(min(2**number, 20) for number in range(retry.REQUEST_RETRIES))  # botocore's, if it is throttled
     pauses = sum(retry.longest_pause_seconds(attempt) for attempt in range(retry.BODY_ATTEMPTS - 1))
     silent = requests * retry.READ_TIMEOUT_SECONDS + waits
     for words in (
