@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their text means."""
+"""Options that several commands share, and how their values are parsed."""
 
 import re
 from pathlib import Path

@@ -61,12 +61,12 @@ def _preview_stored(dataset: str, file: Path, *, split: str, start: int, count: 
 
     _check_file(file)
     storage, info, names = split_with_sample(dataset, split, start)
-    pictures = [
+    images = [
         (class_name(names, stored.record.label), open_sample(storage, info, stored))
         for stored in itertools.islice(stored_samples(storage, info, start), count)
     ]
-    _write_sheet(file, pictures, columns)
-    print(f"{file}: {len(pictures)} samples of {storage.location} from number {start:,} on")
+    _write_sheet(file, images, columns)
+    print(f"{file}: {len(images)} samples of {storage.location} from number {start:,} on")
 
 
 def _preview_batch(
@@ -80,9 +80,9 @@ def _preview_batch(
     train = dataset.split("train")
     names = class_names(train.storage, train.info)
     seen = training_batch(train, load_config(config), epoch, batch, None)
-    pictures = [(class_name(names, one.label), Image.fromarray(one.pixels)) for one in itertools.islice(seen, count)]
-    _write_sheet(file, pictures, columns)
-    print(f"{file}: {len(pictures)} samples of batch {batch:,} of epoch {epoch:,}, as {config} trains on them")
+    images = [(class_name(names, one.label), Image.fromarray(one.pixels)) for one in itertools.islice(seen, count)]
+    _write_sheet(file, images, columns)
+    print(f"{file}: {len(images)} samples of batch {batch:,} of epoch {epoch:,}, as {config} trains on them")
 
 
 def _check_file(file: Path) -> None:
@@ -92,12 +92,12 @@ def _check_file(file: Path) -> None:
         raise UserError(f"{file}: there is no folder {file.parent}; create it first")
 
 
-def _write_sheet(file: Path, pictures: "Sequence[tuple[str, Image.Image]]", columns: int) -> None:
+def _write_sheet(file: Path, images: "Sequence[tuple[str, Image.Image]]", columns: int) -> None:
     from imagenet_mds.report.contact_sheet import contact_sheet
     from imagenet_mds.storage.atomic import write_atomic
 
     buffer = io.BytesIO()
-    contact_sheet(pictures, columns=min(columns, len(pictures))).save(buffer, "PNG")
+    contact_sheet(images, columns=min(columns, len(images))).save(buffer, "PNG")
     try:
         write_atomic(file, buffer.getvalue())
     except OSError as error:

@@ -32,7 +32,10 @@ class _Packed:
 @dataclass(frozen=True)
 class UnpackedSplit:
     """A view of the split `packed`: its shards decompressed, under their names without the compression suffix, and an
-    index to match. A shard that is there decompressed too, as Streaming leaves those it has read, is read as it is."""
+    index to match.
+
+    A shard that is stored decompressed instead, as Streaming leaves those it has read, is read directly.
+    """
 
     packed: Storage
 

@@ -3,7 +3,7 @@
 A shard is `uint32 samples`, the `uint32 offset` of each sample and of the end (from the start of the file), a JSON
 header, then the samples. A sample is the `uint32` byte lengths of its columns of variable size, then the columns in the
 order of their names. Streaming's own writer (`streaming/base/format/mds/writer.py`, version 2) makes the same format,
-but copies every column several times and takes twice as long. A test checks that Streaming reads these shards.
+but copies each column on the way and takes twice as long. A test checks that Streaming reads these shards.
 
 The columns are those of StreamingImageNet: `i` (int64: the index in the sorted source), `x` (the JPEG file's bytes) and
 `y` (int64: the label).

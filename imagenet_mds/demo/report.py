@@ -151,10 +151,10 @@ def _sheet(story: Story, split: Storage) -> Image.Image:
     most = _SHEET_ROWS * classes + len(story.train.left_out)
     for stored in itertools.islice(stored_samples(split, read_split_info(split)), most):
         by_class.setdefault(stored.record.label, []).append(open_stored(stored.record.image))
-    pictures = [
+    images = [
         (story.train.classes[label].name, by_class[label][row])
         for row in range(_SHEET_ROWS)
         for label in sorted(by_class)
         if row < len(by_class[label])
     ]
-    return contact_sheet(pictures, columns=len(by_class))
+    return contact_sheet(images, columns=len(by_class))

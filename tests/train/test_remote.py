@@ -263,7 +263,7 @@ def test_a_merged_index_of_stock_tools_is_read_in_place_and_through_a_cache(data
     assert note.startswith(f"{train.shard_cache.path(first)} is fetched again")
     assert digests(train.shard_cache, 316, 0) == expected
     (merged / first).unlink()
-    with pytest.raises(WorldError, match="Copy them again from where they were written"):
+    with pytest.raises(WorldError, match="Copy them again from where they came from"):
         train.check_available(train.info.shards)
 
 
