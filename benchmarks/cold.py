@@ -1,9 +1,9 @@
-"""How long a run on a dataset in S3 waits for its first batch where nothing is on its disk yet.
+"""How long a run on a dataset in S3 waits for its first batch if its cache is empty.
 
-A dataset of ImageNet's samples a shard (609) in a real S3 server on this machine (moto's, one process of Python: its
-bandwidth is the limit here, where Amazon's is not). A round opens the dataset, starts a rank's loader with 2 workers
-and takes one batch of 512, cold, then once more with what lies in the cache; and fetches one shard alone, the unit that
-the first batch is measured by. Importing is not counted.
+The dataset has as many samples per shard as ImageNet (609). It is in an S3 server on this machine (moto's, a single
+Python process, whose bandwidth is the limit here). A round opens the dataset, starts the loader of a rank with 2
+workers and takes one batch of 512, first with an empty cache, then with the filled one. It also fetches a single shard,
+the unit that the first batch is compared with. Imports are not counted.
 
 Usage: python benchmarks/cold.py [--shards N] [--rounds N] [--json FILE]
 """
@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
 
 
 def make_shards(folder: Path, shards: int) -> list[Any]:
-    """The training split of small pictures; an index and no manifest."""
+    """Write a training split of small images, with an index and without a manifest."""
     from imagenet_mds.dataset.mds import Record, describe_shard, index_json, shard_basename
     from imagenet_mds.storage.atomic import write_json
     from tests.support.shards import encode_shard
@@ -59,7 +59,7 @@ def make_shards(folder: Path, shards: int) -> list[Any]:
 
 
 def first_batch(location: str, cache: Path) -> float:
-    """Seconds from opening the dataset to the first batch."""
+    """Return the seconds from opening the dataset to the first batch."""
     from imagenet_mds.dataset.access import Dataset
     from imagenet_mds_train.config.load import parse_config
     from imagenet_mds_train.data.loaders import training_loader
@@ -78,7 +78,7 @@ def first_batch(location: str, cache: Path) -> float:
 
 
 def one_shard(location: str, cache: Path, number: int) -> float:
-    """Seconds of one shard's fetch."""
+    """Return the seconds it takes to fetch one shard."""
     from imagenet_mds.dataset.access import Dataset
 
     train = Dataset.at(location, cache).split("train")
@@ -89,7 +89,7 @@ def one_shard(location: str, cache: Path, number: int) -> float:
 
 
 def main() -> None:
-    """Measure and print a line."""
+    """Measure, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shards", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5)
@@ -106,7 +106,7 @@ def main() -> None:
         for path in sorted((root / "mds").rglob("*.*")):
             client.upload_file(str(path), BUCKET, f"mds/{path.relative_to(root / 'mds')}")
         location = f"s3://{BUCKET}/mds"
-        first_batch(location, root / "warm-up")  # imports, and the server's first answers
+        first_batch(location, root / "warm-up")  # imports, and the first answers of the server
         for number in range(options.rounds):
             cache = root / f"cache{number}"
             found["cold"].append(first_batch(location, cache))

@@ -1,9 +1,9 @@
-"""How fast images become shards, beside what else makes shards, and the copy of the files as the limit.
+"""How fast images become shards, compared with other tools and with copying the files, which is the limit.
 
-Every side works on the same generated images (ImageNet's mean size, about 107 kB), in the page cache, into the same
-disk. A round runs each side once, in an order that turns from round to round, and every figure is the median over the
-rounds; ratios are taken within a round, so that a machine that slows down slows both. Images a second of wall time mean
-nothing on a shared machine; the ratios do.
+Every side works on the same drawn images (ImageNet's mean size, about 107 kB), from the page cache to the same disk. A
+round runs each side once, in an order that rotates from round to round. Every figure is the median over the rounds.
+Ratios are taken within a round, so that a machine that slows down slows both sides. On a shared machine only the ratios
+mean something, not the images per second.
 
 Usage: python benchmarks/convert.py [--images N] [--rounds N] [--sides TEXT ...] [--json FILE] [--folder FOLDER]
 """
@@ -29,19 +29,19 @@ from peers import PEERS, python_of, why_missing
 
 BASELINE = "streaming.vision.convert.imagenet"
 
-# What starting a side costs before its first image: the same command on a tree of a few images.
+# The cost of starting a side before its first image is measured with the same command on a tree of a few images.
 FEW = "few"
 START_IMAGES = 2 * CLASSES
 
 Side = Callable[[Path, Path], str | None]
-"""Makes shards of a tree in a folder. It says what it took after its imports, where it can: see `scripted`."""
+"""Converts a tree to shards in a folder. May return the time it took after its imports; see `scripted`."""
 
 
 def ours(*options: object) -> Side:
-    """`imagenet-mds convert`, as a user runs it."""
+    """Return a side that runs `imagenet-mds convert` as a user does."""
 
     def run(tree: Path, out: Path) -> None:
-        # The few images of a start are several shards too, so that every process starts.
+        # A few images must be several shards too, so that every process starts.
         size = ("--shard-size", "1MiB") if tree.name == FEW else ()
         command = [sys.executable, "-m", "imagenet_mds", "convert", str(tree), str(out), *map(str, options), *size]
         subprocess.run(command, check=True, capture_output=True)
@@ -50,8 +50,10 @@ def ours(*options: object) -> Side:
 
 
 def scripted(imports: str, work: str) -> Side:
-    """A side that is one process of Python, which says itself what it took after its imports: for some they take ten
-    times as long as the work, and the difference of two runs would be noise."""
+    """Return a side that is one Python process and prints the time it took after its imports.
+
+    Some imports take ten times as long as the work, so the difference of two runs would be noise.
+    """
     code = (
         f"import sys, pathlib, io, os, time\n{imports}\ntree, out = map(pathlib.Path, sys.argv[1:])\n"
         f"before = time.perf_counter(), sum(os.times()[:4])\n{work}\n"
@@ -79,7 +81,7 @@ writer = scripted(
     "    for i, path in enumerate(files):\n"
     "        writer.write({'i': i, 'x': path.read_bytes(), 'y': int(path.parent.name[1:])})",
 )
-# The cheapest decode that finds the same damage as `--check decode`, and nothing else.
+# The cheapest decode that finds the same damage as `--check decode`.
 bare_decode = scripted(
     "import simplejpeg",
     _FILES + "for path in files:\n"
@@ -88,7 +90,7 @@ bare_decode = scripted(
 
 
 def bare_scaling(decode: str) -> Side:
-    """Decode, resize, encode by the libraries of `--max-side 400`, and nothing else."""
+    """Return a side that only decodes, resizes and encodes, with the libraries of `--max-side 400`."""
     return scripted(
         "import simplejpeg; from PIL import Image",
         _FILES + "for path in files:\n"
@@ -97,7 +99,7 @@ def bare_scaling(decode: str) -> Side:
     )
 
 
-# Each writes what the peer's own examples write, in one process, from the files' bytes where it takes them.
+# Each writes as in the peer's own examples, in one process, from the bytes of the files if it accepts them.
 _WEBDATASET = """
 import sys, pathlib, webdataset
 tree, out = map(pathlib.Path, sys.argv[1:])
@@ -146,7 +148,7 @@ if __name__ == "__main__":
 
 
 def peer(name: str, code: str) -> Side:
-    """A peer's writer, in its own environment; a file, for what starts processes imports it again."""
+    """Return a side that runs a peer's writer in its environment, as a file, because its worker processes import it."""
 
     def run(tree: Path, out: Path) -> None:
         script = out.with_name(f"{name}_side.py")
@@ -157,12 +159,12 @@ def peer(name: str, code: str) -> Side:
 
 
 def copy(tree: Path, out: Path) -> None:
-    """The limit: read every byte, write every byte."""
+    """Copy the files: the limit, reading and writing every byte once."""
     subprocess.run(["cp", "-r", str(tree), str(out)], check=True)
 
 
 def durable_copy(tree: Path, out: Path) -> None:
-    """The limit of what is durable when it ends, as ours is; each file by name, a bare `sync` waits for others' too."""
+    """Copy the files durably, as ours are. A plain `sync` would also wait for files of other processes."""
     copy(tree, out)
     files = [str(path) for path in out.rglob("*") if path.is_file()]
     for at in range(0, len(files), 1000):
@@ -197,8 +199,8 @@ SIDES: dict[str, Side] = {
 
 @dataclass(frozen=True)
 class Taken:
-    """What one side took in one round, its start taken off: seconds of wall time and of CPU of all its processes; and
-    the seconds of that start."""
+    """Seconds that a side took in a round, without its start: wall time, and CPU time of all its processes. `start` is
+    the wall time of the start."""
 
     wall: float
     cpu: float
@@ -206,7 +208,7 @@ class Taken:
 
 
 def timed(side: Side, source: Path, out: Path) -> tuple[float, float, str]:
-    """Seconds of wall time and of CPU, and what the side says."""
+    """Run a side once; return its seconds of wall and CPU time, and its output."""
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -218,7 +220,7 @@ def timed(side: Side, source: Path, out: Path) -> tuple[float, float, str]:
 
 
 def take(side: Side, tree: Path, few: Path, out: Path) -> Taken:
-    """Run a side once; where it does not say what it took without its start, the same on a few images is taken off."""
+    """Run a side once. Unless it prints its time without the start, subtract the time for a few images."""
     wall, cpu, said = timed(side, tree, out)
     if found := re.search(r"^took (\S+) (\S+)$", said, re.MULTILINE):
         return Taken(float(found[1]), float(found[2]), wall - float(found[1]))
@@ -227,13 +229,13 @@ def take(side: Side, tree: Path, few: Path, out: Path) -> Taken:
 
 
 def chosen(texts: list[str]) -> list[str]:
-    """The sides that can take part and whose names hold one of the texts, and those that the ratios are to."""
+    """Return the available sides whose name contains one of the texts, and those that the ratios refer to."""
     there = [name for name in SIDES if name.split(",")[0] not in PEERS or not why_missing(name.split(",")[0])]
     return [name for name in there if name in ("cp -r", BASELINE) or any(text in name for text in texts)]
 
 
 def measure(names: list[str], tree: Path, few: Path, scratch: Path, rounds: int) -> dict[str, list[Taken]]:
-    """What each side took in each round."""
+    """Run every round; return what each side took in each of them."""
     taken: dict[str, list[Taken]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
@@ -243,7 +245,7 @@ def measure(names: list[str], tree: Path, few: Path, scratch: Path, rounds: int)
 
 
 def compared(taken: dict[str, list[Taken]], images: int) -> list[dict[str, Any]]:
-    """A row for each side: medians over the rounds, and of the ratios within each round."""
+    """Return a row per side: medians over the rounds, and medians of the ratios within each round."""
     rows: list[dict[str, Any]] = []
     for side, rounds in taken.items():
 
@@ -266,13 +268,17 @@ def compared(taken: dict[str, list[Taken]], images: int) -> list[dict[str, Any]]
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=int, default=2500, help="2,500 are four whole shards, two for each process")
+    parser.add_argument(
+        "--images", type=int, default=2500, help="number of images; 2,500 fill four shards, two per process"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sides", nargs="+", default=[""], metavar="TEXT", help="only those with such a text in them")
+    parser.add_argument(
+        "--sides", nargs="+", default=[""], metavar="TEXT", help="only sides whose name contains one of these texts"
+    )
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if not given")
+    parser.add_argument("--folder", type=Path, help="folder to work in, instead of a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         root = Path(name)
@@ -283,7 +289,7 @@ def main() -> None:
     print(
         f"{options.images:,} images, {size_bytes / options.images / 1000:.0f} kB each, {options.rounds} rounds, medians"
     )
-    print("| side | images/s | a CPU second | times the official | by CPU | times cp -r | start, s |")
+    print("| side | images/s | per CPU second | times the official | by CPU | times cp -r | start, s |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:
         print(f"| {' | '.join(f'{value:,}' if isinstance(value, int) else str(value) for value in row.values())} |")

@@ -1,8 +1,8 @@
-"""What ImageNet's number of samples costs a loader, whatever their size: 1,281,167 tiny ones in 2,104 shards.
+"""What ImageNet's number of samples costs a loader, whatever their size: 1,281,167 tiny samples in 2,104 shards.
 
 Measured on 1 and on 4 ranks with 2 workers each: seconds to the first batch, to the first batch of the next epoch, and
-to the first batch of a run resumed at 90% of an epoch; memory of a rank and of its workers then and five epochs later,
-and the shared memory of all. Every rank is a process, as in training; importing is not counted.
+to the first batch of a run resumed at 90% of an epoch; memory of a rank and of its workers at the start and five epochs
+later, and all shared memory. Every rank is a process, as in training. Imports are not counted.
 
 Usage: python benchmarks/epoch.py [--samples N] [--json FILE] [--folder FOLDER]
 """
@@ -38,14 +38,14 @@ CONFIG: dict[str, Any] = {
 
 
 def tiny_image() -> bytes:
-    """A JPEG of 8 x 8 pixels."""
+    """Return a JPEG of 8 x 8 pixels."""
     buffer = io.BytesIO()
     Image.fromarray(np.full((8, 8), 128, np.uint8)).save(buffer, "JPEG", quality=10)
     return buffer.getvalue()
 
 
 def write_shard(job: tuple[Path, int, int, int, bytes]) -> Any:
-    """One shard of `count` samples from number `first` on."""
+    """Write a shard of `count` samples, the first with index `first`, and describe it."""
     from imagenet_mds.dataset.mds import Record, describe_shard, shard_basename
     from tests.support.shards import encode_shard
 
@@ -56,7 +56,7 @@ def write_shard(job: tuple[Path, int, int, int, bytes]) -> Any:
 
 
 def make_dataset(folder: Path, samples: int) -> None:
-    """The training split."""
+    """Write a training split with an index and without a manifest."""
     from imagenet_mds.dataset.mds import index_json
     from imagenet_mds.storage.atomic import write_json
 
@@ -70,24 +70,24 @@ def make_dataset(folder: Path, samples: int) -> None:
 
 
 def memory_bytes(pid: int) -> int:
-    """Memory that is this process's alone, and its part of what is shared."""
+    """Return the proportional set size of a process: its own memory and its share of what it shares."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     return int(text.split("\nPss:")[1].split()[0]) * 1024
 
 
 def shared_bytes() -> int:
-    """Everything in /dev/shm."""
+    """Return the size of everything in /dev/shm."""
     return sum(path.stat().st_size for path in Path("/dev/shm").iterdir() if path.is_file())
 
 
 def children() -> list[int]:
-    """Of this process, loader workers among them."""
+    """Return the children of this process, the loader workers among them."""
     text = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii")
     return [int(pid) for pid in text.split()]
 
 
 def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
-    """One rank: its figures as JSON."""
+    """Run one rank, and write its figures as JSON."""
     import torch
 
     from imagenet_mds.dataset.shard_cache import ShardCache
@@ -119,7 +119,7 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
     begun = time.perf_counter()
     loader = training_loader(config, files, samples)
     known = loader.dataset.state_dict(0, from_beginning=True)
-    # Ranks share where they are to resume, so none may be told while another still reads it.
+    # Ranks share the position to resume from, so none may set it while another still reads it.
     torch.distributed.barrier()
     loader.dataset.load_state_dict(known | {"sample_in_epoch": per_epoch * 9 // 10 * GLOBAL_BATCH_SIZE})
     torch.distributed.barrier()
@@ -130,12 +130,12 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
     del batches, loader
     torch.distributed.barrier()
 
-    # To the end of an epoch, over it, and so on: every epoch but for its middle.
+    # From the end of one epoch into the next, again and again, without the middle of each epoch.
     loader = training_loader(config, files, samples)
     over = []
     for epoch in range(EPOCHS):
         torch.distributed.barrier()
-        # A round takes two epochs: the end of one and the beginning of the next.
+        # A round uses two epochs: the end of one and the beginning of the next.
         near_the_end = {"epoch": 2 * epoch, "sample_in_epoch": (per_epoch - 4) * GLOBAL_BATCH_SIZE}
         loader.dataset.load_state_dict(known | near_the_end)
         torch.distributed.barrier()
@@ -152,7 +152,7 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
 
 
 def measure(folder: Path, samples: int, ranks: int) -> list[dict[str, Any]]:
-    """The figures of each of so many ranks."""
+    """Run `ranks` ranks and return the figures of each."""
     from imagenet_mds.process.attempt import attempt
     from imagenet_mds_train.run.launch import rendezvous
 
@@ -182,11 +182,11 @@ def measure(folder: Path, samples: int, ranks: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--samples", type=int, default=IMAGENET_SAMPLES)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if not given")
+    parser.add_argument("--folder", type=Path, help="folder to work in, instead of a temporary one")
     parser.add_argument("--rank-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank_of:
@@ -196,7 +196,7 @@ def main() -> None:
         folder = Path(name) / "mds" / "train"
         make_dataset(folder, options.samples)
         found = {ranks: measure(folder, options.samples, ranks) for ranks in (1, 4)}
-    print(f"{options.samples:,} samples in {SHARDS:,} shards, 2 workers a rank, global batch {GLOBAL_BATCH_SIZE}")
+    print(f"{options.samples:,} samples in {SHARDS:,} shards, 2 workers per rank, global batch {GLOBAL_BATCH_SIZE}")
     print(
         "| ranks | first batch, s | next epoch, s | at 90%, s | rank, MB | worker, MB | 5 epochs later | shared, MB |"
     )

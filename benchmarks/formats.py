@@ -1,8 +1,8 @@
-"""The drawn images in the format of every side that loads them, written once, before anything is measured.
+"""Writes the drawn images in the format of every side, once, before anything is measured.
 
-`python benchmarks/formats.py NAME FOLDER` writes one of `WRITERS` from FOLDER/tree to FOLDER/NAME; a peer's runs in its
-own environment, so what a writer needs is imported in it. An epoch has `REPEATS` times the images, for the end of one
-costs every loader something, and ImageNet's are long.
+`python benchmarks/formats.py NAME FOLDER` runs one of `WRITERS`, from FOLDER/tree to FOLDER/NAME. The writer of a peer
+runs in the peer's environment, so each function imports what it needs. An epoch has every image `REPEATS` times,
+because every loader loses time at the end of an epoch, and ImageNet's epochs are long.
 """
 
 import io
@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 REPEATS = 64
-"""Of each image in an epoch, where a format can name the same bytes again."""
+"""Repetitions of each image in an epoch, if a format can refer to the same bytes several times."""
 
 _LITDATA_REPEATS = 8
-"""Where it cannot, they are written again."""
+"""Repetitions of each image if the format cannot: its bytes are then written several times."""
 
 
 def files_of(folder: Path, tree: str = "tree") -> list[Path]:
-    """The images."""
+    """Return the image files of a tree, sorted."""
     return sorted(folder.glob(f"{tree}/train/*/*.JPEG"))
 
 
 def mds(name: str, *options: object, tree: str = "tree") -> Callable[[Path], None]:
-    """`imagenet-mds convert`, as a user runs it; then the index names each shard again and again."""
+    """Return a writer that runs `imagenet-mds convert` as a user does, and then repeats each shard in the index."""
 
     def write(folder: Path) -> None:
         command = [sys.executable, "-m", "imagenet_mds", "convert", folder / tree, folder / name]
@@ -39,7 +39,7 @@ def mds(name: str, *options: object, tree: str = "tree") -> Callable[[Path], Non
 
 
 def reencode(folder: Path) -> None:
-    """The images as ffcv's published setting has them: every one anew, at quality 90, its longer side at most 500."""
+    """Encode every image again as in ffcv's published setting: quality 90, the longer side at most 500 pixels."""
     from PIL import Image
 
     for path in files_of(folder):
@@ -51,13 +51,13 @@ def reencode(folder: Path) -> None:
 
 
 def reencoded(folder: Path) -> None:
-    """Those, tiled."""
+    """Write the images of `reencode`, tiled."""
     reencode(folder)
     mds("reencoded", "--tiles", tree="reencoded_tree")(folder)
 
 
-class _Pictures:
-    """The images for ffcv's writer: each with its class, the shorter side at most `min_side` pixels."""
+class _Images:
+    """The images for ffcv's writer, each with its class, the shorter side at most `min_side` pixels."""
 
     def __init__(self, files: list[Path], min_side: int | None) -> None:
         self.files, self.min_side = files, min_side
@@ -76,12 +76,12 @@ class _Pictures:
 
 
 def ffcv_jpeg(folder: Path) -> None:
-    """Its published setting."""
+    """Write ffcv's published setting."""
     _write_ffcv(folder, "ffcv_jpeg", None, {"write_mode": "jpg", "max_resolution": 500, "jpeg_quality": 90})
 
 
 def ffcv_raw(folder: Path) -> None:
-    """Pixels, as many as `--raw --min-side 256` stores."""
+    """Write the same number of pixels as `--raw --min-side 256` stores."""
     _write_ffcv(folder, "ffcv_raw", 256, {"write_mode": "raw"})
 
 
@@ -92,11 +92,11 @@ def _write_ffcv(folder: Path, name: str, min_side: int | None, options: dict[str
     (folder / name).mkdir()
     fields = {"image": RGBImageField(**options), "label": IntField()}
     writer = DatasetWriter(str(folder / name / "train.beton"), fields, num_workers=2)
-    writer.from_indexed_dataset(_Pictures(files_of(folder), min_side))
+    writer.from_indexed_dataset(_Images(files_of(folder), min_side))
 
 
 def tfrecord(folder: Path) -> None:
-    """One file of JPEG bytes."""
+    """Write one file of JPEGs."""
     import tensorflow
 
     (folder / "tfrecord").mkdir()
@@ -106,7 +106,7 @@ def tfrecord(folder: Path) -> None:
 
 
 def webdataset(folder: Path) -> None:
-    """Tar files of 64 MiB."""
+    """Write tar files of 64 MiB."""
     from webdataset import ShardWriter
 
     (folder / "webdataset").mkdir()
@@ -122,7 +122,7 @@ def _litdata_sample(path: str) -> dict[str, Any]:
 
 
 def litdata(folder: Path) -> None:
-    """Chunks of 64 MB of JPEG files."""
+    """Write chunks of 64 MB of JPEGs."""
     from litdata import optimize
 
     files = [str(path) for path in files_of(folder)] * _LITDATA_REPEATS
@@ -141,7 +141,7 @@ WRITERS: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "webdataset": (webdataset, "webdataset"),
     "litdata": (litdata, "litdata"),
 }
-"""By the folder that it makes: what writes it, and the peer in whose environment; ours where it is None."""
+"""By folder: the function that writes it, and the peer in whose environment it runs, None for ours."""
 
 
 if __name__ == "__main__":

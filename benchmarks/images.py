@@ -1,8 +1,8 @@
-"""The images that the benchmarks work on: drawn, with what decides how fast ImageNet's are read.
+"""Drawn images for the benchmarks, which take as long to read as those of ImageNet.
 
-That is the pixels (mostly 500 x 375), the bytes (107 kB on average), where the bytes come from (qualities of 90 to 96,
-four of five images with halved chroma) and the spectrum (1/f, as in photographs), which decides how many coefficients a
-block has. What the pictures show decides nothing. ImageNet itself would be better still, and is nobody's to pass on.
+They match ImageNet in size (mostly 500 x 375 pixels), in bytes (107 kB on average), in encoding (qualities of 90 to 96,
+four of five images with halved chroma) and in their spectrum (1/f, as in photographs), which decides how many
+coefficients a block has. What they show does not matter. ImageNet itself may not be passed on.
 """
 
 import multiprocessing
@@ -14,17 +14,17 @@ from PIL import Image
 CLASSES = 10
 
 _SIZES = ((500, 375),) * 12 + ((375, 500),) * 3 + ((500, 333),) * 3 + ((333, 500), (640, 480))
-"""Widths and heights, each as likely as the next."""
+"""Widths and heights, all with the same probability."""
 
 _FALLOFF = 1.1
 _CONTRAST, _CONTRAST_SPREAD = 29, 0.3
 _GRAIN = 2
-"""The power of the frequency with which amplitude falls; the median contrast in levels, and how far its logarithm
-strays; the sensor's noise in levels. Together they make the 107 kB."""
+"""The exponent of the falloff of amplitude with frequency; the median contrast in levels, and the standard deviation of
+its logarithm; the sensor noise in levels. Together they give 107 kB."""
 
 
 def make_image(seed: int, path: Path) -> None:
-    """Draw one."""
+    """Draw the image of a seed and write it as a JPEG."""
     random = np.random.Generator(np.random.PCG64(seed))
     width, height = _SIZES[random.integers(len(_SIZES))]
     y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
@@ -36,9 +36,9 @@ def make_image(seed: int, path: Path) -> None:
         planes.append(plane / plane.std())
     grey = planes[0][..., None]
     contrast = _CONTRAST * random.lognormal(0, _CONTRAST_SPREAD)
-    # Most of what a photograph shows is in its brightness.
-    picture = 128 + contrast * (0.85 * grey + 0.3 * np.stack(planes, -1)) + random.normal(0, _GRAIN, (height, width, 1))
-    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(
+    # Most of the contrast of photographs is in their brightness.
+    pixels = 128 + contrast * (0.85 * grey + 0.3 * np.stack(planes, -1)) + random.normal(0, _GRAIN, (height, width, 1))
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
         path,
         "JPEG",
         quality=int(random.integers(90, 97)),
@@ -47,7 +47,7 @@ def make_image(seed: int, path: Path) -> None:
 
 
 def make_tree(root: Path, images: int) -> int:
-    """Draw images as a tree of class folders, `root`/train/<wnid>/*.JPEG; return their bytes."""
+    """Draw images as a tree of class folders, `root`/train/<wnid>/*.JPEG; return their size in bytes."""
     jobs = []
     for number in range(images):
         folder = root / "train" / f"n{number % CLASSES:08}"

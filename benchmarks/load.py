@@ -1,12 +1,12 @@
-"""How fast stored images become training batches, beside what else makes batches of them.
+"""How fast stored images become training batches, compared with other loaders.
 
 Every side of `sides.py` is a process that makes uint8 batches of 128 of the same drawn images, with RandomResizedCrop
-and flip, out of the page cache. All are started, and stopped by SIGSTOP; then one at a time runs for a window of a
-second, and each side's window lies between two of the baseline, whose mean it is divided by. So a machine that slows
-down slows both, and a figure is the median of such ratios: of images a CPU second (of all the side's processes), and of
-images a second of wall time. What a side has ready when it is stopped it has when it goes on, and the first part of a
-window is not counted. The alternative, one side after the other, is simpler, and on a shared machine off by a factor of
-two.
+and flip, out of the page cache. All sides are started and stopped with SIGSTOP. Then one at a time runs for a window of
+a second. The windows of the baseline alternate with the others, and the rate of a side is divided by the mean of the
+baseline's before and after it, so a machine that slows down slows both. A figure is the median of such ratios, of
+images per CPU second of all processes of the side and of images per second of wall time. A side resumes with the
+batches that it had ready when it was stopped, so the first part of a window is not counted. Running one side after the
+other would be simpler, but on a shared machine it is wrong by a factor of two.
 
 Usage: python benchmarks/load.py [--sizes PX ...] [--cores N ...] [--sides TEXT ...] [--rounds N] [--json FILE]
 """
@@ -34,6 +34,7 @@ from images import make_tree
 from peers import python_of, why_missing
 from shares import print_shares, shares_of
 from sides import BASELINE, BATCH_SIZE, COUNTER_SLOTS, OURS, SIDES
+from timing import TICK_SECONDS, group_cpu_seconds, group_processes
 
 from imagenet_mds.process.attempt import remove_stale
 
@@ -42,35 +43,20 @@ SETTLE_SECONDS = 0.2
 START_SECONDS = 240
 STALL_SECONDS = 60
 START_IMAGES = 4 * BATCH_SIZE
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def say(what: str) -> None:
-    """Progress, with the time of it."""
+    """Print progress, with the time of day."""
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
-class Stalled(RuntimeError):  # noqa: N818 # what the side is
-    """A side that makes no images."""
-
-
-def group_cpu_seconds(group: int) -> float:
-    """Of all processes of a process group, and of those of them that have ended."""
-    ticks = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # Behind the name, which may hold anything: state, parent, group, ...
-            fields = path.read_text(encoding="utf-8").rpartition(") ")[2].split()
-        except OSError:  # gone in the meantime
-            continue
-        if int(fields[2]) == group:
-            ticks += sum(map(int, fields[11:15]))
-    return ticks / _TICKS
+class Stalled(RuntimeError):  # noqa: N818 # the state of a side
+    """A side has stopped making images."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Images of a side so far, and when: wall and CPU seconds."""
+    """The images that a side has made, and when: wall and CPU seconds."""
 
     images: int
     wall: float
@@ -79,14 +65,14 @@ class Moment:
 
 @dataclass(frozen=True)
 class Rates:
-    """Images a second of each kind."""
+    """Images per second of CPU and wall time."""
 
     cpu: float
     wall: float
 
 
 class Running:
-    """A side's process group, running or stopped."""
+    """The process group of a side, running or stopped."""
 
     def __init__(self, name: str, folder: Path, size_px: int, cores: int, scratch: Path) -> None:
         self.name = name
@@ -113,31 +99,31 @@ class Running:
 
     @property
     def images(self) -> int:
-        """So far."""
+        """Number of images made so far."""
         return int(self._slots.sum())
 
     def why_ended(self) -> str:
-        """The last line of what it said."""
+        """Return the last line of its output."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1].strip() if lines else "no reason given"
 
     def signal(self, number: int) -> None:
-        """Send a signal to all its processes."""
+        """Send a signal to all processes of the side."""
         os.killpg(self.process.pid, number)
 
     def pin(self, processors: Iterable[int]) -> None:
-        """Keep every thread of all its processes to these."""
-        for task in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = task.read_text(encoding="utf-8").rpartition(") ")[2].split()
-                if int(fields[2]) == self.process.pid:
-                    for thread in (task.parent / "task").iterdir():
-                        os.sched_setaffinity(int(thread.name), processors)
-            except OSError:  # gone in the meantime
-                continue
+        """Pin every thread of all processes of the side to these processors."""
+        for folder, _ in group_processes(self.process.pid):
+            with contextlib.suppress(OSError):  # the process or thread has ended
+                for thread in (folder / "task").iterdir():
+                    os.sched_setaffinity(int(thread.name), processors)
 
     def moment(self) -> Moment:
-        """The next time that its counter moves: a batch that is half done is in no window."""
+        """Wait until the counter moves, so that windows do not cut batches, and return that moment.
+
+        Raises:
+            Stalled: the side has ended, or makes no images.
+        """
         before, begun = self.images, time.perf_counter()
         while (images := self.images) == before:
             if self.process.poll() is not None or time.perf_counter() - begun > STALL_SECONDS:
@@ -146,7 +132,11 @@ class Running:
         return Moment(images, time.perf_counter(), group_cpu_seconds(self.process.pid))
 
     def window(self, seconds: float) -> Rates:
-        """Let it run, and it alone."""
+        """Run this side for a window.
+
+        Raises:
+            Stalled: the side has ended, or makes no images.
+        """
         self.signal(signal.SIGCONT)
         time.sleep(SETTLE_SECONDS)
         start = self.moment()
@@ -154,17 +144,17 @@ class Running:
         end = self.moment()
         self.signal(signal.SIGSTOP)
         images = end.images - start.images
-        return Rates(images / max(end.cpu - start.cpu, 1 / _TICKS), images / (end.wall - start.wall))
+        return Rates(images / max(end.cpu - start.cpu, TICK_SECONDS), images / (end.wall - start.wall))
 
     def end(self) -> None:
-        """End all its processes, stopped or not."""
+        """Kill all processes of the side, stopped or not."""
         with contextlib.suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
         self.process.wait()
 
 
-def start_all(names: Sequence[str], start: Any, notes: dict[str, str]) -> dict[str, Running]:
-    """Start the sides, each stopped as soon as it has made `START_IMAGES`; those that fail go to the notes."""
+def start_all(names: Sequence[str], start: Any, missing: dict[str, str]) -> dict[str, Running]:
+    """Start the sides, and stop each one after `START_IMAGES`. Those that fail are reported in `missing`."""
     waiting = {name: start(name) for name in names}
     ready: dict[str, Running] = {}
     begun = time.perf_counter()
@@ -173,7 +163,7 @@ def start_all(names: Sequence[str], start: Any, notes: dict[str, str]) -> dict[s
         late = time.perf_counter() - begun > START_SECONDS
         for name, side in list(waiting.items()):
             if side.process.poll() is not None or late:
-                notes[name] = f"does not start here: {side.why_ended()}"
+                missing[name] = f"does not start here: {side.why_ended()}"
                 if late:
                     side.end()
             elif side.images >= START_IMAGES:
@@ -187,13 +177,13 @@ def start_all(names: Sequence[str], start: Any, notes: dict[str, str]) -> dict[s
 
 @dataclass
 class Taken:
-    """A side's ratios to the baseline, and its own rates, a window each."""
+    """The ratios of a side to the baseline, and its rates, one per window."""
 
     ratios: list[Rates] = field(default_factory=list)
     rates: list[Rates] = field(default_factory=list)
 
     def row(self) -> dict[str, float]:
-        """Medians."""
+        """Return the medians."""
         return {
             "ratio_cpu": round(statistics.median(one.cpu for one in self.ratios), 2),
             "ratio_wall": round(statistics.median(one.wall for one in self.ratios), 2),
@@ -202,17 +192,17 @@ class Taken:
         }
 
 
-def measure(sides: dict[str, Running], rounds: int, seconds: float, notes: dict[str, str]) -> dict[str, Taken]:
-    """Windows of all sides in turn, the baseline's between them."""
+def measure(sides: dict[str, Running], rounds: int, seconds: float, missing: dict[str, str]) -> dict[str, Taken]:
+    """Run windows of all sides in turn, with the baseline's between them."""
     baseline = sides[BASELINE]
     taken = {name: Taken() for name in sides}
     before = baseline.window(seconds)
     for number in range(rounds):
-        for name in [name for name in sides if name != BASELINE and name not in notes]:
+        for name in [name for name in sides if name != BASELINE and name not in missing]:
             try:
                 own = sides[name].window(seconds)
             except Stalled as error:
-                notes[name] = str(error)
+                missing[name] = str(error)
                 with contextlib.suppress(ProcessLookupError):
                     sides[name].signal(signal.SIGSTOP)
                 continue
@@ -228,30 +218,30 @@ def measure(sides: dict[str, Running], rounds: int, seconds: float, notes: dict[
 
 
 def measure_case(
-    folder: Path, names: Sequence[str], size_px: int, cores: int, rounds: int, seconds: float, notes: dict[str, str]
+    folder: Path, names: Sequence[str], size_px: int, cores: int, rounds: int, seconds: float, missing: dict[str, str]
 ) -> dict[str, dict[str, float]]:
-    """Every side's medians at a size, on so many cores."""
+    """Return the medians of every side at a size, on `cores` cores."""
     known = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         start = partial(Running, folder=folder, size_px=size_px, cores=cores, scratch=Path(scratch))
-        sides = start_all(names, start, notes)
+        sides = start_all(names, start, missing)
         try:
             for side in sides.values():
                 side.pin(known[:cores])
-            # Not where they are, if there is room.
+            # This process stays off their cores if there are others.
             os.sched_setaffinity(0, known[cores:] or known)
             say("all are started")
-            taken = measure(sides, rounds, seconds, notes)
+            taken = measure(sides, rounds, seconds, missing)
         finally:
             os.sched_setaffinity(0, known)
             for side in sides.values():
                 side.end()
-            remove_stale()  # their shared memory
+            remove_stale()  # removes their shared memory
     return {name: one.row() for name, one in taken.items()}
 
 
-def prepare(folder: Path, images: int, names: Sequence[str], notes: dict[str, str]) -> dict[str, int]:
-    """Draw the images and write the formats of these sides, where they are not there; return the bytes of each."""
+def prepare(folder: Path, images: int, names: Sequence[str], missing: dict[str, str]) -> dict[str, int]:
+    """Draw the images and write the formats of these sides, unless they exist; return the size of each in bytes."""
     for form in dict.fromkeys(("tree", *(SIDES[name].form for name in names))):
         ready = folder / f"{form}.ready"
         if ready.exists() and ready.read_text(encoding="utf-8") == str(images):
@@ -261,7 +251,7 @@ def prepare(folder: Path, images: int, names: Sequence[str], notes: dict[str, st
             make_tree(folder / form, images)
         elif reason := _write(folder, form):
             failed = [name for name in names if SIDES[name].form == form]
-            notes.update(dict.fromkeys(failed, f"cannot write its format here: {reason}"))
+            missing.update(dict.fromkeys(failed, f"cannot write its format here: {reason}"))
             continue
         ready.write_text(str(images), encoding="utf-8")
         say(f"{form} is written")
@@ -272,7 +262,7 @@ def prepare(folder: Path, images: int, names: Sequence[str], notes: dict[str, st
 
 
 def _write(folder: Path, form: str) -> str | None:
-    """Write a format; what went wrong, if something did."""
+    """Write a format. Return the error, None if there was none."""
     peer = WRITERS[form][1]
     command = [python_of(peer) if peer else sys.executable, HERE / "formats.py", form, folder]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
@@ -280,7 +270,7 @@ def _write(folder: Path, form: str) -> str | None:
 
 
 def print_table(cases: list[dict[str, Any]]) -> None:
-    """A row a side, a column a case: the ratio to the baseline by CPU, and by wall time."""
+    """Print one row per side and one column per case: the ratios to the baseline by CPU and by wall time."""
     heads = [f"{one['size_px']} px, {one['cores']} {'core' if one['cores'] == 1 else 'cores'}" for one in cases]
     print(f"\n| ratio by CPU / by wall | {' | '.join(heads)} |")
     print("|---|" + "---|" * len(cases))
@@ -294,8 +284,8 @@ def print_table(cases: list[dict[str, Any]]) -> None:
     for one in cases:
         row = one["sides"][BASELINE]
         print(
-            f"baseline at {one['size_px']} px on {one['cores']}: {row['images_per_cpu_second']} images a CPU second, "
-            f"{row['images_per_second']} a second"
+            f"baseline at {one['size_px']} px on {one['cores']}: {row['images_per_cpu_second']} images per CPU second, "
+            f"{row['images_per_second']} per second"
         )
 
 
@@ -305,49 +295,54 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 176, 128])
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--sides", nargs="+", help="only those whose names contain one of these; the baseline always")
+    parser.add_argument(
+        "--sides", nargs="+", help="only sides whose name contains one of these texts, and the baseline"
+    )
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--window-seconds", type=float, default=1.0)
     parser.add_argument(
-        "--shares", action=argparse.BooleanOptionalAction, default=True, help="where our time goes, at the first size"
+        "--shares",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure where our time goes, at the first size",
     )
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--folder", type=Path, help="where the images stay for the next run; not kept if not given")
+    parser.add_argument("--folder", type=Path, help="keep the images here for the next run")
     options = parser.parse_args()
     wanted = [
         name for name in SIDES if name == BASELINE or not options.sides or any(text in name for text in options.sides)
     ]
-    notes = {name: reason for name in wanted if (peer := SIDES[name].peer) and (reason := why_missing(peer))}
+    missing = {name: reason for name in wanted if (peer := SIDES[name].peer) and (reason := why_missing(peer))}
     cases: list[dict[str, Any]] = []
     shares: list[dict[str, Any]] = []
-    found = {"images": options.images, "rounds": options.rounds, "cases": cases, "shares": shares, "missing": notes}
+    found = {"images": options.images, "rounds": options.rounds, "cases": cases, "shares": shares, "missing": missing}
 
-    def keep() -> None:
+    def save() -> None:
         if options.json:
             options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
 
     with tempfile.TemporaryDirectory() as name:
         folder = options.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        size_bytes = prepare(folder, options.images, [name for name in wanted if name not in notes], notes)
+        size_bytes = prepare(folder, options.images, [name for name in wanted if name not in missing], missing)
         found["bytes"] = size_bytes
         for size_px in options.sizes:
             for cores in options.cores:
                 say(f"{size_px} px on {cores} cores")
-                names = [name for name in wanted if name not in notes]
-                sides = measure_case(folder, names, size_px, cores, options.rounds, options.window_seconds, notes)
+                names = [name for name in wanted if name not in missing]
+                sides = measure_case(folder, names, size_px, cores, options.rounds, options.window_seconds, missing)
                 cases.append({"size_px": size_px, "cores": cores, "sides": sides})
-                keep()  # a long run that is stopped leaves what it has
+                save()  # a long run that is stopped keeps its results
         for side, (form, resize) in OURS.items():
             if side in wanted and form in size_bytes and options.shares:
                 say(f"shares of {side}")
                 parts = shares_of(folder, form, options.sizes[0], resize)
                 shares.append({"side": side, "size_px": options.sizes[0]} | parts)
-                keep()
+                save()
     print(f"{options.images:,} images of {size_bytes['tree'] / options.images / 1000:.0f} kB, {options.rounds} rounds")
     print_table(cases)
     print_shares(shares)
-    for name, reason in notes.items():
+    for name, reason in missing.items():
         print(f"{name}: {reason}")
 
 

@@ -1,8 +1,9 @@
-"""The other tools of the field, each in an environment of its own under `.bench/`, so that none decides our versions.
+"""Other tools of the field, each in its own environment under `.bench/`, so that they do not decide our versions.
 
-`python benchmarks/peers.py` (`make bench-setup`) makes them; what does not install is said with the last line of the
-installer, here and in the tables. uv links the files that environments share, torch above all, so that all of them take
-little more disk than one. ffcv is compiled: it needs Debian's pkg-config, libturbojpeg0-dev and libopencv-dev.
+`python benchmarks/peers.py` (`make bench-setup`) creates the environments. If a tool does not install, the last line of
+the installer is reported here and in the tables. uv links the files that environments share, such as torch, so that all
+of them take little more disk than one. ffcv is compiled: it needs Debian's pkg-config, libturbojpeg0-dev and
+libopencv-dev.
 """
 
 import subprocess
@@ -11,14 +12,14 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent / ".bench"
 
-# The baseline's own versions: what differs is the loader.
+# The versions of the baseline, so that only the loaders differ.
 _TORCH = ("torch==2.7.0", "torchvision==0.22.0", "pillow==11.3.0")
 
 PEERS = {
     "webdataset": ("webdataset", "numpy", *_TORCH),
     "arrayrecord": ("array-record",),
     "litdata": ("litdata", *_TORCH),
-    # Compiled against NumPy 1, and its sources are from then.
+    # Its sources need NumPy 1.
     "ffcv": ("ffcv", "numpy<2", "opencv-python-headless<4.12", "numba", *_TORCH),
     "tensorflow": ("tensorflow-cpu",),
     "dali": ("nvidia-dali-cuda120", "numpy"),
@@ -27,12 +28,12 @@ _MODULES = {"arrayrecord": "array_record", "dali": "nvidia.dali"}
 
 
 def python_of(peer: str) -> Path:
-    """The interpreter of a peer's environment."""
+    """Return the interpreter of a peer's environment."""
     return HOME / peer / "bin" / "python"
 
 
 def why_missing(peer: str) -> str | None:
-    """Why a peer cannot take part; None if it can."""
+    """Return why a peer cannot take part, None if it can."""
     reason = HOME / f"{peer}.failed"
     if reason.exists():
         return reason.read_text(encoding="utf-8").strip()
@@ -40,7 +41,7 @@ def why_missing(peer: str) -> str | None:
 
 
 def main() -> None:
-    """Make the environments that are not there, or not of these packages."""
+    """Create the environments that do not exist or have other packages."""
     HOME.mkdir(exist_ok=True)
     for peer, packages in PEERS.items():
         _install(peer, packages)

@@ -1,6 +1,6 @@
-"""What planning the whole of ImageNet takes: 1,281,167 samples with sizes, listed, planned and fingerprinted.
+"""What planning all of ImageNet costs: 1,281,167 samples with sizes, listed, planned and fingerprinted.
 
-Usage: python benchmarks/plan.py. Prints CPU seconds and the most memory of the process as one line of JSON.
+Usage: python benchmarks/plan.py. Prints CPU seconds and the peak memory of the process as one line of JSON.
 """
 
 import json
@@ -22,10 +22,10 @@ IMAGES = 1_281_167
 
 @dataclass(frozen=True)
 class ListedTree(TreeSource):
-    """A tree whose listing is made up: ImageNet's number of images, of about its sizes."""
+    """A tree with an invented listing: ImageNet's number of images, with similar sizes."""
 
     def samples(self, split: str) -> list[Sample]:
-        """Every image, sorted by key."""
+        """Return every image, sorted by key."""
         sizes = np.random.default_rng(0).gamma(2, 55_000, IMAGES).astype(int).tolist()
         counts = [IMAGES // len(self.classes) + (label < IMAGES % len(self.classes)) for label in range(1000)]
         keys = (
@@ -39,13 +39,13 @@ class ListedTree(TreeSource):
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had. `getrusage` would count what its parent had when it forked."""
+    """Return the peak memory of this process. `getrusage` would count what its parent had when it forked."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def main() -> None:
-    """Plan it."""
+    """Plan the conversion, and print what that took."""
     classes = tuple(imagenet_names())
     source = ListedTree(LocalStorage(Path("/nowhere")), classes, classes, ("train",), ())
     begun = time.process_time()

@@ -1,10 +1,10 @@
-"""Where the time of our loader goes: the parts of a sample's way, each taken alone over the same crops, in one process.
+"""Where the time of our loader goes: each step of loading a sample, measured alone on the same crops, in one process.
 
-Parts that cannot be run alone are differences: entropy decoding is a decode to grey at an eighth, which does little
-else; inverse transform and colour are what training's decode takes beyond it; handing over is what a loader with one
-worker takes beyond all of them. They are CPU seconds, so that waiting does not count.
+Steps that cannot run alone are differences. Entropy decoding is a decode to grey at an eighth, which does little else;
+IDCT and colour are what training's decode takes beyond that; handing over is what a loader with one worker takes beyond
+all other steps. The unit is CPU time, so that waiting does not count.
 
-`python benchmarks/shares.py FOLDER FORM SIZE RESIZE` prints them as JSON, microseconds an image.
+`python benchmarks/shares.py FOLDER FORM SIZE RESIZE` prints them as JSON, in microseconds per image.
 """
 
 import json
@@ -30,16 +30,16 @@ _LOADER_BATCHES = 4
 
 
 def shares_of(folder: Path, form: str, size_px: int, resize: str) -> dict[str, float]:
-    """Microseconds an image of each part, in a process of its own."""
+    """Measure every part in a process of its own; return microseconds per image."""
     command = [sys.executable, __file__, str(folder), form, str(size_px), resize]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
 def print_shares(rows: list[dict[str, Any]]) -> None:
-    """A row a form, a column a part: its share of the whole in percent."""
+    """Print one row per form and one column per part: its share of the total in percent."""
     if not rows:
         return
-    print("\n| share of time, % | size | us an image | " + " | ".join(PARTS) + " |")
+    print("\n| share of time, % | size | us per image | " + " | ".join(PARTS) + " |")
     print("|---|---|---|" + "---|" * len(PARTS))
     for row in rows:
         whole = sum(row[part] for part in PARTS)
@@ -48,7 +48,7 @@ def print_shares(rows: list[dict[str, Any]]) -> None:
 
 
 def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, float]:
-    """Microseconds an image of each part."""
+    """Measure every part; return microseconds per image."""
     import simplejpeg
     import torch
     from sides import our_config, samples_of
@@ -85,7 +85,7 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
         boxes = [(c.left, c.top, c.left + c.width, c.top + c.height) for c, _ in drawn]
 
         def slice_out(at: int) -> bytes:
-            """All that is done with bytes before they are decoded."""
+            """Do everything that happens to the bytes before they are decoded."""
             data = files[at]
             jpeg_size(data)
             if (tiles := tiles_of(data)) is None:
@@ -106,7 +106,7 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
             return simplejpeg.decode_jpeg(smalls[at], "GRAY", min_height=1, min_width=1, min_factor=8, strict=False)
 
         augmentation = Augmentation(augment)
-        # Slicing and decoding are taken together and the slicing off again: as one function they are the product's own.
+        # Training slices and decodes in one function, so that is measured, and slicing alone is subtracted.
         steps: dict[str, Callable[[int], Any]] = {
             "read": lambda at: images.read(samples[at]),
             "part": part,
@@ -141,11 +141,11 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
 
 
 def loader_us(config: Any, local: Path) -> float:
-    """CPU microseconds an image of training's loader with one worker, both processes."""
+    """Return the CPU microseconds per image of training's loader with one worker, both processes together."""
     import os
 
-    from load import group_cpu_seconds
     from sides import BATCH_SIZE, samples_of
+    from timing import group_cpu_seconds
 
     from imagenet_mds.dataset.shard_cache import ShardCache
     from imagenet_mds_train.data.loaders import training_loader

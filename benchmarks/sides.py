@@ -1,8 +1,9 @@
-"""What loads the drawn images, a process a side: uint8 batches of 128, RandomResizedCrop and flip, for ever.
+"""The loaders that are compared, each in its own process: uint8 batches of 128, RandomResizedCrop and flip, forever.
 
 `python benchmarks/sides.py NAME FOLDER SIZE CORES COUNTER` runs one of `SIDES` in its own environment. It counts its
-images in a file of int64 that the measuring process maps too: where a worker makes one image after the other, each as
-it is made, elsewhere a batch as it comes. To count batches everywhere takes windows of many seconds for a slow side.
+images in a file of int64 that the measuring process maps too. If a worker makes one image after the other, each image
+is counted when it is made, otherwise a batch when it arrives. Counting batches everywhere would need windows of many
+seconds for a slow side.
 """
 
 import ctypes
@@ -19,8 +20,7 @@ from formats import REPEATS, files_of
 
 BATCH_SIZE = 128
 PREDOWNLOAD = 2 * BATCH_SIZE
-"""Samples that a streaming dataset looks ahead. It is busier until it is so far ahead, which must be over when
-measuring begins."""
+"""Samples that a streaming dataset prefetches. Until it has, it is busier, so this must be over before measuring."""
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 COUNTER_SLOTS = 16
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -28,8 +28,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class Job:
-    """Where the images lie, the pixels of a crop on each side, workers or threads, and the counter (slots), of which
-    each process has its own slot, for two that add to one lose some."""
+    """What a side needs to know.
+
+    Attributes:
+        folder: folder with the formats.
+        size_px: side of a crop in pixels.
+        cores: number of workers or threads.
+        counter: (slots,) images made. Each process has its own slot, because additions to a shared one get lost.
+    """
 
     folder: Path
     size_px: int
@@ -37,21 +43,21 @@ class Job:
     counter: Any
 
     def made(self, images: int = 1) -> None:
-        """Count images of this process."""
+        """Count images made in this process."""
         torch = sys.modules.get("torch")
         worker = torch.utils.data.get_worker_info() if torch else None
         self.counter[worker.id + 1 if worker else 0] += images
 
 
 def torchvision_transform(size_px: int) -> Any:
-    """What recipes write."""
+    """Return the transform that most recipes use."""
     from torchvision.transforms import v2
 
     return v2.Compose([v2.RandomResizedCrop(size_px, SCALE, RATIO), v2.RandomHorizontalFlip(), v2.PILToTensor()])
 
 
 def torch_batches(job: Job, dataset: Any) -> Iterator[Any]:
-    """A dataset of (image, class) through torch's DataLoader."""
+    """Load a dataset of (image, class) with torch's DataLoader."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
@@ -68,7 +74,7 @@ def torch_batches(job: Job, dataset: Any) -> Iterator[Any]:
 
 
 def plain(job: Job) -> Iterator[Any]:
-    """The library as its documentation has it."""
+    """Load with StreamingDataset as its documentation shows."""
     from streaming import StreamingDataset
 
     from imagenet_mds_train.data.stream import own_resources
@@ -89,14 +95,14 @@ def plain(job: Job) -> Iterator[Any]:
 
 
 def samples_of(folder: Path) -> int:
-    """Samples of a split."""
+    """Return the number of samples of a split."""
     import json
 
     return sum(shard["samples"] for shard in json.loads((folder / "index.json").read_bytes())["shards"])
 
 
 def our_config(size_px: int, workers: int, resize: str) -> Any:
-    """Training's configuration, of what decides loading."""
+    """Return a training configuration with the settings that matter for loading."""
     from imagenet_mds_train.config.load import parse_config
 
     values = {
@@ -110,7 +116,7 @@ def our_config(size_px: int, workers: int, resize: str) -> Any:
 
 
 def ours(job: Job, form: str, resize: str) -> Iterator[Any]:
-    """Training's own loader."""
+    """Load with the loader of training."""
     from imagenet_mds.dataset.shard_cache import ShardCache
     from imagenet_mds_train.data.loaders import TrainingImages, training_loader
     from imagenet_mds_train.data.stream import own_resources
@@ -120,7 +126,7 @@ def ours(job: Job, form: str, resize: str) -> Iterator[Any]:
         job.made()
         return view
 
-    TrainingImages.__getitem__ = counted  # type: ignore[method-assign] # counted in the worker, where images are made
+    TrainingImages.__getitem__ = counted  # type: ignore[method-assign] # counted in the worker that makes the image
     local = job.folder / form / "train"
     with own_resources():
         loader = training_loader(our_config(job.size_px, job.cores, resize), ShardCache(local), samples_of(local))
@@ -130,7 +136,7 @@ def ours(job: Job, form: str, resize: str) -> Iterator[Any]:
 
 
 def bytes_only(job: Job) -> Iterator[Any]:
-    """The stored bytes of a batch in one tensor, nothing decoded: the limit of shards and loader."""
+    """Return the stored bytes of a batch in one tensor without decoding: the limit of shards and loader."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -166,7 +172,7 @@ def bytes_only(job: Job) -> Iterator[Any]:
 
 
 def ffcv(job: Job, form: str) -> Iterator[Any]:
-    """Its example's pipeline, without what goes to a GPU."""
+    """Load with the pipeline of ffcv's example, without the steps on a GPU."""
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import RandomHorizontalFlip, ToTensor, ToTorchImage
@@ -189,7 +195,7 @@ def ffcv(job: Job, form: str) -> Iterator[Any]:
 
 
 def tf_data(job: Job) -> Iterator[Any]:
-    """Decode and crop in one, then the linear resize that it has by default, as its ImageNet recipes do."""
+    """Decode and crop in one step, then resize linearly, the default, as TensorFlow's ImageNet recipes do."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(job.cores)
@@ -219,10 +225,10 @@ def tf_data(job: Job) -> Iterator[Any]:
 
 
 def dali(job: Job) -> Iterator[Any]:
-    """Its example's pipeline, all of it on the CPU."""
+    """Load with the pipeline of DALI's example, entirely on the CPU."""
     from nvidia.dali import fn, pipeline_def
 
-    # The ignore: DALI has no types.
+    # DALI has no types.
     @pipeline_def(batch_size=BATCH_SIZE, num_threads=job.cores, device_id=None, seed=0)  # type: ignore[untyped-decorator]
     def pipeline() -> Any:
         files, _ = fn.readers.file(file_root=str(job.folder / "tree" / "train"), random_shuffle=True)
@@ -239,7 +245,7 @@ def dali(job: Job) -> Iterator[Any]:
 
 
 def webdataset(job: Job) -> Iterator[Any]:
-    """Pillow's pictures out of tar files."""
+    """Load from tar files, decoded by Pillow."""
     from webdataset import WebDataset
 
     transform = torchvision_transform(job.size_px)
@@ -255,7 +261,7 @@ def webdataset(job: Job) -> Iterator[Any]:
 
 
 def litdata(job: Job) -> Iterator[Any]:
-    """Its own decoding, which gives tensors."""
+    """Load with litdata's own decoding, which returns tensors."""
     from litdata import StreamingDataLoader, StreamingDataset
     from torchvision.transforms import v2
 
@@ -277,7 +283,7 @@ def litdata(job: Job) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Side:
-    """What gives the batches, the peer in whose environment (None: ours), and the formats that it reads."""
+    """A loader: its batches, the format that it reads, and the peer in whose environment it runs, None for ours."""
 
     batches: Callable[[Job], Iterator[Any]]
     form: str
@@ -296,7 +302,7 @@ _FORMS = {
 }
 
 OURS = {f"ours, {name}, {how}": (form, how) for name, form in _FORMS.items() for how in ("linear", "antialias")}
-"""The format and the resize of each of our sides."""
+"""Format and resize of each of our sides."""
 
 SIDES: dict[str, Side] = {
     BASELINE: Side(plain, "ordinary"),
@@ -312,7 +318,7 @@ SIDES: dict[str, Side] = {
 
 
 def main() -> None:
-    """Load for ever."""
+    """Load forever."""
     name, folder, size_px, cores, counter = sys.argv[1:]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     slots = np.memmap(counter, np.int64, "r+", shape=(COUNTER_SLOTS,))

@@ -1,4 +1,4 @@
-"""`python -m imagenet_mds`, the same as the command `imagenet-mds`."""
+"""Makes `python -m imagenet_mds` the same as the command `imagenet-mds`."""
 
 from imagenet_mds.cli import main
 

@@ -1,7 +1,7 @@
-"""Fingerprints: what must not change between the parts of one run, as one short name and as a readable difference.
+"""Fingerprints of JSON values, and readable differences between them.
 
-A fingerprint is the SHA-256 of canonical JSON, cut to 64 bits: enough to tell apart what people mix up by accident,
-short enough to be read aloud. It is not a defence against forgery.
+They identify what must not change between the parts of one run. A fingerprint is the SHA-256 of canonical JSON, cut to
+64 bits: enough against accidental mix-ups, and short enough to read aloud. It does not protect against forgery.
 """
 
 import hashlib
@@ -11,10 +11,10 @@ from typing import Any
 
 
 def fingerprint(value: Any) -> str:
-    """Name a JSON value by its content.
+    """Return the fingerprint of a JSON value.
 
     Args:
-        value: anything `json.dumps` takes; the order of keys does not matter, the order of lists does.
+        value: anything `json.dumps` accepts. The order of keys does not matter, the order of lists does.
 
     Returns:
         16 hexadecimal digits.
@@ -35,7 +35,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say where two trees differ, a line each with both values, sorted by path; no line where they are equal."""
+    """List where two trees differ, one line per path with both values, sorted by path."""
     old, new = flatten(before), flatten(now)
     missing = "(not there)"
     return [

@@ -1,7 +1,7 @@
-"""Progress: one live line in a terminal, plain lines elsewhere, JSON lines for programs. Always on standard error.
+"""Progress on standard error: one live line in a terminal, plain lines elsewhere, or JSON lines for programs.
 
-rich draws the live line; where standard error is not a terminal (a log file, CI), a plain line every few seconds says
-the same.
+rich draws the live line. If standard error is not a terminal (a log file, CI), a plain line with the same content is
+printed every few seconds.
 """
 
 import json
@@ -17,20 +17,20 @@ PLAIN_INTERVAL_SECONDS = 10.0
 
 
 class ProgressLine:
-    """Counts of one activity, shown while it goes on. Use it as a context manager.
+    """The progress of one activity, as a context manager.
 
     Args:
-        what: the activity, as the line begins.
-        total: how many units there are.
-        unit: the unit's plural.
-        as_json: write JSON lines instead: `{"event": "progress", "what", "done", "total", "unit", "per_second",
-        "note", "seconds_left"}`.
+        what: the activity; it begins each line.
+        total: number of units.
+        unit: the plural of the unit.
+        as_json: print JSON lines instead: `{"event": "progress", "what", "done", "total", "unit", "per_second",
+            "note", "seconds_left"}`.
     """
 
     def __init__(self, what: str, total: int, unit: str, *, as_json: bool = False) -> None:
         self.as_json = as_json
         self.what, self.total, self.unit = what, total, unit
-        self.done = self._kept = 0
+        self.done = self._resumed = 0
         self._started = time.monotonic()
         self._last_plain = self._started
         self._live: Progress | None = None
@@ -56,28 +56,28 @@ class ProgressLine:
         if self._live:
             self._live.stop()
 
-    def keep(self, units: int) -> None:
-        """Count `units` as done before: the rate and what is left to wait are of the others."""
+    def resume_from(self, units: int) -> None:
+        """Count `units` that an earlier run has done. They do not count for the rate and the remaining time."""
         self.done += units
-        self._kept += units
+        self._resumed += units
 
-    def advance(self, units: int, note: str = "") -> None:
-        """Count `units` more as done; `note` stands behind the rate and the time that is left."""
+    def advance(self, units: int, suffix: str = "") -> None:
+        """Count `units` as done. The line ends with `suffix`, after the rate and the remaining time."""
         self.done += units
         now = time.monotonic()
-        rate = (self.done - self._kept) / max(now - self._started, 1e-9)
+        rate = (self.done - self._resumed) / max(now - self._started, 1e-9)
         seconds_left = (self.total - self.done) / rate if rate else None
         parts = [f"{rate:,.0f} {self.unit}/s"]
         if seconds_left is not None:
             parts.append(f"{timedelta(seconds=round(seconds_left))} to go")
-        rates = ", ".join([*parts, note] if note else parts)
+        rates = ", ".join([*parts, suffix] if suffix else parts)
         if self._live:
             self._live.update(self._task, completed=self.done, rates=rates)
         elif now - self._last_plain >= PLAIN_INTERVAL_SECONDS:
             self._last_plain = now
             if self.as_json:
                 line = {"event": "progress", "what": self.what, "done": self.done, "total": self.total}
-                more = {"unit": self.unit, "per_second": round(rate, 1), "note": note}
+                more = {"unit": self.unit, "per_second": round(rate, 1), "note": suffix}
                 more["seconds_left"] = None if seconds_left is None else round(seconds_left)
                 print(json.dumps(line | more), file=sys.stderr, flush=True)
                 return

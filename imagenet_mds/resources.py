@@ -1,4 +1,4 @@
-"""The files shipped with the program: in a wheel beside the code, in a checkout at its root."""
+"""Files that ship with the program. In a wheel they are beside the code, in a checkout at its root."""
 
 from pathlib import Path
 
@@ -6,17 +6,17 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def resource_folder(name: str) -> Path:
-    """The folder `configs` or `infra`: the package's own data first, then the checkout's."""
+    """Return the folder `configs` or `infra`, from the package if it has it, otherwise from the checkout."""
     packaged = _PACKAGE / "_data" / name
     return packaged if packaged.is_dir() else _PACKAGE.parent / name
 
 
 def config_names() -> list[str]:
-    """The names of the shipped configurations."""
+    """Return the names of the shipped configurations, sorted."""
     return sorted(path.stem for path in resource_folder("configs").glob("*.yaml"))
 
 
 def config_path(name: str) -> Path | None:
-    """The file of a shipped configuration, None if there is none of that name."""
+    """Return the file of a shipped configuration, None if there is none of that name."""
     path = resource_folder("configs") / f"{name}.yaml"
     return path if name in config_names() else None

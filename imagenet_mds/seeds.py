@@ -1,6 +1,6 @@
-"""The sample's own seed: what augmentation a sample gets is drawn from (seed, epoch, sample) and nothing else.
+"""Sample seeds: the augmentation of a sample is drawn from (seed, epoch, sample) and nothing else.
 
-So the pictures do not depend on which worker of which rank made them, nor on whether the run was stopped in between.
+So the images depend neither on the rank and worker that made them, nor on whether the run was stopped in between.
 """
 
 import struct
@@ -9,47 +9,47 @@ import xxhash
 
 
 def sample_seed(seed: int, epoch: int, sample: int) -> int:
-    """A 64-bit seed for one sample in one epoch of one run.
+    """Return the seed of one sample in one epoch of one run.
 
     Args:
-        seed: the run's.
-        epoch: from 0.
-        sample: the sample's place in the dataset.
+        seed: seed of the run.
+        epoch: counted from 0.
+        sample: index of the sample in the dataset.
 
     Returns:
-        0 to 2**64 - 1: the xxh64 of the three numbers, so that neighbours have unrelated seeds.
+        The xxh64 of the three numbers, 0 to 2**64 - 1. Neighbours have unrelated seeds.
     """
     return xxhash.xxh64_intdigest(struct.pack("<QQQ", seed, epoch, sample))
 
 
 class SampleRandom:
-    """Random numbers from one sample's seed: the same on every machine, library and version, in half a microsecond.
+    """Random numbers from one sample's seed, the same on every machine and with every version of every library.
 
-    SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014; constants as in Vigna's
-    reference implementation). NumPy's and torch's generators cost more to seed than all the draws of a sample, and do
-    not promise their streams from version to version.
+    The generator is SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014; constants as
+    in Vigna's reference implementation). Seeding NumPy's or torch's generators takes longer than all draws of a sample,
+    and their streams may change between versions.
     """
 
     def __init__(self, seed: int) -> None:
         self._state = seed & _MASK
 
     def bits(self) -> int:
-        """The next 64 bits."""
+        """Draw 64 bits."""
         self._state = state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
         return state ^ (state >> 31)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """The next number in [low, high), one of 2**53 steps."""
+        """Draw a number from [low, high), one of 2**53 equal steps."""
         return low + (high - low) * ((self.bits() >> 11) * 2.0**-53)
 
     def integer(self, end: int) -> int:
-        """The next integer in [0, end); for an end far below 2**64, whose remainder does not show."""
+        """Draw an integer from [0, end). The bias is negligible if `end` is far below 2**64."""
         return (self.bits() * end) >> 64
 
     def permutation(self, length: int) -> list[int]:
-        """The next order of [0, length), by Fisher and Yates."""
+        """Draw a permutation of [0, length), with the Fisher-Yates shuffle."""
         order = list(range(length))
         for place in range(length - 1, 0, -1):
             other = self.integer(place + 1)

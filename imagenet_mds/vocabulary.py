@@ -1,6 +1,7 @@
 """The words that options, manifests and code share, each declared once.
 
-typer takes a `Literal` as an option's choices and pydantic as a field's, so no enumeration repeats them.
+typer accepts a `Literal` as the choices of an option and pydantic as the values of a field, so no enumeration repeats
+them.
 """
 
 from typing import Literal, get_args
@@ -8,16 +9,16 @@ from typing import Literal, get_args
 SplitName = Literal["train", "val"]
 
 SourceKind = Literal["tree", "kaggle", "archives", "parquet", "cifar10"]
-"""The layouts that sources come in."""
+"""Layouts of a source."""
 
 CheckLevel = Literal["decode", "structure", "none"]
-"""How thoroughly each image is checked: every coefficient, the markers, or the header alone."""
+"""How thoroughly each image is checked: by decoding it, by its markers, or by its header alone."""
 
 StoredForm = Literal["file", "tiles", "raw"]
-"""How an image is stored: its file, its file with restart tiles where it can have them, or its pixels."""
+"""How an image is stored: as its file, as its file with restart tiles if possible, or as pixels."""
 
 EngineName = Literal["local", "ray"]
-"""What runs the shard tasks of a conversion."""
+"""What runs the shard tasks of a conversion: processes of this machine, or a Ray cluster."""
 
 SubsetName = Literal["tiny", "small", "medium", "large"]
 

@@ -60,12 +60,12 @@ def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A proxy before it, this process led there too, and an empty bucket behind it."""
     import boto3  # boto3 takes a quarter of a second, for those who need it
 
-    from imagenet_mds.storage import s3
+    from imagenet_mds.storage.s3_client import reset_client
 
     with proxy_before(server) as proxy:
         for name, value in proxy.variables.items():
             monkeypatch.setenv(name, value)
-        s3._client.cache_clear()
+        reset_client()
         client = direct(server)
         client.create_bucket(Bucket=BUCKET)
         yield proxy
@@ -74,4 +74,4 @@ def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         for upload in client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []):
             client.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
         client.delete_bucket(Bucket=BUCKET)
-    s3._client.cache_clear()
+    reset_client()

@@ -41,7 +41,8 @@ class Request:
 
 Fault = str | None
 """`slow down`, `reset`, `stall`, `expired`, `ended` (there is no such upload), `kept` (a removal of many is answered as
-one of which nothing was allowed), or None for none."""
+one of which nothing was allowed), `conflict` (another conditional write is in flight), `lost` (the request is passed on
+and its answer is not), or None for none."""
 
 
 @dataclass
@@ -157,6 +158,9 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             if fault == "ended":
                 self.refuse(404, "NoSuchUpload", "The specified upload does not exist.")
                 return
+            if fault == "conflict":
+                self.refuse(409, "ConditionalRequestConflict", "A conflicting operation is in progress.")
+                return
             if fault == "expired":
                 self.refuse(400, "ExpiredToken", "The provided token has expired.")
                 return
@@ -166,6 +170,9 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             response = connection.getresponse()
             data = response.read()
             connection.close()
+            if fault == "lost":
+                self.reset()
+                return
             self.send_response_only(response.status)
             for name, value in response.getheaders():
                 if name.lower() not in ("transfer-encoding", "connection", "content-length"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imagenet_mds.demo.draw import SHAPES, draw_picture, jpeg
+from imagenet_mds.demo.draw import SHAPES, draw_image, jpeg
 from imagenet_mds.demo.run import run_demo
 from imagenet_mds.errors import UserError
 from tests.support.datasets import manifest_at
@@ -54,12 +54,12 @@ def test_the_report_names_what_was_left_out_and_shows_the_pictures(small: tuple[
 
 def test_another_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
-    with pytest.raises(UserError, match="holds something else than a demo"):
+    with pytest.raises(UserError, match="contains something other than a demo"):
         run_demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_picture_is_a_function_of_shape_and_seed(shape: str) -> None:
-    assert jpeg(draw_picture(shape, "a")) == jpeg(draw_picture(shape, "a"))
-    assert jpeg(draw_picture(shape, "a")) != jpeg(draw_picture(shape, "b"))
+    assert jpeg(draw_image(shape, "a")) == jpeg(draw_image(shape, "a"))
+    assert jpeg(draw_image(shape, "a")) != jpeg(draw_image(shape, "b"))

@@ -1,4 +1,4 @@
-"""Looking into shards: one sample, a contact sheet."""
+"""The commands inspect and preview."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def test_a_sample_is_shown_with_its_source(dataset: Path, tree: Path) -> None:
             assert (facts["width"], facts["height"], facts["mode"]) == (*image.size, image.mode)
 
 
-def test_a_sample_beyond_the_end_is_said(dataset: Path) -> None:
+def test_a_sample_beyond_the_end_is_refused(dataset: Path) -> None:
     outcome = run("inspect", dataset, "--split", "val", "--sample", 50)
     assert outcome.status == 2
     assert "has no sample 50: it has 50, counted from 0" in outcome.err
@@ -36,7 +36,7 @@ def test_the_preview_shows_the_stored_samples_with_their_labels(dataset: Path, t
         assert sheet.width > sheet.height > 200
         colours = sheet.convert("RGB").getcolors(1 << 24)
     assert colours is not None
-    assert len(colours) > 1000, "pictures, not blanks"
+    assert len(colours) > 1000, "images, not blanks"
     first = done("preview", dataset, tmp_path / "one.png", "--split", "val", "--start", 49, "--count", 9)
     assert "1 samples" in first.out
 
@@ -44,14 +44,16 @@ def test_the_preview_shows_the_stored_samples_with_their_labels(dataset: Path, t
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("sheet.jpg",), "give a name that ends in .png"),
+        (("sheet.jpg",), "choose a name that ends in .png"),
         (("sheet.png", "--start", "900"), "has no sample 900"),
         (("no/folder/sheet.png",), "there is no folder no/folder"),
-        (("sheet.png", "--epoch", "1"), "give --augmented too"),
+        (("sheet.png", "--epoch", "1"), "pass --augmented too"),
         (("sheet.png", "--augmented", "--start", "3"), "leave them out with --augmented"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(dataset: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_wrong_options_of_preview_are_refused(
+    dataset: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
     outcome = run("preview", dataset, *arguments, cwd=tmp_path)
     assert outcome.status == 2
     assert words in outcome.err
@@ -62,12 +64,12 @@ def test_what_cannot_be_drawn_is_said(dataset: Path, tmp_path: Path, arguments: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--epoch", "1"), "give --config too"),
-        (("--split", "val"), "--split says where --sample is"),
+        (("--epoch", "1"), "pass --config too"),
+        (("--split", "val"), "--split selects the split of --sample"),
         (("--sample", "1", "--config", "demo"), "not both"),
     ],
 )
-def test_options_that_would_do_nothing_are_refused(dataset: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_options_of_inspect_without_effect_are_refused(dataset: Path, arguments: tuple[str, ...], words: str) -> None:
     outcome = run("inspect", dataset, *arguments)
     assert outcome.status == 2
     assert words in outcome.err
@@ -75,7 +77,7 @@ def test_options_that_would_do_nothing_are_refused(dataset: Path, arguments: tup
 
 @pytest.fixture
 def damaged(dataset: Path, tmp_path: Path) -> Path:
-    """A copy of `dataset`: a shard of val is cut short, in one of train an image is zeros and one has no tables."""
+    """Copy `dataset`; truncate a shard of val, and in one of train zero an image and remove the tables of another."""
     copy = tmp_path / "mds"
     shutil.copytree(dataset, copy)
     shard = copy / "val" / "shard.00000.mds"
@@ -98,7 +100,7 @@ def damaged(dataset: Path, tmp_path: Path) -> Path:
         (("preview", "sheet.png", "--start", "3"), "train: sample 3 (KEY) does not decode ("),
     ],
 )
-def test_what_is_damaged_is_named_with_its_mend(damaged: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_damage_is_reported_with_its_location(damaged: Path, arguments: tuple[str, ...], words: str) -> None:
     command, *rest = arguments
     outcome = run(command, damaged, *rest, cwd=damaged.parent)
     assert outcome.status == 1
@@ -109,7 +111,7 @@ def test_what_is_damaged_is_named_with_its_mend(damaged: Path, arguments: tuple[
     assert "0x" not in outcome.err
 
 
-def test_a_class_that_there_is_not_is_damage(dataset: Path, tmp_path: Path) -> None:
+def test_an_unknown_class_is_damage(dataset: Path, tmp_path: Path) -> None:
     shutil.copytree(dataset, tmp_path / "mds")
     shard = tmp_path / "mds" / "val" / "shard.00000.mds"
     data = shard.read_bytes()
@@ -118,5 +120,5 @@ def test_a_class_that_there_is_not_is_damage(dataset: Path, tmp_path: Path) -> N
     outcome = run("inspect", tmp_path / "mds", "--split", "val", "--sample", last)
     assert outcome.status == 1
     assert (
-        f"val/shard.00000.mds: sample {last} is of class 10, which there is not: `imagenet-mds verify " in outcome.err
+        f"val/shard.00000.mds: sample {last} is of class 10, which does not exist: `imagenet-mds verify " in outcome.err
     )

@@ -1,4 +1,4 @@
-"""What a user installs: sdist to wheel to a fresh environment, used from a folder full of traps."""
+"""The installed program: sdist to wheel to a fresh environment, used from a folder full of traps."""
 
 import os
 import subprocess
@@ -18,14 +18,14 @@ TRAP = "raise SystemExit('the user\\'s own file was run')\n"
 
 @dataclass(frozen=True)
 class Installed:
-    """A fresh environment with the wheel in it, and a folder with a user's files."""
+    """A fresh environment with the wheel, and a folder with a user's files."""
 
     program: Path
     wheel: Path
     folder: Path
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Run the installed program in the user's folder, without anything of the checkout on the path."""
+        """Run the installed program in the user's folder, with nothing of the checkout on the path."""
         variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         return subprocess.run(
             [self.program, *map(str, arguments)],
@@ -39,7 +39,7 @@ class Installed:
 
 
 def build(kind: str, source: Path, out: Path) -> Path:
-    """Build an sdist or a wheel, without isolation: the lock has what it takes."""
+    """Build an sdist or a wheel, without isolation, because the lock contains the build requirements."""
     command = [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", str(out), str(source)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     (built,) = out.iterdir()
@@ -48,7 +48,7 @@ def build(kind: str, source: Path, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Build, unpack, build, install."""
+    """Build an sdist, unpack it, build a wheel from it, and install that."""
     root = tmp_path_factory.mktemp("packaging")
     sdist = build("sdist", ROOT, root / "sdist")
     with tarfile.open(sdist) as archive:
@@ -85,7 +85,7 @@ def test_the_shipped_configuration_is_found_and_not_the_users(installed: Install
     assert '"global_batch_size": 64' in shown.stdout
 
 
-def test_the_whole_way_from_a_hostile_folder(installed: Installed, tree: Path) -> None:
+def test_the_pipeline_runs_in_a_hostile_folder(installed: Installed, tree: Path) -> None:
     converted = installed.run("convert", tree, "mds", "--workers", 2)
     assert converted.returncode == 0, converted.stderr
     small = ("augment.size_px=16", "evaluation={resize_px: 16, crop_px: 16}", "schedule.epochs=1")

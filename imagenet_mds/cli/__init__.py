@@ -1,4 +1,4 @@
-"""The command line. Each command imports its stage when it runs, so that `--help` answers at once, without torch."""
+"""The command line, one module per command. A command imports its stage when it runs, so that `--help` is fast."""
 
 from imagenet_mds.cli.app import app, main
 

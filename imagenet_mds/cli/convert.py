@@ -81,7 +81,7 @@ def convert(
     """Convert images to MDS shards. Run it again to resume."""
     from pydantic import ValidationError
 
-    from imagenet_mds.cli.arguments import parse_size
+    from imagenet_mds.cli.options import parse_size
     from imagenet_mds.dataset.manifest import DEFAULT_QUALITY, Policy
     from imagenet_mds.dataset.subsets import parse_subset
     from imagenet_mds.storage import open_storage
@@ -129,7 +129,7 @@ def convert(
 
             def on_shard(record: "ShardRecord", spent: "Spent | None") -> None:
                 if spent is None:
-                    line.keep(record.images)
+                    line.resume_from(record.images)
                     return
                 rate = tally.source_bytes / 1e6 / tally.seconds
                 shards = f"shard {tally.shards} of {conversion.plan.shards}"

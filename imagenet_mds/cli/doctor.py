@@ -1,38 +1,51 @@
-"""`imagenet-mds doctor --data`: how fast this machine feeds a training on a dataset, and what holds it back."""
+"""`imagenet-mds doctor`: how fast this machine turns a dataset into training batches, and what limits it."""
 
 import json
-import warnings
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from imagenet_mds.dataset.access import Dataset
-from imagenet_mds.doctor.loader import _GPUS, _SIZES_PX, T4_IMAGES_PER_SECOND, Findings, _beginning, measure
-from imagenet_mds_train.config.load import load_config
+from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
+from imagenet_mds.errors import UserError
+
+if TYPE_CHECKING:
+    from imagenet_mds.doctor.loader import Findings
 
 
-def run_doctor(dataset: Dataset, config: str, overrides: tuple[str, ...], *, as_json: bool) -> None:
-    """Measure and say it.
+def doctor(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as augment.size_px=176."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="DATASET", help="Dataset to measure.")] = None,
+    config: Annotated[str, typer.Option(help="Training configuration, a YAML file or a shipped name.")] = "phase3",
+    cache: CacheFolder = None,
+    cache_limit: CacheLimit = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
+) -> None:
+    """Measure how fast this machine loads a dataset for training.
 
-    Raises:
-        UserError: no such dataset or configuration.
+    It also reports what limits the loader, and whether it keeps up with T4 GPUs.
     """
-    warnings.simplefilter("ignore")  # of what torch and Composer deprecate
-    train = _beginning(dataset.split("train"))
-    settings = load_config(config, overrides, ranks=1)
-    batch = min(settings.global_batch_size, train.info.samples)
-    settings = settings.model_copy(
-        update={"global_batch_size": batch, "data": settings.data.model_copy(update={"subset": None})}
-    )
-    findings = measure(settings, train)
+    if data is None:
+        raise UserError(
+            "pass --data DATASET, a dataset that `convert` wrote, to measure how fast it becomes batches here"
+        )
+    from imagenet_mds.doctor.loader import measure_dataset
+
+    dataset = open_dataset(data, cache, cache_limit)
+    found = measure_dataset(dataset, config, tuple(overrides or ()))
     if as_json:
-        print(json.dumps(asdict(findings) | {"workers": findings.workers, "limit": findings.limit}, indent=2))
-        return
-    _print(findings, dataset.location)
+        print(json.dumps(asdict(found) | {"workers": found.workers, "limit": found.limit}, indent=2))
+    else:
+        _print(found, dataset.location)
 
 
-def _print(found: Findings, data: str) -> None:
+def _print(found: "Findings", data: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     print(
         f"{data}: images of {found.image_bytes / 1000:,.0f} kB, trained on at {found.size_px} px, "
         f"{found.processors} processors here"
@@ -53,14 +66,20 @@ def _print(found: Findings, data: str) -> None:
     print(
         f"workers: data.workers_per_rank={found.workers} on one rank gives {found.loader[found.workers]:,.0f} images/s"
     )
-    table = Table("trained at", *(f"{size} px" for size in _SIZES_PX), box=None, header_style="")
-    table.add_row("this loader gives", *(f"{found.loader_at(size):,.0f}" for size in _SIZES_PX))
-    for gpus in _GPUS:
-        needs = {size: gpus * T4_IMAGES_PER_SECOND * (224 / size) ** 2 for size in _SIZES_PX}
+    table = Table("trained at", *(f"{size} px" for size in found.sizes), box=None, header_style="")
+    table.add_row("this loader gives", *(f"{found.loader_at(size):,.0f}" for size in found.sizes))
+    for gpus, needs in found.t4_needs().items():
         table.add_row(
             f"{gpus} T4 need{'' if gpus > 1 else 's'}",
             *(f"{need:,.0f}{'' if need <= found.loader_at(size) else ' (short)'}" for size, need in needs.items()),
         )
     Console(width=120, highlight=False).print(table)
     for options, times in found.forms.items():
-        print(f"converted with {options}: {f'{times:.2f} times the views' if times != 1 else 'no image would change'}")
+        print(f"converted with {options}: {_speed(times)}")
+
+
+def _speed(times: float) -> str:
+    """Describe a ratio of speeds. Exactly 1 means that the conversion would change no image."""
+    if times == 1:
+        return "no image would change"
+    return f"{times - 1:.0%} faster" if times > 1 else f"{1 - times:.0%} slower"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_mds.cli.arguments import CacheFolder, CacheLimit, open_dataset
+from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
 from imagenet_mds.vocabulary import SplitName
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from imagenet_mds.cli.arguments import CacheFolder, CacheLimit, open_dataset
+from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""The dataset, the one contract between the stages: the shard format, the manifest, and how splits are opened."""
+"""The dataset, the only contract between the stages: its shard format, its manifest, and how splits are opened."""

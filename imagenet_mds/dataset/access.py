@@ -1,4 +1,4 @@
-"""Opens a dataset for reading samples: in place on a disk of this machine, or through a cache of shards."""
+"""Opening a dataset to read samples: in place on a disk of this machine, or through a cache of shards."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -20,29 +20,33 @@ from imagenet_mds.vocabulary import SPLITS
 
 
 def default_cache() -> Path:
-    """The cache folder used without --cache, by the XDG base directory specification."""
+    """Return the cache folder used without --cache, as the XDG base directory specification defines it."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagenet-mds"
 
 
 def splits_of(location: str) -> list[Storage]:
-    """The splits that a dataset has, or the first of `SPLITS` where it has none, for a message about it."""
+    """Return the splits of a dataset. If it has none, return the first of `SPLITS`, so that reading it says why.
+
+    Raises:
+        UserError: the location cannot be a dataset's.
+    """
     root = open_storage(location)
     names = root.list_names()
     return [root.child(split) for split in SPLITS if split in names] or [root.child(SPLITS[0])]
 
 
 def read_dataset(location: str) -> list[tuple[Storage, Manifest]]:
-    """The splits of a dataset with their manifests.
+    """Return the splits of a dataset with their manifests.
 
     Raises:
-        UserError: there is no split, or one is not complete.
+        UserError: there is no split, or one is incomplete.
     """
     return [(split, read_manifest(split)) for split in splits_of(location)]
 
 
 @dataclass(frozen=True)
 class Split:
-    """An opened split: what it holds, where it is stored, and its shards on this machine."""
+    """An open split: what it holds, where it is stored, and its shards on this machine."""
 
     info: SplitInfo
     storage: Storage
@@ -50,7 +54,7 @@ class Split:
 
     @property
     def warning(self) -> str | None:
-        """What a person should know before using the split; None if there is nothing to say."""
+        """What the user should know before using the split; None if there is nothing to say."""
         if self.info.classes is not None:
             return None
         where = f"; its compressed shards are unpacked into {self.shard_cache.folder}" if self.info.packed else ""
@@ -61,20 +65,24 @@ class Split:
 
     @property
     def hint(self) -> str:
-        """What to do where shards are missing or broken."""
+        """What to do about missing or broken shards."""
         if self.info.classes is None:
-            return "Copy them again from where they were written: without a manifest they cannot be rebuilt"
+            return "Copy them again from where they came from: without a manifest they cannot be rebuilt"
         return (
             f"Rebuild them with `imagenet-mds verify {self.storage.parent.location} --repair SOURCE`, where SOURCE is "
-            f"what it was converted from"
+            f"what the dataset was converted from"
         )
 
     def check_available(self, shards: Sequence[ShardInfo]) -> None:
-        """`check_available` for this split alone."""
+        """Call `check_available` for this split alone.
+
+        Raises:
+            UserError, WorldError: see `check_available`.
+        """
         check_available([(self, shards)])
 
     def missing(self, shards: Sequence[ShardInfo]) -> str | None:
-        """A sentence that names every shard that cannot be fetched; None where none is missing.
+        """Return a sentence that names every shard that cannot be fetched; None if there is none.
 
         Raises:
             WorldError: the storage cannot be listed.
@@ -91,17 +99,17 @@ class Split:
         )
 
     def cache_too_small(self, shards: Sequence[ShardInfo], samples_at_once: int) -> str | None:
-        """A warning where the cache limit cannot hold the shards that a shuffled epoch reads at once, else None.
+        """Return a warning if the cache limit cannot hold the shards that a shuffled epoch reads at once, else None.
 
         Args:
             shards: the shards that are read.
-            samples_at_once: the samples among which an epoch draws, `data.order.shuffle_block_size`.
+            samples_at_once: the samples among which an epoch shuffles, `data.order.shuffle_block_size`.
         """
         limit_bytes = self.shard_cache.limit_bytes
         if limit_bytes is None:
             return None
         size_bytes, samples = sum(shard.size_bytes for shard in shards), sum(shard.samples for shard in shards)
-        # A block may begin and end in the middle of a shard.
+        # A block may start and end in the middle of a shard.
         largest = max(shard.size_bytes for shard in shards)
         needed = min(size_bytes, size_bytes * samples_at_once // samples + 2 * largest)
         if limit_bytes >= needed:
@@ -119,19 +127,19 @@ class Split:
         on_shard: Callable[[ShardInfo], None] = lambda shard: None,
         ledger: VerifiedFiles | None = None,
     ) -> list[str]:
-        """Compare the shards that are on this machine with the index, by size and hash.
+        """Compare the shards on this machine with the index, by size and hash.
 
         Args:
-            shards: what the index says of them.
-            threads: how many are hashed at once.
+            shards: the shards as the index describes them.
+            threads: number of shards to hash at once.
             on_shard: called after each shard that was hashed.
-            ledger: of a dataset that is read in place: files that it lists are not hashed again. The caller saves it.
+            ledger: for a dataset that is read in place. Files that it lists are not hashed again. The caller saves it.
 
         Returns:
-            A line for each fetched shard that was broken. It is removed, and fetched again when it is needed.
+            A line for each fetched shard that was broken. Such shards are removed, and fetched again when needed.
 
         Raises:
-            WorldError: a shard is broken and cannot be fetched again; the message names it, and how to repair it.
+            WorldError: a shard is broken and cannot be fetched again. The message names it and says how to repair it.
         """
         if self.shard_cache.remote is not None:
             return [
@@ -152,11 +160,12 @@ class Split:
 
 
 def check_available(parts: Sequence[tuple[Split, Sequence[ShardInfo]]]) -> None:
-    """Prepare the cache, and make sure that every shard is on this machine or can be fetched.
+    """Prepare the cache, and check that every shard is on this machine or can be fetched.
 
     Raises:
-        UserError: the limit on the cache is too small.
-        WorldError: shards are missing from the dataset; all of them are named. Or the disk or the network fails.
+        UserError: the cache limit or the disk is too small.
+        WorldError: shards are missing from the dataset, and the message names all of them; or the disk or the network
+            fails.
     """
     fetched = [(split, shards) for split, shards in parts if split.shard_cache.remote is not None]
     for split, shards in fetched:
@@ -168,7 +177,7 @@ def check_available(parts: Sequence[tuple[Split, Sequence[ShardInfo]]]) -> None:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset at its location, and the cache folder for its shards; None where they are read in place."""
+    """A dataset at its location, and the cache folder for its shards, None if they are read in place."""
 
     storage: Storage
     cache: Path | None = None
@@ -176,10 +185,10 @@ class Dataset:
 
     @classmethod
     def at(cls, location: str, cache: Path | None = None, limit_bytes: int | None = None) -> "Dataset":
-        """Open the location that a user typed. Nothing is read yet.
+        """Open a location that a user typed. Nothing is read yet.
 
         Raises:
-            UserError: not a dataset's address, or a limit without a cache.
+            UserError: the location or the cache folder cannot be used, or there is a limit without a cache.
         """
         storage = open_storage(location)
         if isinstance(storage, LocalStorage) and cache is None:
@@ -202,7 +211,7 @@ class Dataset:
         return self.storage.location
 
     def split(self, name: str) -> Split:
-        """Open one split. Nothing is written yet; see `check_available`.
+        """Open one split. Nothing is written before `check_available`.
 
         Raises:
             UserError: there is no such split, or it cannot be read.

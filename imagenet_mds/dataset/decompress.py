@@ -1,5 +1,7 @@
-"""A split whose shards are stored compressed, read as if they were not: stock tools can write it, ours do not, for
-images gain nothing by it."""
+"""Compressed shards, read as if they were not compressed.
+
+Stock tools can write them. This program does not, because compressing images again gains nothing.
+"""
 
 import errno
 import importlib
@@ -14,12 +16,12 @@ from imagenet_mds.dataset.split_info import SplitInfo
 from imagenet_mds.storage.base import Entry, Readable, Storage
 
 _MODULES = {"br": "brotli", "bz2": "bz2", "gz": "gzip", "snappy": "snappy", "zstd": "zstd"}
-"""What unpacks each of the library's algorithms; the library brings those that Python lacks."""
+"""The module that decompresses each of Streaming's algorithms. Streaming depends on those that Python lacks."""
 
 
 @dataclass(frozen=True)
 class _Packed:
-    """A compressed shard: its file, the bytes of that and of the shard in it, the algorithm and level, `zstd:3`."""
+    """A compressed shard: its file, the size of the file and of the shard in it, the algorithm and level, `zstd:3`."""
 
     basename: str
     packed_bytes: int
@@ -29,8 +31,11 @@ class _Packed:
 
 @dataclass(frozen=True)
 class UnpackedSplit:
-    """The shards of `packed` under the names and with the bytes that they have unpacked, and an index that says so. A
-    shard that lies there unpacked, as the library leaves one that it has read, is read as it is."""
+    """A view of the split `packed`: its shards decompressed, under their names without the compression suffix, and an
+    index to match.
+
+    A shard that is stored decompressed instead, as Streaming leaves those it has read, is read directly.
+    """
 
     packed: Storage
 
@@ -59,15 +64,15 @@ class UnpackedSplit:
 
     @property
     def parent(self) -> Storage:
-        """The storage that this one is a folder of."""
+        """The storage that contains this one."""
         return self.packed.parent
 
     def read(self, name: str) -> bytes:
-        """A whole file; a shard unpacked.
+        """Read a whole file, decompressed if it is a shard.
 
         Raises:
-            FileNotFoundError: it is not there.
-            OSError: it cannot be read, or not be unpacked.
+            FileNotFoundError: there is no such file.
+            OSError: it cannot be read or decompressed.
         """
         if name == INDEX_BASENAME:
             plain = [entry | {"compression": None, "zip_data": None} for entry in self._index["shards"]]
@@ -81,19 +86,27 @@ class UnpackedSplit:
         try:
             algorithm = importlib.import_module(_MODULES[shard.algorithm.partition(":")[0]])
             unpacked: bytes = algorithm.decompress(data)
-        except Exception as error:  # each algorithm has errors of its own
+        except Exception as error:  # each algorithm has its own errors
             place = f"{self.location}/{shard.basename}"
             raise OSError(errno.EIO, f"it does not unpack as {shard.algorithm} ({error})", place) from None
         return unpacked
 
     def pieces(self, name: str, piece_bytes: int) -> Iterator[bytes | memoryview]:
-        """A whole file in pieces of at most this size."""
+        """Yield a whole file in pieces of at most `piece_bytes`.
+
+        Raises:
+            OSError: as `read`.
+        """
         data = memoryview(self.read(name))
         for at in range(0, len(data), piece_bytes):
             yield data[at : at + piece_bytes]
 
     def walk(self) -> Iterator[Entry]:
-        """Every file, whole compressed shards as what is in them."""
+        """Iterate over every file. A compressed shard of the right size counts as the shard in it.
+
+        Raises:
+            OSError: the storage cannot be listed.
+        """
         sizes = {entry.name: entry.size_bytes for entry in self.packed.walk()}
         unpacked = {
             name: shard.size_bytes
@@ -104,5 +117,5 @@ class UnpackedSplit:
 
 
 def unpacked(split: Storage, info: SplitInfo) -> Readable:
-    """A split as its readers want it: itself, or what is in its compressed shards."""
+    """Return the split as readers need it: itself, or a view of it with its shards decompressed."""
     return UnpackedSplit(split) if info.packed else split

@@ -1,4 +1,4 @@
-"""Whether the shards that are stored are those of the manifest, or of the index where there is none."""
+"""Comparing stored shards with the manifest, or with the index if there is no manifest."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +8,10 @@ from imagenet_mds.storage.base import Storage, stored_xxh64
 
 
 def shard_fault(split: Storage, shard: ShardInfo) -> str | None:
-    """What is wrong with a split's shard: missing, of another size, of another hash where one is known; None if it is
-    whole."""
+    """Return what is wrong with a shard: missing, unreadable, of another size or hash; None if nothing is.
+
+    A shard without a recorded hash is compared by its size alone.
+    """
     try:
         size_bytes = split.size_bytes(shard.basename)
         if size_bytes is None:
@@ -28,10 +30,16 @@ def faulty_shards(
     threads: int,
     on_shard: Callable[[ShardInfo], None] = lambda shard: None,
 ) -> list[tuple[ShardInfo, str]]:
-    """Check shards by size and hash, several at once (hashing runs outside Python's lock).
+    """Check shards by size and hash, `threads` at once: hashing releases Python's global lock.
+
+    Args:
+        split: the storage of the shards.
+        shards: the shards as the manifest or index describes them.
+        threads: number of shards to hash at once.
+        on_shard: called after each shard.
 
     Returns:
-        The faulty ones with what is wrong, in order.
+        The faulty shards with what is wrong, in the order of `shards`.
     """
     faults = []
     with ThreadPoolExecutor(threads) as pool:

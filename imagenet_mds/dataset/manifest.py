@@ -1,8 +1,8 @@
-"""The manifest: what a split of a dataset holds, where it came from, and the name of its content.
+"""The manifest: what a split of a dataset holds, where it came from, and the fingerprint of its content.
 
-`manifest.json` lies beside `index.json` and is written last: where it exists, the split is complete. It is the only
-contract between converting and training. It holds no time, rate, host or path, so that the same images converted twice
-give the same bytes.
+`manifest.json` is beside `index.json` and is written last, so a split that has one is complete. It is the only contract
+between converting and training. It records no time, rate, host or path, so that converting the same images twice gives
+the same bytes.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from imagenet_mds.vocabulary import SPLITS, CheckLevel, SplitName, StoredForm
 MANIFEST_BASENAME = "manifest.json"
 KEYS_BASENAME = "keys.txt"
 WORK_FOLDER = ".work"
-"""Beside the shards while a split is being made: what is done so far. It goes when the manifest is there."""
+"""Folder beside the shards with the progress of a conversion. It is removed after the manifest is written."""
 
 DEFAULT_QUALITY = 90
-"""Of JPEG that is scaled."""
+"""JPEG quality of images that are scaled."""
 
 
 class _Frozen(BaseModel):
@@ -30,7 +30,7 @@ class _Frozen(BaseModel):
 
 
 class ClassEntry(_Frozen):
-    """A class: its folder name (a wnid for ImageNet), its name for people (the same where none is known)."""
+    """A class: its folder name (ImageNet's wnid) and its readable name, which is the folder name if none is known."""
 
     wnid: str
     name: str
@@ -45,7 +45,7 @@ class LeftOut(_Frozen):
 
 
 class Changed(_Frozen):
-    """A source image whose bytes were not stored as they were, and what was done."""
+    """A source image that was stored changed, and how."""
 
     key: str
     change: str
@@ -96,15 +96,15 @@ class Policy(_Frozen):
 
 
 class Duplicate(_Frozen):
-    """A stored image whose file is the same, byte for byte, as that of another of its class, which stands before it."""
+    """A stored image whose file is identical to that of an earlier image of its class."""
 
     key: str
     of: str
 
 
 class SourceEntry(_Frozen):
-    """Where the images came from: the kind of source, its images in this split, the fingerprint of classes, keys and
-    sizes."""
+    """Where the images came from: the kind of source, its number of images in this split, and the fingerprint of their
+    classes, keys and sizes."""
 
     kind: str
     samples: Count
@@ -144,17 +144,20 @@ class Manifest(_Frozen):
 
     @property
     def classes_fingerprint(self) -> str:
-        """The name of the classes in their order: models and datasets fit together when it is equal."""
+        """Identifies the classes and their order. A model fits every dataset with the same one."""
         return fingerprint([entry.wnid for entry in self.classes])
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all shards."""
+        """Size of all shards in bytes."""
         return sum(shard.size_bytes for shard in self.shards)
 
 
 def content_fingerprint(classes: Sequence[ClassEntry], shards: Sequence[ShardInfo]) -> str:
-    """The name of a split's content: classes in order, every shard's samples and hash. How it was made is not in it."""
+    """Fingerprint the content of a split: its classes in order, and the samples and hash of each shard.
+
+    How the split was made is not part of it.
+    """
     return fingerprint(
         {
             "classes": [entry.wnid for entry in classes],
@@ -164,18 +167,18 @@ def content_fingerprint(classes: Sequence[ClassEntry], shards: Sequence[ShardInf
 
 
 def conversion_fingerprint(split: str, source: SourceEntry, policy: Policy) -> str:
-    """The name of one way of making a split: the same split, source and policy always give the same bytes."""
+    """Fingerprint a conversion. The same split, source and policy always give the same bytes."""
     return fingerprint({"split": split, "source": source.model_dump(), "policy": policy.model_dump()})
 
 
 def read_manifest(split: Storage) -> Manifest:
-    """The manifest of a complete split.
+    """Read the manifest of a complete split.
 
     Args:
         split: `DATASET/train` or `DATASET/val`.
 
     Raises:
-        UserError: no dataset there, an incomplete one, or a manifest that this version cannot read.
+        UserError: there is no dataset, it is incomplete, or this version cannot read its manifest.
     """
     path, dataset = f"{split.location}/{MANIFEST_BASENAME}", split.parent.location
     try:
@@ -191,15 +194,16 @@ def read_manifest(split: Storage) -> Manifest:
         inside = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(
             f"{path} cannot be read ({inside}: {first['msg']}): "
-            f"restore it, or make it anew with `imagenet-mds convert SOURCE {dataset} --overwrite`"
+            f"restore it, or convert again with `imagenet-mds convert SOURCE {dataset} --overwrite`"
         ) from None
 
 
 def _why_no_manifest(split: Storage) -> str:
+    """Say why a split has no manifest, and what to do about it."""
     dataset, names = split.parent, split.list_names()
     if KEYS_BASENAME in names and WORK_FOLDER not in names:
         return (
-            f"{split.location} has lost its {MANIFEST_BASENAME}: restore it, or make it anew with "
+            f"{split.location} has lost its {MANIFEST_BASENAME}: restore it, or convert again with "
             f"`imagenet-mds convert SOURCE {dataset.location} --overwrite`"
         )
     if INDEX_BASENAME in names and WORK_FOLDER not in names:
@@ -208,14 +212,14 @@ def _why_no_manifest(split: Storage) -> str:
             f"convert it with `imagenet-mds convert SOURCE DEST`"
         )
     if MANIFEST_BASENAME in dataset.list_names():
-        return f"{dataset.location} is one split: give the dataset, {dataset.parent.location}"
+        return f"{dataset.location} is one split: pass the dataset, {dataset.parent.location}"
     if names and WORK_FOLDER not in names and not any(name.endswith(".mds") for name in names):
         return (
-            f"{split.location} is no dataset but holds {names[0]}: give what `imagenet-mds convert SOURCE DEST` wrote, "
-            f"its DEST"
+            f"{split.location} is not a converted dataset, it holds {names[0]}: pass the DEST of "
+            f"`imagenet-mds convert SOURCE DEST`"
         )
     if names or split.name in dataset.list_names():
-        return f"{split.location} is not complete: run the same `imagenet-mds convert` again, it does what is missing"
+        return f"{split.location} is not complete: run the same `imagenet-mds convert` again to finish it"
     make = f"`imagenet-mds convert SOURCE {dataset.location}`"
     if not dataset.list_names() and dataset.name not in dataset.parent.list_names():
         return f"there is no dataset at {dataset.location}: make one with {make}"
@@ -225,6 +229,10 @@ def _why_no_manifest(split: Storage) -> str:
 
 
 def read_keys(split: Readable) -> list[str]:
-    """The source key of each sample of a split, in the dataset's order."""
-    # Not splitlines(), which takes more than a line feed for the end of a line.
+    """Return the source key of each sample of a split, in stored order.
+
+    Raises:
+        OSError: the keys cannot be read.
+    """
+    # Not splitlines(), which also splits at other characters than a line feed.
     return split.read(KEYS_BASENAME).decode("utf-8").split("\n")[:-1]

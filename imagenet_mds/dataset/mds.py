@@ -1,12 +1,12 @@
-"""The MDS shard format, written and read by hand.
+"""The MDS shard format of Streaming, encoded and decoded without it.
 
-A shard is `uint32 samples`, `uint32 offset` of each sample and of the end (from the start of the file), a JSON header,
-then the samples. A sample is the `uint32` byte lengths of its columns of variable size, then the columns in name order.
-The library's own writer makes the same format (`streaming/base/format/mds/writer.py`, version 2) but encodes column by
-column through copies and takes twice the time; its readers open what is written here, and a test holds that.
+A shard is `uint32 samples`, the `uint32 offset` of each sample and of the end (from the start of the file), a JSON
+header, then the samples. A sample is the `uint32` byte lengths of its columns of variable size, then the columns in the
+order of their names. Streaming's own writer (`streaming/base/format/mds/writer.py`, version 2) makes the same format,
+but copies each column on the way and takes twice as long. A test checks that Streaming reads these shards.
 
-The columns are those of the library's StreamingImageNet: `i` (int64: the index in the sorted source), `x` (the JPEG
-file's bytes) and `y` (int64: the class).
+The columns are those of StreamingImageNet: `i` (int64: the index in the sorted source), `x` (the JPEG file's bytes) and
+`y` (int64: the label).
 """
 
 import errno
@@ -49,8 +49,8 @@ _FIXED_BYTES_PER_SAMPLE = 4 + 8 + 8  # the length of x, then i and y
 
 @dataclass(frozen=True)
 class Record:
-    """One stored sample: `index` in the sorted source, the bytes of `image` (a JPEG file, or a raw sample, see
-    `raw.py`), the class number `label`."""
+    """One stored sample: its `index` in the sorted source, its `image` (a JPEG file's bytes, or a raw sample, see
+    `raw_pixels.py`), and its class as the number `label`."""
 
     index: int
     image: bytes
@@ -59,7 +59,7 @@ class Record:
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class ShardInfo:
-    """What the index and the manifest record about a shard file. `xxh64` is hexadecimal, empty where the writer of the
+    """What the index and the manifest record about a shard file. `xxh64` is hexadecimal, and empty if the writer of the
     index recorded no hash."""
 
     basename: str
@@ -69,25 +69,24 @@ class ShardInfo:
 
 
 def shard_basename(shard: int) -> str:
-    """The file name of shard number `shard`, as the library numbers them."""
+    """Return the file name of a shard by its number, as Streaming numbers them."""
     return f"shard.{shard:05}.mds"
 
 
 class ShardEncoder:
-    """Puts a shard file together in one piece of memory, sample by sample, so that what is done can be on its way to
-    the disk while the rest is read.
+    """Encodes a shard file in one buffer, sample by sample, so that the first samples can be written to the disk while
+    the others are read.
 
-    The table of offsets stands before the samples and its length depends on their number, so that is said beforehand;
-    if fewer come, the samples are moved at the end.
+    The table of offsets is before the samples, and its length depends on their number. So the number is announced; if
+    fewer samples come, they are moved at the end.
 
     Args:
-        most_samples: how many samples will come, or more.
-        size_limit_bytes: what the header says the limit was; readers do not use it.
-        buffer: memory to work in, used from its beginning; more is taken where it does not suffice. A process that
-            keeps it for all its shards spares the kernel the clearing of fresh pages, which costs as much as copying
-            the images.
-        images_bytes: how much the images will most likely be together; so much memory is taken at once.
-        raw: the images are raw samples, no JPEG files.
+        most_samples: upper bound of the number of samples.
+        size_limit_bytes: the shard size limit recorded in the header. Readers do not use it.
+        buffer: memory to work in; a larger one is allocated if it does not suffice. Reusing one for all shards of a
+            process spares the kernel clearing fresh pages, which costs as much as copying the images.
+        images_bytes: expected size of all images, to allocate the memory at once.
+        raw: the images are raw samples instead of JPEG files.
     """
 
     def __init__(
@@ -110,26 +109,26 @@ class ShardEncoder:
 
     @property
     def samples(self) -> int:
-        """How many samples have come."""
+        """Number of samples added so far."""
         return len(self._ends)
 
     @property
     def filled(self) -> tuple[int, int]:
-        """Where the samples that have come lie in the buffer, and in the file if as many come as were announced."""
+        """Start and end of the added samples in the buffer, and in the file if as many come as announced."""
         return self._start, self._end
 
     def add(self, record: Record) -> None:
-        """The next sample.
+        """Add a sample.
 
         Raises:
-            ValueError: the shard would reach 4 GiB, where its offsets end.
+            ValueError: the shard would reach 4 GiB, the limit of its offsets.
         """
         length = len(record.image)
         at, end = self._end, self._end + length + _FIXED_BYTES_PER_SAMPLE
         if end >= _OFFSETS_END:
             raise ValueError(f"a shard of {end:,} bytes cannot be addressed: MDS offsets end at {_OFFSETS_END:,}")
         if end > len(self._buffer):
-            # Never in place: what `view` has given out may be on its way to the disk.
+            # A new buffer, because views of the old one may be on their way to the disk.
             longer = bytearray(max(end, len(self._buffer) * 5 // 4))
             longer[:at] = memoryview(self._buffer)[:at]
             self._buffer = longer
@@ -140,14 +139,14 @@ class ShardEncoder:
         self._ends.append(end)
 
     def view(self, start: int, end: int) -> memoryview:
-        """A part of the buffer. It stays as it is until `finish`, which moves it if fewer samples have come."""
+        """Return a part of the buffer. It does not change until `finish`, which moves it if fewer samples came."""
         return memoryview(self._buffer)[start:end]
 
     def finish(self) -> memoryview:
-        """The whole file. The buffer must not be used before it is let go."""
+        """Return the whole file as a view of the buffer, which must not be reused before the view is released."""
         head_bytes = self._head_bytes(self.samples)
         moved = self._start - head_bytes
-        # offsets: (samples + 1), of each sample and of the end of the file
+        # offsets: (samples + 1,), one of each sample and one of the end of the file
         offsets = np.array([self._start, *self._ends], np.int64) - moved
         if moved:
             self._buffer[head_bytes : self._end - moved] = self._buffer[self._start : self._end]
@@ -157,12 +156,12 @@ class ShardEncoder:
 
 
 def describe_shard(basename: str, data: bytes | memoryview, samples: int) -> ShardInfo:
-    """Hash and size of a shard's bytes."""
+    """Describe a shard by the size and hash of its bytes."""
     return ShardInfo(basename, len(data), xxhash.xxh64(data).hexdigest(), samples)
 
 
 def index_json(shards: Sequence[ShardInfo], size_limit_bytes: int, *, raw: bool = False) -> dict[str, Any]:
-    """The `index.json` that makes a folder of shards a dataset for every reader of the library."""
+    """Return the content of `index.json`, which makes a folder of shards a dataset for every Streaming reader."""
     return {
         "version": _VERSION,
         "shards": [
@@ -182,17 +181,15 @@ def index_json(shards: Sequence[ShardInfo], size_limit_bytes: int, *, raw: bool 
 
 
 def column_spans(data: bytes | memoryview, column_sizes: Sequence[int | None], start: int = 0) -> list[tuple[int, int]]:
-    """Where the columns of a sample lie.
-
-    A sample is the uint32 lengths of its columns of variable size, then the columns.
+    """Locate the columns of a sample.
 
     Args:
-        data: bytes that hold the sample.
-        column_sizes: the size of each column in bytes, None where it varies; `column_sizes` in a shard's header.
-        start: where the sample begins in `data`.
+        data: bytes that contain the sample.
+        column_sizes: the size of each column in bytes, None if it varies; `column_sizes` of a shard's header.
+        start: offset of the sample in `data`.
 
     Returns:
-        (start, end) in `data` of each column.
+        (start, end) of each column in `data`.
 
     Raises:
         struct.error: `data` ends within the lengths.
@@ -208,14 +205,14 @@ def column_spans(data: bytes | memoryview, column_sizes: Sequence[int | None], s
 
 
 def decode_label(encoding: str, data: bytes) -> int:
-    """A class number from the cell of a label column.
+    """Decode a class number from a cell of a label column.
 
     Args:
-        encoding: the column's encoding in the header: an integer, a float or a string of the library's.
+        encoding: the column's encoding in the header, one of Streaming's integers, floats or strings.
         data: the cell.
 
     Raises:
-        ValueError: an encoding that holds no class number.
+        ValueError: the encoding does not hold numbers, or the cell is not a number.
     """
     if re.fullmatch(r"u?int(8|16|32|64)?", encoding):
         return int.from_bytes(data, "little", signed=not encoding.startswith("u"))
@@ -227,12 +224,13 @@ def decode_label(encoding: str, data: bytes) -> int:
 
 
 def decode_stock_shard(data: bytes, path: str) -> Iterator[Record]:
-    """The samples of a shard from any writer that has images in `x` and classes in `y`, decoded by the shard's header.
-    A sample without `i` gets its place as the index.
+    """Yield the samples of a shard of any writer with images in `x` and labels in `y`, as its header describes them.
+
+    A sample without `i` gets its position in the shard as its index.
 
     Args:
         data: the file's bytes.
-        path: its name in messages.
+        path: the file's name in messages.
 
     Raises:
         ValueError: the file is not such a shard, or is truncated.
@@ -252,11 +250,11 @@ def decode_stock_shard(data: bytes, path: str) -> Iterator[Record]:
 
 
 def decode_shard(data: bytes, path: str) -> Iterator[Record]:
-    """The samples of a shard written by `ShardEncoder`, in order.
+    """Yield the samples of a shard written by `ShardEncoder`, in order.
 
     Args:
         data: the file's bytes.
-        path: its name in messages.
+        path: the file's name in messages.
 
     Raises:
         ValueError: the file is not such a shard, or is truncated.
@@ -269,11 +267,11 @@ def decode_shard(data: bytes, path: str) -> Iterator[Record]:
     offsets = np.frombuffer(data, "<u4", samples + 1, offset=4)
     if offsets[-1] != len(data):
         raise ValueError(f"{path} should end at byte {offsets[-1]} and ends at {len(data)}")
-    # (samples) of (start, end)
+    # bounds: (samples,) of (start, end)
     bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
     for place, (start, end) in enumerate(bounds):
         if not 4 + offsets.nbytes <= start <= end - _FIXED_BYTES_PER_SAMPLE:
-            raise ValueError(f"{path}: sample {place} lies from byte {start} to {end}, which cannot be")
+            raise ValueError(f"{path}: sample {place} lies from byte {start} to {end}, which is impossible")
         index, image, label = column_spans(data, _LAYOUT["column_sizes"], start)
         if label[1] != end:
             raise ValueError(f"{path}: sample {place} says {image[1] - image[0]} bytes, in a place for {end - start}")
@@ -285,11 +283,15 @@ def decode_shard(data: bytes, path: str) -> Iterator[Record]:
 
 
 def read_sample(shard: Path, place: int) -> bytes:
-    """The bytes of one sample of a shard file, at the cost of two reads.
+    """Read the bytes of one sample of a shard file, with two reads.
+
+    Args:
+        shard: the file.
+        place: index of the sample in the shard.
 
     Raises:
         FileNotFoundError: there is no such file.
-        OSError: it cannot be read, or ends within the sample.
+        OSError: the file cannot be read, or ends within the sample.
     """
     descriptor = os.open(shard, os.O_RDONLY | os.O_CLOEXEC)
     try:

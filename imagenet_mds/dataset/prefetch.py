@@ -12,7 +12,7 @@ from imagenet_mds.errors import CommandError
 
 @dataclass(frozen=True)
 class Need:
-    """A shard, and the first and last place in a sequence of samples that need it."""
+    """A shard, and the first and last position in a sequence of samples that need it."""
 
     shard: ShardInfo
     first: int
@@ -22,14 +22,14 @@ class Need:
 class Prefetcher:
     """Downloads shards ahead of their use, several at a time, in the order in which they are needed.
 
-    A shard that another process is downloading is left to that process. An error is left to the reader of the shard,
-    which meets it too. Leaving the context stops prefetching; a download in progress finishes by itself.
+    A shard that another process is downloading is left to that process. Errors are ignored, because the reader of the
+    shard meets them too. Leaving the context stops prefetching; a download in progress finishes by itself.
 
     Args:
-        shard_cache: where shards are downloaded to.
-        needs: in the order of `first`.
-        distance: how far ahead to download, in samples.
-        threads: concurrent downloads.
+        shard_cache: the cache to download to.
+        needs: the shards in the order of `first`.
+        distance: how far to download before the current position, in samples.
+        threads: number of concurrent downloads.
     """
 
     def __init__(self, shard_cache: ShardCache, needs: Sequence[Need], *, distance: int, threads: int) -> None:
@@ -50,7 +50,7 @@ class Prefetcher:
             self._moved.notify_all()
 
     def reach(self, place: int) -> None:
-        """Report which place of the sequence is used now."""
+        """Report the current position in the sequence."""
         with self._moved:
             self._place = place
             if self._is_near():

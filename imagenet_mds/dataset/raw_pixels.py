@@ -1,7 +1,7 @@
-"""Raw samples: pixels instead of a file, for those who have disk and no processor to decode with.
+"""Raw samples: pixels instead of an image file, for machines with more disk than processor time.
 
-The layout is the library's own `pil` encoding, so that stock readers give a picture: width, height and the length of
-the mode's name as uint32, little-endian, the name (RGB), then the rows of pixels.
+The layout is Streaming's own `pil` encoding, so that stock readers return an image: width, height and the length of the
+mode's name as little-endian uint32, the name (RGB), then the rows of pixels.
 """
 
 import io
@@ -17,22 +17,22 @@ _HEAD = struct.Struct("<III3s")
 
 
 def encode_raw(pixels: NDArray[np.uint8]) -> bytes:
-    """Pixels, (height, width, 3) in RGB, as a raw sample."""
+    """Encode RGB pixels, (height, width, 3), as a raw sample."""
     height, width, channels = pixels.shape
     assert channels == 3
     return _HEAD.pack(width, height, len(_MODE), _MODE) + pixels.tobytes()
 
 
 def is_raw(data: bytes) -> bool:
-    """Whether a stored sample is raw: no image file begins so."""
+    """Return whether a stored sample is raw. No image file begins like one."""
     return data[8:15] == b"\x03\0\0\0" + _MODE
 
 
 def decode_raw(data: bytes) -> NDArray[np.uint8]:
-    """The pixels of a raw sample, (height, width, 3), in place and not to be written to.
+    """Return the pixels of a raw sample, (height, width, 3), as a read-only view of `data`.
 
     Raises:
-        ValueError: it is none, or has more or less bytes than its size says.
+        ValueError: `data` is not a raw sample, or its length does not fit its width and height.
     """
     if not is_raw(data):
         raise ValueError("this is no raw RGB sample")
@@ -44,9 +44,9 @@ def decode_raw(data: bytes) -> NDArray[np.uint8]:
 
 
 def open_stored(data: bytes) -> Image.Image:
-    """A stored sample as a picture, whichever way it is stored; a file is not decoded yet.
+    """Open a stored sample, raw or a file, as an image. A file is not decoded yet.
 
     Raises:
-        Exception: of whatever kind Pillow raises, where it is no picture.
+        Exception: `data` is not an image. Pillow raises several types.
     """
     return Image.fromarray(decode_raw(data)) if is_raw(data) else Image.open(io.BytesIO(data))

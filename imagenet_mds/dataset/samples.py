@@ -1,4 +1,4 @@
-"""Looking into a dataset: its stored samples by their place, without torch."""
+"""Reading single samples of a dataset by index, without torch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from imagenet_mds.storage.base import Readable
 
 @dataclass(frozen=True)
 class StoredSample:
-    """A sample and where it stands: its place in the split, the shard's file name, its place in the shard."""
+    """A sample with its index in the split, the name of its shard, and its index in the shard."""
 
     sample: int
     shard: str
@@ -24,10 +24,11 @@ class StoredSample:
 
 
 def stored_samples(split: Readable, info: SplitInfo, start: int = 0) -> Iterator[StoredSample]:
-    """The samples of a split in stored order, from number `start` on; shards before it are not read.
+    """Yield the samples of a split in stored order, from index `start` on. Shards before it are not read.
 
     Raises:
         WorldError: a shard is damaged.
+        OSError: a shard cannot be read.
     """
     decode = decode_shard if info.classes else decode_stock_shard
     first = 0
@@ -37,35 +38,35 @@ def stored_samples(split: Readable, info: SplitInfo, start: int = 0) -> Iterator
             try:
                 for place, record in enumerate(decode(data, path)):
                     if info.classes and not 0 <= record.label < len(info.classes):
-                        raise ValueError(f"{path}: sample {place} is of class {record.label}, which there is not")
+                        raise ValueError(f"{path}: sample {place} is of class {record.label}, which does not exist")
                     if first + place >= start:
                         yield StoredSample(first + place, shard.basename, place, record)
             except ValueError as error:
-                raise WorldError(f"{error}: {_mend(split, info)}") from None
+                raise WorldError(f"{error}: {_hint(split, info)}") from None
         first += shard.samples
 
 
 def open_sample(split: Readable, info: SplitInfo, stored: StoredSample, *, decoded: bool = True) -> Image.Image:
-    """The picture of a stored sample, decoded or, if that is not wanted, with its size and mode alone.
+    """Open the image of a stored sample. With `decoded=False` only its size and mode are read.
 
     Raises:
-        WorldError: it is damaged.
+        WorldError: the image is damaged.
     """
     try:
         image = open_stored(stored.record.image)
         if decoded:
             image.load()
-    except Exception as error:  # of whatever kind Pillow raises
+    except Exception as error:  # Pillow's plugins raise anything
         key = f" ({read_keys(split)[stored.sample]})" if info.classes else ""
-        # Pillow would name the memory that the file is in.
+        # Pillow's message would show the address of the buffer.
         reason = "no image that can be read" if isinstance(error, UnidentifiedImageError) else error
         raise WorldError(
-            f"{split.location}: sample {stored.sample:,}{key} does not decode ({reason}): {_mend(split, info)}"
+            f"{split.location}: sample {stored.sample:,}{key} does not decode ({reason}): {_hint(split, info)}"
         ) from None
     return image
 
 
-def _mend(split: Readable, info: SplitInfo) -> str:
+def _hint(split: Readable, info: SplitInfo) -> str:
     if info.classes is None:
-        return "get it again from where it came from"
+        return "copy it again from where it came from"
     return f"`imagenet-mds verify {split.parent.location} --deep` finds all that is damaged"

@@ -1,13 +1,16 @@
-"""A dataset's files on a disk of this machine: where they are, or where they are fetched to when they are needed.
+"""A split's shards on a disk of this machine: fetched to a cache when needed, or read in place.
 
-    ROOT/<fingerprint>/<split>/index.json              as the dataset has it
-    ROOT/<fingerprint>/<split>/shard.00000.mds         there means whole: verified under another name, then renamed
-    ROOT/<fingerprint>/<split>/.held/shard.00000.mds   locked while its shard is fetched; holds what was verified
+Readers use one class for both cases. Without a remote, a `ShardCache` is the dataset's own folder: nothing is fetched,
+locked or removed. With one, it is a cache folder of its own:
 
-The path carries the fingerprint, so a second run finds what a first one fetched, and another dataset never does. There
-is no server and no state in memory: the processes of a run, and other runs on the machine, meet at the locks, which the
-kernel lets go when a process ends, however it ends. The alternative, the library's, is a table in shared memory: where
-the one that fetches is killed or meets an error, all others wait for ever.
+    ROOT/<fingerprint>/<split>/index.json              as in the dataset
+    ROOT/<fingerprint>/<split>/shard.00000.mds         complete: verified under a temporary name, then renamed
+    ROOT/<fingerprint>/<split>/.held/shard.00000.mds   locked while its shard is fetched; records what was verified
+
+Because of the fingerprint in the path, a second run finds what the first one fetched, and another dataset does not.
+There is no server and no state in memory: all processes on the machine coordinate through file locks, which the kernel
+releases when a process ends in any way. Streaming uses a table in shared memory instead; if the process that fetches a
+shard is killed or fails, all others wait forever.
 """
 
 import contextlib
@@ -29,46 +32,55 @@ from imagenet_mds.process.locks import locked_file
 from imagenet_mds.storage.atomic import write_atomic
 from imagenet_mds.storage.base import Readable, writing_to
 from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds.storage.retry import SHARD_DOWNLOADS
 
 _LOCK_FOLDER = ".held"
 _PIECE_BYTES = 16 << 20
-_ATTEMPTS = 3
-"""How often a shard is fetched that is not what the index says, before it is given up. Lost connections are the
-storage's to mend."""
-
 _ROOM = "room"
+"""Name of the lock that is held while shards are evicted."""
+
 _ROOM_SECONDS = 0.05
+"""Interval of looking for room while other processes download."""
 
 _FEWEST_SHARDS = 8
-"""A limit must have room for so many: fewer would be fetched again before they are used up."""
+"""Number of shards that a limit must hold. With fewer, shards would be fetched again before they are used up."""
 
 
 @dataclass(frozen=True)
 class ShardCache:
-    """A split's folder on this machine; with `remote`, shards that are not in it are fetched from there, and where
-    `limit_bytes` is given others make room for them."""
+    """A split's folder on this machine.
+
+    Attributes:
+        folder: the folder with the shards.
+        remote: where missing shards are fetched from. None for a dataset that is read in place.
+        limit_bytes: maximum size of the fetched shards; others are evicted to make room. None for no limit.
+    """
 
     folder: Path
     remote: Readable | None = None
     limit_bytes: int | None = None
 
     def path(self, basename: str) -> Path:
-        """Where a shard is, or will be."""
+        """Return where a shard is or will be."""
         return self.folder / (basename if self.remote is None else _flat(basename))
 
     def prepare(self, shards: Sequence[ShardInfo]) -> None:
-        """Make the folder ready for readers, who want the index in it.
+        """Create the cache folder with the index, which readers expect in it. Does nothing for a dataset read in place.
+
+        Args:
+            shards: the shards that will be read.
 
         Raises:
-            UserError: the limit, or the disk, is too small.
-            WorldError: the disk refuses.
+            UserError: the limit or the disk is too small.
+            WorldError: the folder cannot be written.
+            OSError: the remote's index cannot be read.
         """
         if self.remote is None:
             return
         largest = max(shard.size_bytes for shard in shards)
         if self.limit_bytes is not None and self.limit_bytes < _FEWEST_SHARDS * largest:
             raise UserError(
-                f"--cache-limit of {self.limit_bytes:,} bytes: give room for {_FEWEST_SHARDS} shards at least, "
+                f"--cache-limit of {self.limit_bytes:,} bytes: allow for at least {_FEWEST_SHARDS} shards, "
                 f"{_FEWEST_SHARDS * largest:,} bytes"
             )
         self._refuse_small_disk(shards)
@@ -94,28 +106,30 @@ class ShardCache:
         if needed > free:
             raise UserError(
                 f"{self.folder} would take {needed / 1e9:,.1f} GB more and its disk has {free / 1e9:,.1f} GB free: "
-                f"give --cache FOLDER on a larger disk, or a smaller --cache-limit"
+                f"pass --cache FOLDER on a larger disk, or a smaller --cache-limit"
             )
 
     def fetch(self, shard: ShardInfo, *, wait: bool = True, protect: Callable[[], Set[str]] = frozenset) -> bool:
-        """Make sure that a shard is here.
+        """Make sure that a shard is on this machine.
 
         Args:
-            shard: what the index says of it.
-            wait: for another process that is fetching it.
-            protect: the names of shards that are in use, to be removed last where room is made.
+            shard: the shard as the index describes it.
+            wait: wait for another process that is fetching it, and for room.
+            protect: returns the names of shards that are in use, to be evicted last.
 
         Returns:
-            Whether it is; False only where another process is fetching it and is not waited for.
+            True, or without `wait` False if another process is fetching the shard or there is no room yet.
 
         Raises:
-            WorldError: it cannot be had.
+            WorldError: the shard is missing, broken, or cannot be fetched or written.
         """
         path = self.path(shard.basename)
         if path.exists():
             return True
         if self.remote is None:
-            raise WorldError(f"{path} is missing: `imagenet-mds verify {self.folder.parent} --repair SOURCE` makes it")
+            raise WorldError(
+                f"{path} is missing: `imagenet-mds verify {self.folder.parent} --repair SOURCE` rebuilds it"
+            )
         with self._lock(shard.basename, wait=wait) as lock:
             if lock is None:
                 return False
@@ -129,17 +143,17 @@ class ShardCache:
                 try:
                     self._download(self.remote, shard)
                 finally:
-                    self._temporary(shard).unlink(missing_ok=True)  # its room is free again where that went wrong
+                    self._temporary(shard).unlink(missing_ok=True)  # after an error its room is free again
                 write_stamp(lock, path)
         return True
 
     def _lock(self, basename: str, *, wait: bool) -> AbstractContextManager[int | None]:
-        """Lock a shard against every other process and thread; gives None where another holds it."""
+        """Lock a shard against every other process and thread; give None if it is locked and `wait` is False."""
         return locked_file(self.folder / _LOCK_FOLDER / _flat(basename), wait=wait)
 
     def _download(self, remote: Readable, shard: ShardInfo) -> None:
         temporary = self._temporary(shard)
-        for _ in range(_ATTEMPTS):
+        for _ in range(SHARD_DOWNLOADS):
             digest, at = xxhash.xxh64(), 0
             with open(temporary, "rb+") as file:
                 for piece in _pieces(remote, shard.basename):
@@ -150,26 +164,26 @@ class ShardCache:
                         break
                 file.truncate(at)
                 file.flush()
-                # Before it has its name: after a power cut that would stand for a file that ends in zeros.
+                # Before the rename: after a power cut, the name could otherwise stand for a file that ends in zeros.
                 os.fsync(file.fileno())
             if at == shard.size_bytes and shard.xxh64 in ("", digest.hexdigest()):
                 temporary.replace(self.path(shard.basename))
                 return
         raise WorldError(
             f"{remote.location}/{shard.basename} is broken: it has {at:,} bytes with xxh64 {digest.hexdigest()}, and "
-            f"the dataset says {shard.size_bytes:,} and {shard.xxh64 or 'nothing'}. Mend it with `imagenet-mds verify "
-            f"{remote.parent.location} --repair SOURCE`, SOURCE being what it was converted from"
+            f"the dataset says {shard.size_bytes:,} and {shard.xxh64 or 'nothing'}. Repair it with "
+            f"`imagenet-mds verify {remote.parent.location} --repair SOURCE`, where SOURCE is what the dataset was "
+            f"converted from"
         )
 
     def _take_room(self, shard: ShardInfo, protected: Set[str]) -> bool:
-        """Remove shards until another fits, and begin its file in its whole length, so that no one else takes the room.
+        """Evict shards until another one fits, and reserve its room by a temporary file of its full length.
 
-        Any of them, by lot: an epoch uses each shard once in an order of its own, so that the one unused for longest is
-        the one needed soonest, and by lot some of the next epoch's are still there. Each is a copy, and is fetched
-        again when it is needed.
+        Shards are evicted at random. An epoch uses each shard once, in an order of its own, so the least recently used
+        shard is likely to be needed soonest; after random eviction some of the next epoch's shards are still there.
 
         Returns:
-            Whether it fits now; if not, the room is taken by what others are fetching.
+            Whether there is room now. If not, the downloads of other processes take it.
         """
         with self._lock(_ROOM, wait=True):
             if self.limit_bytes is not None:
@@ -178,7 +192,7 @@ class ShardCache:
                 excess = sum(here.values()) + sum(coming.values()) + shard.size_bytes - self.limit_bytes
                 if excess > sum(here.values()):
                     return False
-                lots = random.SystemRandom()  # the training's generator must not notice
+                lots = random.SystemRandom()  # leaves the state of the training's generator alone
                 protected_names = {_flat(basename) for basename in protected}
                 for path in sorted(here, key=lambda path: (path.name in protected_names, lots.random())):
                     if excess <= 0:
@@ -190,11 +204,11 @@ class ShardCache:
         return True
 
     def _temporary(self, shard: ShardInfo) -> Path:
-        """Where a shard is written; one at a time does: who holds it."""
+        """Return where a shard is downloaded to, by the holder of its lock."""
         return self.folder / f".{_flat(shard.basename)}.tmp"
 
     def _sizes(self, pattern: str) -> dict[Path, int]:
-        """The files of such names and their bytes; other processes may rename or remove some meanwhile."""
+        """Return the files that match a pattern with their sizes, without those that other processes just removed."""
         sizes = {}
         for path in self.folder.glob(pattern):
             with contextlib.suppress(FileNotFoundError):
@@ -202,10 +216,10 @@ class ShardCache:
         return sizes
 
     def missing(self, shards: Sequence[ShardInfo]) -> list[str]:
-        """Which shards the dataset does not have where it lies, or has in another size; a line each, by one listing.
+        """List the remote once, and return which shards it lacks or has in another size, a text for each.
 
         Raises:
-            OSError: it cannot be listed.
+            OSError: the remote cannot be listed.
         """
         if self.remote is None:
             return []
@@ -219,13 +233,19 @@ class ShardCache:
     def drop_broken(
         self, shards: Sequence[ShardInfo], threads: int, on_shard: Callable[[ShardInfo], None] = lambda shard: None
     ) -> list[tuple[ShardInfo, str]]:
-        """Remove fetched shards that are not what they were, so that they are fetched again. Those that nobody touched
-        since they were verified are not read.
+        """Remove fetched shards that are broken, so that they are fetched again.
+
+        Shards whose files have not changed since they were verified are not read.
+
+        Args:
+            shards: the shards as the index describes them.
+            threads: number of shards to hash at once.
+            on_shard: called after each shard that was hashed.
 
         Returns:
-            The shards that were removed, each with what was wrong.
+            The removed shards, each with what was wrong.
         """
-        assert self.remote is not None, "only what can be fetched again is removed"
+        assert self.remote is not None, "only shards that can be fetched again are removed"
         held = self.folder / _LOCK_FOLDER
         here = {path.name for path in self.folder.glob("[!.]*.mds")}
         touched = [
@@ -247,7 +267,7 @@ class ShardCache:
 
 
 def _flat(basename: str) -> str:
-    """A shard's name without the folders that it has in a merged index: `00001/shard.00000.mds`."""
+    """Return a shard's name without folders. The names in a merged index have some: `00001/shard.00000.mds`."""
     return basename.replace("/", "-")
 
 

@@ -1,7 +1,7 @@
-"""What a split holds, as far as its readers must know, whoever wrote it.
+"""What readers need to know about a split, whether this program or stock tools wrote it.
 
-The manifest says all of it. A dataset of stock tools has an index alone, which names no class and no fingerprint and
-whose order need not be balanced; it is read all the same, and named by its index.
+Our manifest has all of it. Stock tools write an index alone, without class names and fingerprint, and their order need
+not be balanced. Such a dataset is read all the same, and identified by its index.
 """
 
 import json
@@ -15,17 +15,23 @@ from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.storage.base import Storage
 
 STOCK_CLASSES = 1000
-"""Outputs of a network for a dataset that does not say its classes: ImageNet's."""
+"""Outputs of a network for a dataset without class names: ImageNet's number of classes."""
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """A split as its readers know it.
+    """What readers need to know about a split.
 
-    `classes` are the folder names (wnids) in the order of their numbers, None where no manifest says them; then the
-    `fingerprint` is of the index alone. `raw` says that images are stored as pixels, `packed` that shards are stored
-    compressed; `shards` are what is in them. `planned_subset` is how many images the conversion was to keep, None for
-    all; `samples` are fewer where some were left out.
+    Attributes:
+        split: name of the split.
+        samples: number of stored samples.
+        shards: the shards in order. If they are stored compressed, these are the decompressed ones.
+        classes: folder names (wnids) by label; None without a manifest.
+        fingerprint: identifies the content; without a manifest it is that of the index.
+        raw: images are stored as pixels.
+        packed: shards are stored compressed.
+        planned_subset: number of images that the conversion was asked to keep, None for all. `samples` is smaller if
+            some could not be used.
     """
 
     split: str
@@ -39,16 +45,16 @@ class SplitInfo:
 
     @property
     def classes_fingerprint(self) -> str | None:
-        """The name of the classes in their order, as the manifest has it."""
+        """Identifies the classes and their order, as in the manifest; None without class names."""
         return None if self.classes is None else fingerprint(list(self.classes))
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all shards."""
+        """Size of all shards in bytes."""
         return sum(shard.size_bytes for shard in self.shards)
 
     def prefix(self, samples: int) -> list[ShardInfo]:
-        """The shards that hold the first `samples` samples."""
+        """Return the shards that hold the first `samples` samples."""
         kept, left = [], samples
         for shard in self.shards:
             if left <= 0:
@@ -59,13 +65,13 @@ class SplitInfo:
 
 
 def read_split_info(split: Storage) -> SplitInfo:
-    """What a split holds.
+    """Read what a split holds from its manifest, or from its index if there is no manifest.
 
     Args:
         split: `DATASET/train` or `DATASET/val`.
 
     Raises:
-        UserError: no dataset there, an incomplete one, or one that cannot be read.
+        UserError: there is no dataset, or it is incomplete or cannot be read.
     """
     names = split.list_names()
     if INDEX_BASENAME in names and MANIFEST_BASENAME not in names and WORK_FOLDER not in names:
@@ -92,7 +98,7 @@ def _of_index(split: Storage) -> SplitInfo:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no index of MDS shards ({error!r})") from None
+        raise UserError(f"{path} is not an index of MDS shards ({error!r})") from None
     if not {"x", "y"} <= columns:
         raise UserError(
             f"{split.location} has {', '.join(sorted(columns)) or 'no columns'}: give a dataset with images in x and "

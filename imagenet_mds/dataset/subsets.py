@@ -1,16 +1,16 @@
-"""Subsets by name."""
+"""Subsets of the training images, by name or by number."""
 
 from imagenet_mds.errors import UserError
 
 SUBSETS = {"tiny": 1_000, "small": 10_000, "medium": 100_000, "large": 500_000}
-"""Subsets by name, in training images. They are nested: each is a prefix of the next."""
+"""Number of training images of each named subset. Each subset is a prefix of the next."""
 
 
 def parse_subset(text: str | None) -> int | None:
-    """A subset by name or number.
+    """Return the number of images of a subset given by name or number, None for all.
 
     Raises:
-        UserError: neither.
+        UserError: the text is neither a name nor a number.
     """
     if text is None or text == "full":
         return None

@@ -1,7 +1,7 @@
-"""The ledger of verified files: what was hashed before and has not been touched since is not read again.
+"""The ledger of verified files: a file that was hashed before and has not changed since is not read again.
 
-A fetched shard carries its entry in its lock file, where the process that downloads it writes it. A dataset that is
-read in place may be read-only, so its entries lie in a file of the run's own.
+A fetched shard has its entry in its lock file, written by the process that downloaded it. A dataset that is read in
+place may be read-only, so its entries are in a file that belongs to the run.
 """
 
 import json
@@ -14,7 +14,7 @@ FileState = list[int]
 
 
 def file_state(path: Path) -> FileState | None:
-    """What changes when a file is written or replaced: inode, size, times. None where there is no file."""
+    """Return what changes when a file is written or replaced: inode, size, times. None if there is no file."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -23,14 +23,18 @@ def file_state(path: Path) -> FileState | None:
 
 
 def write_stamp(descriptor: int, path: Path) -> None:
-    """Record in a shard's lock file, open as `descriptor`, that the shard as it is now is verified."""
+    """Record in a shard's lock file, open as `descriptor`, that the shard in its present state is verified.
+
+    Raises:
+        OSError: the system's own error.
+    """
     data = json.dumps(file_state(path)).encode("ascii")
     os.pwrite(descriptor, data, 0)
     os.truncate(descriptor, len(data))
 
 
 def read_stamp(lock_file: Path) -> FileState | None:
-    """The state that `write_stamp` recorded. None where it cannot be read; the shard is then verified again."""
+    """Return the state that `write_stamp` recorded, None if there is none; the shard is then verified again."""
     try:
         state: FileState = json.loads(lock_file.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -42,7 +46,7 @@ class VerifiedFiles:
     """A ledger of files in one JSON file, keyed by absolute path: a copy elsewhere was not verified.
 
     Args:
-        path: the ledger. One that is missing or damaged counts as empty.
+        path: the ledger's file. A missing or damaged one counts as empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,11 +57,15 @@ class VerifiedFiles:
         return self._states.get(str(file.resolve())) == (file_state(file) or [])
 
     def add(self, file: Path) -> None:
-        """Record that a file as it is now is verified."""
+        """Record that a file in its present state is verified."""
         self._states[str(file.resolve())] = file_state(file) or []
 
     def save(self) -> None:
-        """Write the ledger."""
+        """Write the ledger.
+
+        Raises:
+            OSError: the system's own error.
+        """
         write_json(self._path, self._states)
 
 

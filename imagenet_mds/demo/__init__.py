@@ -1,1 +1,1 @@
-"""The demo: a data set it draws itself, taken the whole way by the commands a user types."""
+"""The demo: the whole pipeline on drawn images, run with the commands that a user types."""

@@ -1,8 +1,8 @@
-"""A small labelled image set in the ILSVRC2012 tree layout, drawn, learnable, and with ImageNet's oddities in it.
+"""A small drawn image set in the ILSVRC2012 tree layout, learnable, and with the oddities of ImageNet.
 
-Ten classes, each a shape in any colour, place, size and turn, on a noisy background of any other colour: the class is
-in the shape alone. Sizes vary; some pictures are grayscale, one is a CMYK JPEG, one a PNG named .JPEG, one is cut
-short.
+It has ten classes, each a shape of random colour, position, size and rotation on a noisy background, so that only the
+shape tells the class. Image sizes vary. Some images are grayscale, one is a CMYK JPEG, one a PNG named .JPEG, one
+truncated, and one is not an image.
 """
 
 import io
@@ -18,7 +18,7 @@ from imagenet_mds.storage.atomic import write_atomic
 
 Point = tuple[float, float]
 Brush = Callable[[ImageDraw.ImageDraw, Callable[[float, float], Point], float, tuple[int, int, int]], None]
-"""Draws a shape of unit size: `at(x, y)` places a point of the unit circle, then the scale in pixels and the colour."""
+"""Draws a shape: `at(x, y)` maps the unit circle to pixels, followed by the scale in pixels and the colour."""
 
 _SUPERSAMPLING = 2
 _SHORT_SIDE_PX, _LONG_SIDE_PX = 80, 144
@@ -41,7 +41,7 @@ def _ring(
 
 
 def _polygon(corners: int, inner: float = 1.0) -> Brush:
-    """A regular polygon, or with `inner` below 1 a star, or a cross."""
+    """Return a brush for a regular polygon or, with `inner` below 1, a star."""
 
     def draw_it(
         draw: ImageDraw.ImageDraw, at: Callable[[float, float], Point], scale: float, colour: tuple[int, int, int]
@@ -113,12 +113,12 @@ SHAPES: dict[str, Brush] = {
 
 
 def wnid(shape: str) -> str:
-    """A class folder's name in the form of a wnid, of a range that WordNet does not use."""
+    """Return the class folder's name of a shape: a wnid from a range that WordNet does not use."""
     return f"n9000{list(SHAPES).index(shape):04}"
 
 
-def draw_picture(shape: str, seed: str) -> Image.Image:
-    """One picture: the same for the same shape and seed."""
+def draw_image(shape: str, seed: str) -> Image.Image:
+    """Draw an image. The same shape and seed give the same image."""
     dice = random.Random(f"{shape} {seed}")
     width, height = (dice.randint(_SHORT_SIDE_PX, _LONG_SIDE_PX) for _ in range(2))
     size = (width * _SUPERSAMPLING, height * _SUPERSAMPLING)
@@ -143,16 +143,25 @@ def draw_picture(shape: str, seed: str) -> Image.Image:
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """The picture as a JPEG file's bytes."""
+    """Encode an image as a JPEG file."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()
 
 
 def draw_tree(root: Path, *, train_per_class: int, val_per_class: int) -> int:
-    """Draw the whole set under `root`; return the number of files.
+    """Draw the image set.
 
-    Four training files are odd on purpose: a CMYK JPEG, a PNG named .JPEG, one cut short, and one that is no image.
+    Four training files are odd on purpose: a CMYK JPEG, a PNG named .JPEG, a truncated JPEG, and one that is not an
+    image.
+
+    Args:
+        root: folder for `train/`, `val/` and the file with the class names.
+        train_per_class: number of training images per class.
+        val_per_class: number of validation images per class.
+
+    Returns:
+        The number of image files.
     """
     files = 0
     for split, count in (("train", train_per_class), ("val", val_per_class)):
@@ -160,12 +169,12 @@ def draw_tree(root: Path, *, train_per_class: int, val_per_class: int) -> int:
             folder = root / split / wnid(shape)
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                picture = draw_picture(shape, f"{split} {number}")
-                (folder / f"{wnid(shape)}_{number}.JPEG").write_bytes(jpeg(picture))
+                image = draw_image(shape, f"{split} {number}")
+                (folder / f"{wnid(shape)}_{number}.JPEG").write_bytes(jpeg(image))
                 files += 1
     _make_odd(root / "train")
     names = "".join(f"{wnid(shape)} {shape}\n" for shape in SHAPES)
-    # Last, for its being there says that the set is whole.
+    # Written last: it marks the set as complete.
     write_atomic(root / "LOC_synset_mapping.txt", names.encode("ascii"))
     return files
 
@@ -174,8 +183,8 @@ def _make_odd(train: Path) -> None:
     def path(shape: str) -> Path:
         return train / wnid(shape) / f"{wnid(shape)}_0.JPEG"
 
-    draw_picture("disc", "odd").convert("CMYK").save(path("disc"), "JPEG", quality=_QUALITY)
-    draw_picture("ring", "odd").save(path("ring"), "PNG")
+    draw_image("disc", "odd").convert("CMYK").save(path("disc"), "JPEG", quality=_QUALITY)
+    draw_image("ring", "odd").save(path("ring"), "PNG")
     whole = path("star").read_bytes()
     path("star").write_bytes(whole[: len(whole) // 2])
     path("cross").write_bytes(b"this is not an image\n")

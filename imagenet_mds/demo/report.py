@@ -1,4 +1,4 @@
-"""The demo's report: one HTML page without scripts or outside parts, and its pictures as files beside it."""
+"""The demo's report: an HTML page without scripts and external parts, and its images as files beside it."""
 
 import itertools
 import json
@@ -24,8 +24,11 @@ _SHEET_ROWS = 4
 
 @dataclass(frozen=True)
 class Story:
-    """What happened, as the report tells it. `killed_at` is the last batch logged before the kill, `resumed_at` the
-    checkpoint's batch where the second start went on."""
+    """What the report is about.
+
+    `killed_at` is the last batch that was logged before the kill, `resumed_at` the batch of the checkpoint from which
+    the second start continued. `seconds` is by step.
+    """
 
     folder: Path
     train: Manifest
@@ -46,7 +49,12 @@ class Story:
         evaluation: dict[str, Any],
         seconds: dict[str, float],
     ) -> "Story":
-        """Collect what the commands left."""
+        """Read the story from the files that the commands wrote.
+
+        Raises:
+            UserError: a manifest is missing or cannot be read.
+            OSError: the log cannot be read.
+        """
         events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         starts = [event["batch"] for event in events if event["event"] == "start"]
         train, val = (read_manifest(LocalStorage(folder / dataset / split)) for split in ("train", "val"))
@@ -54,16 +62,16 @@ class Story:
 
     @property
     def chance(self) -> float:
-        """Top-1 of a blind guess."""
+        """Top-1 accuracy of a random guess."""
         return 1 / len(self.val.classes)
 
     @property
     def times_chance(self) -> float:
-        """How many times better than a blind guess."""
+        """Top-1 accuracy relative to a random guess."""
         return float(self.evaluation["top1"]) / self.chance
 
     def facts(self) -> list[tuple[str, str]]:
-        """The story in lines."""
+        """Return (name, value) of each line of the summary."""
         train, source = self.train, self.train.source.samples + self.val.source.samples
         return [
             ("images", f"{source:,} drawn in {len(train.classes)} classes"),
@@ -79,7 +87,7 @@ class Story:
         ]
 
     def curve(self, attempt: int) -> list[tuple[int, float]]:
-        """(batch, loss) as one start of the run logged them."""
+        """Return (batch, loss) as one start of the run, counted from 1, logged them."""
         return [
             (event["batch"], event["loss"])
             for event in self.events
@@ -88,21 +96,21 @@ class Story:
 
     @property
     def repeated(self) -> tuple[int, int]:
-        """Of the batches done twice, how many were logged both times, and how many of those with the same loss."""
+        """Number of repeated batches that were logged both times, and how many of them had the same loss."""
         first, second = dict(self.curve(1)), dict(self.curve(2))
         both = first.keys() & second.keys()
         return len(both), sum(first[batch] == second[batch] for batch in both)
 
     def validations(self) -> list[tuple[int, float]]:
-        """(batch, top-1), the last one of each batch."""
+        """Return (batch, top-1) of each validation, by batch. If one was repeated, the last one counts."""
         return sorted({event["batch"]: event["top1"] for event in self.events if event["event"] == "eval"}.items())
 
 
 def write_report(story: Story, folder: Path) -> Path:
-    """Write `report.html` with `loss.svg` and `contact_sheet.png` beside it; return the page's path."""
+    """Write `report.html`, with `loss.svg` and `contact_sheet.png` beside it, and return its path."""
     _plot(story, folder / "loss.svg")
     _sheet(story, LocalStorage(folder / "mds" / "train")).save(folder / "contact_sheet.png")
-    # PackageLoader finds the template in a wheel and in a checkout alike.
+    # PackageLoader finds the template both in a wheel and in a checkout.
     environment = Environment(
         loader=PackageLoader("imagenet_mds.demo", "."), autoescape=select_autoescape(), trim_blocks=True
     )
@@ -113,7 +121,7 @@ def write_report(story: Story, folder: Path) -> Path:
 
 
 def _plot(story: Story, path: Path) -> None:
-    """Loss of both starts over the batches, the place of the kill marked, top-1 below."""
+    """Plot the loss of both starts over the batches, with the kill marked, and top-1 accuracy below."""
     with mpl.rc_context(
         {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "demo"}
     ):
@@ -122,7 +130,7 @@ def _plot(story: Story, path: Path) -> None:
         first, second = story.curve(1), story.curve(2)
         loss.plot(*zip(*first, strict=True), color="tab:blue", label="first start")
         loss.plot(*zip(*second, strict=True), color="tab:orange", label="second start, the same command")
-        loss.axvspan(story.resumed_at, story.killed_at, color="0.9", label="done twice")
+        loss.axvspan(story.resumed_at, story.killed_at, color="0.9", label="repeated")
         loss.axvline(story.killed_at, color="tab:red", linestyle="--", label=f"SIGKILL at batch {story.killed_at}")
         loss.set_ylabel("training loss")
         loss.legend(frameon=False)
@@ -137,16 +145,16 @@ def _plot(story: Story, path: Path) -> None:
 
 
 def _sheet(story: Story, split: Storage) -> Image.Image:
-    """The first images of the dataset, a column a class: balanced as every prefix is."""
+    """Lay out the first images of the dataset, one column per class. Every prefix is balanced, so the rows fill up."""
     classes = len(story.train.classes)
     by_class: dict[int, list[Image.Image]] = {}
     most = _SHEET_ROWS * classes + len(story.train.left_out)
     for stored in itertools.islice(stored_samples(split, read_split_info(split)), most):
         by_class.setdefault(stored.record.label, []).append(open_stored(stored.record.image))
-    pictures = [
+    images = [
         (story.train.classes[label].name, by_class[label][row])
         for row in range(_SHEET_ROWS)
         for label in sorted(by_class)
         if row < len(by_class[label])
     ]
-    return contact_sheet(pictures, columns=len(by_class))
+    return contact_sheet(images, columns=len(by_class))

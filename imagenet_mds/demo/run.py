@@ -1,6 +1,6 @@
-"""`imagenet-mds demo`: draw, convert, train, kill in mid-epoch, continue, evaluate, report.
+"""The demo: draw, convert, train, kill in mid-epoch, resume, evaluate, report.
 
-Each step is the command that a user types, in a process of its own, so what the demo shows is what there is.
+Each step is a command as a user types it, in its own process, so the demo shows how the program really behaves.
 """
 
 import json
@@ -23,7 +23,7 @@ from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError, WorldError
 
 TRAIN_PER_CLASS, VAL_PER_CLASS = 100, 30
 STOP_AT_SHARE = 0.4
-"""The run is killed when it has logged a batch past this share of its steps that is not near an epoch's end."""
+"""The run is killed after it logged a batch past this share of all batches that is not near the end of an epoch."""
 
 TIMES_CHANCE_WANTED = 5.0
 _MARK = ".imagenet-mds-demo"
@@ -32,7 +32,7 @@ _START_TIMEOUT_SECONDS = 300
 
 @dataclass(frozen=True)
 class Paths:
-    """Where the demo's things lie, relative to its folder, which is every command's working folder."""
+    """Where the demo's files are, relative to its folder, which is the working folder of every command."""
 
     folder: Path
 
@@ -43,19 +43,24 @@ class Paths:
 
     @property
     def log(self) -> Path:
-        """The training log."""
+        """Path of the training log."""
         return self.folder / self.run / "log.jsonl"
 
 
 def run_demo(folder: Path, *, train_per_class: int = TRAIN_PER_CLASS, val_per_class: int = VAL_PER_CLASS) -> int:
-    """Run the whole demo in `folder`, on so many drawn images of each class.
+    """Run the whole demo.
+
+    Args:
+        folder: folder to work in. An earlier demo in it is removed.
+        train_per_class: number of training images per class.
+        val_per_class: number of validation images per class.
 
     Returns:
-        0 if the network learnt what it should, 1 if not.
+        The exit status: 0 if the network reached the accuracy it should, 1 if not.
 
     Raises:
-        UserError: the folder holds something else.
-        WorldError: a step failed; what it printed stands above.
+        UserError: the folder contains something other than a demo.
+        WorldError: a step failed. It has printed why.
     """
     started = time.monotonic()
     _make_room(folder)
@@ -77,7 +82,7 @@ def run_demo(folder: Path, *, train_per_class: int = TRAIN_PER_CLASS, val_per_cl
     step("convert", lambda: _run(folder, convert))
     train = ["train", "--config", "demo", "--data", paths.dataset, "--save", paths.runs]
     killed_at = step("train until the kill", lambda: _run_and_kill(paths, train))
-    _say(f"Killed with SIGKILL at batch {killed_at}, as a spot instance may be. The same command again:")
+    _say(f"Killed with SIGKILL at batch {killed_at}, as a spot instance may be. Running the same command again:")
     step("train to the end", lambda: _run(folder, train))
     evaluation = json.loads(
         step("evaluate", lambda: _run(folder, ["eval", paths.run, "--data", paths.dataset, "--json"], capture=True))
@@ -91,7 +96,7 @@ def run_demo(folder: Path, *, train_per_class: int = TRAIN_PER_CLASS, val_per_cl
 def _make_room(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _MARK).exists():
-            raise UserError(f"{folder} holds something else than a demo: give another folder")
+            raise UserError(f"{folder} contains something other than a demo: choose another folder")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _MARK).touch()
@@ -112,7 +117,7 @@ def _run(folder: Path, arguments: list[str], *, capture: bool = False) -> str:
 
 
 def _run_and_kill(paths: Paths, arguments: list[str]) -> int:
-    """Start training and kill it in mid-epoch; return the last batch it logged."""
+    """Start training, kill it in mid-epoch, and return the last batch that it logged."""
     process = subprocess.Popen(_command(arguments), cwd=paths.folder)
     try:
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
@@ -124,7 +129,7 @@ def _run_and_kill(paths: Paths, arguments: list[str]) -> int:
     finally:
         process.kill()
         process.wait()
-    raise WorldError(f"training in {paths.folder} ended with status {process.returncode} before it was to be killed")
+    raise WorldError(f"training in {paths.folder} ended with status {process.returncode} before it could be killed")
 
 
 def _logged_batch(paths: Paths) -> int | None:
@@ -135,7 +140,7 @@ def _logged_batch(paths: Paths) -> int | None:
 
 
 def _is_mid_epoch(paths: Paths, batch: int) -> bool:
-    """Past the share, in the middle half of an epoch, and so far behind a checkpoint that work is done twice."""
+    """Return whether a batch is late enough, in the middle half of an epoch, and not right after a checkpoint."""
     config = json.loads((paths.folder / paths.run / "run.json").read_bytes())["config"]
     manifest = json.loads((paths.folder / paths.dataset / "train" / "manifest.json").read_bytes())
     per_epoch = manifest["samples"] // config["global_batch_size"]
@@ -154,7 +159,7 @@ def _print_summary(story: Story, report: Path, seconds: float) -> None:
     console.print()
     console.print(table)
     if story.times_chance < TIMES_CHANCE_WANTED:
-        console.print(f"The network did not learn what it should: {TIMES_CHANCE_WANTED:g} times chance was wanted.")
+        console.print(f"The network did not learn enough: {TIMES_CHANCE_WANTED:g} times chance was expected.")
 
 
 def _say(text: str) -> None:

@@ -1,1 +1,1 @@
-"""What this machine gives a training, and what holds it back."""
+"""Measurements of this machine: how fast it feeds a training, and what limits it."""

@@ -2,24 +2,26 @@
 
 import os
 import sys
+import warnings
 from dataclasses import dataclass, replace
 
-from imagenet_mds.dataset.access import Split
+from imagenet_mds.dataset.access import Dataset, Split
 from imagenet_mds.errors import UserError
+from imagenet_mds_train.config.load import load_config
 from imagenet_mds_train.config.schema import TrainConfig
 
 T4_IMAGES_PER_SECOND = 500
-"""What one T4 trains at 224 px in fp16: four of them make ImageNet's 90 epochs in 16 hours with it. Arithmetic, not
-measured; other sizes by their area."""
+"""Images a T4 trains on per second at 224 px in fp16. Computed, not measured: it is the speed at which four of them
+finish ImageNet's 90 epochs in 16 hours. Other sizes scale by their area."""
 
+_T4_COUNTS = (1, 2, 4)
 _SIZES_PX = (224, 176, 128)
-_GPUS = (1, 2, 4)
 _FILES = 64
 _FETCHED_BYTES = 512 << 20
-"""Of a dataset that lies elsewhere, its beginning is measured: shards of so many bytes."""
+"""Size of the shards to fetch and measure, the first ones, if the dataset is not read in place."""
 
 _SHORT_OF_WORKERS = 0.97
-"""More workers are worth it while they give more than a few hundredths."""
+"""More workers are not worth it once the loader reaches this share of its best speed."""
 
 _FORMS: dict[str, tuple[str, dict[str, int]]] = {
     "--tiles": ("tiles", {}),
@@ -31,8 +33,11 @@ _FORMS: dict[str, tuple[str, dict[str, int]]] = {
 
 @dataclass(frozen=True)
 class Findings:
-    """What was measured, images a second unless said; `loader` by workers. `sizes`, by the training size in pixels, and
-    `forms`, by the options of `convert`, are how many times as fast views are then, 1 where no image would change."""
+    """What was measured, in images per second unless the name says otherwise.
+
+    `loader` maps a number of workers to its speed. `sizes` and `forms` map a training size in pixels, and options of
+    `convert`, to the speed of views relative to the current one; a form with exactly 1 would change no image.
+    """
 
     storage_bytes_per_second: float
     image_bytes: float
@@ -48,17 +53,23 @@ class Findings:
 
     @property
     def workers(self) -> int:
-        """The fewest workers that give nearly what any number gives."""
+        """The fewest workers that are nearly as fast as any number."""
         best = max(self.loader.values())
         return min(number for number, rate in self.loader.items() if rate >= _SHORT_OF_WORKERS * best)
 
     def loader_at(self, size_px: int) -> float:
-        """What the loader gives at a training size: what was measured, times what that size makes of the views."""
+        """Return the speed of the loader at a training size: the measured one, scaled as views scale."""
         return max(self.loader.values()) * self.sizes[size_px]
+
+    def t4_needs(self) -> dict[int, dict[int, float]]:
+        """Return how many images per second T4 GPUs need, by their number and then by training size in pixels."""
+        return {
+            gpus: {size: gpus * T4_IMAGES_PER_SECOND * (224 / size) ** 2 for size in self.sizes} for gpus in _T4_COUNTS
+        }
 
     @property
     def limit(self) -> str:
-        """What holds the loader back."""
+        """What limits the loader, in words."""
         best = max(self.loader.values())
         if self.storage_bytes_per_second / self.image_bytes < 1.2 * best:
             return "the storage"
@@ -70,8 +81,32 @@ class Findings:
         return f"the processors, and most of their time goes into {what}"
 
 
-def _beginning(train: Split) -> Split:
-    """The split, or of one that lies elsewhere as much as is worth fetching for a measurement."""
+def measure_dataset(dataset: Dataset, config: str, overrides: tuple[str, ...] = ()) -> Findings:
+    """Measure how fast the training split of a dataset is loaded on one rank.
+
+    Args:
+        dataset: the dataset. If it is not on this machine, its first shards are fetched.
+        config: a YAML file or the name of a shipped configuration. The batch is cut to the split, the subset ignored.
+        overrides: `key=value` changes to the configuration.
+
+    Raises:
+        UserError: the dataset or the configuration cannot be used, or a stored image is damaged.
+        WorldError: shards are missing or broken, or the disk or the network fails.
+    """
+    warnings.simplefilter("ignore")  # torch and Composer warn about what they deprecate
+    train = _prefix(dataset.split("train"))
+    settings = load_config(config, overrides, ranks=1)
+    batch = min(settings.global_batch_size, train.info.samples)
+    return _measure(
+        settings.model_copy(
+            update={"global_batch_size": batch, "data": settings.data.model_copy(update={"subset": None})}
+        ),
+        train,
+    )
+
+
+def _prefix(train: Split) -> Split:
+    """Return the split itself if it is read in place; otherwise fetch enough of its first shards for a measurement."""
     if train.shard_cache.remote is None:
         return train
     samples = size_bytes = 0
@@ -84,8 +119,8 @@ def _beginning(train: Split) -> Split:
     return replace(train, info=replace(train.info, samples=samples, shards=tuple(shards)))
 
 
-def measure(config: TrainConfig, train: Split) -> Findings:
-    """Measure every part, about a second each, and the loader with several numbers of workers."""
+def _measure(config: TrainConfig, train: Split) -> Findings:
+    """Measure every part for about a second, and the loader with several numbers of workers."""
     from imagenet_mds_convert.images.policy import Scaling
     from imagenet_mds_convert.images.prepare import prepare
     from imagenet_mds_convert.sources.base import Unusable
@@ -93,20 +128,19 @@ def measure(config: TrainConfig, train: Split) -> Findings:
 
     info = train.info
     processors = len(os.sched_getaffinity(0))
-    print("measuring, half a minute ...", file=sys.stderr, flush=True)
-    # First of all, for it is what fetches.
-    storage = speed.storage_bytes_per_second(train)
+    print("measuring for half a minute ...", file=sys.stderr, flush=True)
+    storage = speed.storage_bytes_per_second(train)  # first, because the other measurements need fetched shards
     files = speed.stored_files(config, train, _FILES)
     parts = speed.measure_parts(config, train, files)
     forms: dict[str, float] = {}
     if not info.raw:
         for options, (form, sides) in _FORMS.items():
             try:
-                made = [prepare(data, "none", Scaling(**sides), form).image for data in files]  # type: ignore[arg-type] # of the table
+                made = [prepare(data, "none", Scaling(**sides), form).image for data in files]  # type: ignore[arg-type] # the table holds plain strings
             except Unusable as reason:
                 where = train.storage.parent.location
                 raise UserError(
-                    f"{where}: a stored image is damaged ({reason}): see `imagenet-mds verify {where} --deep`"
+                    f"{where}: a stored image is damaged ({reason}): run `imagenet-mds verify {where} --deep`"
                 ) from None
             forms[options] = 1.0 if made == files else speed.view_ratio(config, files, stored=made)
     tried = sorted({0, 1, 2, *(processors * share // 4 for share in (2, 3, 4))})

@@ -1,1 +1,1 @@
-"""What both stages know of JPEG files: their markers, restart tiles, and what decoders say of a damaged one."""
+"""What both stages need to know about JPEG files: markers, restart tiles, and decoders' messages about damage."""

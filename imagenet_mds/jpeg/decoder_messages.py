@@ -1,4 +1,4 @@
-"""What image decoders say about a damaged file. Converting and training both decide by it."""
+"""Image decoders' messages about damaged files. Converting and training both act on them."""
 
 import re
 
@@ -6,11 +6,21 @@ _INVENTED = re.compile(r"premature end|bad (Huffman|arithmetic) code|found marke
 
 
 def damage_in(error: ValueError) -> str | None:
-    """The damage that libjpeg warned of, as simplejpeg's strict decoding raises it: where a part of the picture had to
-    be invented. Its other warnings, of bytes too many and of odd headers, leave the picture whole: None."""
+    """Return the damage that libjpeg warned about, None if it is harmless.
+
+    Args:
+        error: what simplejpeg's strict decoding raised.
+
+    Returns:
+        The warning, if the decoder had to invent a part of the image. Other warnings, about extraneous bytes and
+        odd headers, leave the image whole.
+    """
     return str(error).removeprefix("Corrupt JPEG data: ") if _INVENTED.search(str(error)) else None
 
 
 def decoder_reason(error: Exception) -> str:
-    """Pillow's message without what differs from run to run (addresses of buffers); the error's type if it is empty."""
+    """Return the message of an error without addresses of buffers, which differ in every run.
+
+    An error without a message is named by its type.
+    """
     return re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>| '<_io.*?>'", "", f"{error}") or type(error).__name__

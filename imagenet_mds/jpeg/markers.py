@@ -8,19 +8,19 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 DHT, EOI, SOS, DQT, DRI, APP0, APP11, APP14, COM = 0xC4, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xEB, 0xEE, 0xFE
 FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
-"""Markers without a segment behind them: TEM, RST0 to RST7, SOI. (EOI has none either, and ends the file.)"""
+"""Markers without a segment: TEM, RST0 to RST7, SOI. (EOI has none either, but it ends the file.)"""
 
-_NOT_IN_A_HEADER = STANDALONE | {0x00, EOI}  # 0x00 is a stuffed zero, of entropy-coded data
+_NOT_IN_A_HEADER = STANDALONE | {0x00, EOI}  # 0x00 is a stuffed zero of entropy-coded data
 
 
 def header_segments(jpeg: bytes) -> list[tuple[int, int, int]]:
-    """Walk a JPEG's header.
+    """List the segments of a JPEG's header, from the one after SOI to SOS.
 
     Returns:
-        Of each segment from behind SOI to SOS the marker, where its 0xFF stands, and where it ends.
+        (marker, start, end) of each segment, where `start` is the offset of the marker's 0xFF.
 
     Raises:
-        ValueError: it is no JPEG, or not a sequence of segments as far as SOS.
+        ValueError: the file is not a JPEG, or not a sequence of segments up to SOS.
     """
     if not jpeg.startswith(b"\xff\xd8"):
         raise ValueError("no JPEG: it does not begin with the start-of-image marker")

@@ -1,9 +1,9 @@
-"""The tile table: where the restart segments of a tiled JPEG lie.
+"""The tile table: where the restart segments of a tiled JPEG are.
 
-The table could be left out, for the markers can be found in the file; that takes ten times as long as reading it.
+Readers could search the file for the restart markers instead; that takes ten times as long as reading the table.
 
-It stands in APP11 segments (T.81, annex B.2.4.6) directly before what else tiling adds to a header, and that directly
-before SOS. All numbers are big-endian. Each of these segments is
+The table is in APP11 segments (T.81, annex B.2.4.6), followed by what else tiling adds to a header, then by SOS. All
+numbers are big-endian. Each of these segments is
 
     0xFFEB, uint16 length, 9 bytes `MDSTILES\\0`, uint8 number of this part from 0, uint8 parts, a part of the table
 
@@ -12,7 +12,7 @@ and the table, its parts joined, is
     uint8 version, 1
     uint8 fill of the last byte of each of the source's restart segments but the last: 0 zeros, 1 ones
     uint8 fill of the source's last entropy-coded byte: the bits below its last code
-    uint16 (segments) bytes of each segment, without the restart marker behind it
+    uint16 (segments,) bytes of each segment, without the restart marker after it
 """
 
 import struct
@@ -24,7 +24,7 @@ import numpy as np
 from imagenet_mds.jpeg.markers import APP11, Array
 
 LONGEST_SEGMENT_BYTES = 65_535
-"""What the table's uint16 can say."""
+"""Limit of the table's uint16."""
 
 _IDENTIFIER = b"MDSTILES\0"
 _PART_BYTES = 65_535 - 2 - len(_IDENTIFIER) - 2
@@ -35,17 +35,17 @@ _FEWEST_BYTES = 3
 
 @dataclass(frozen=True)
 class Table:
-    """What the APP11 segments say: `lengths_bytes` (segments) and the two fills."""
+    """The content of the APP11 segments: `lengths_bytes`, (segments,), and the two fills."""
 
     lengths_bytes: Array
     inner_fill: int
     last_fill: int
 
     def encode(self) -> bytes:
-        """The APP11 segments.
+        """Encode the table as APP11 segments.
 
         Raises:
-            ValueError: the table has no room for what it shall say.
+            ValueError: a segment is too long for the table, or there are too many.
         """
         if len(self.lengths_bytes) and int(self.lengths_bytes.max()) > LONGEST_SEGMENT_BYTES:
             raise ValueError(f"a segment is longer than {LONGEST_SEGMENT_BYTES:,} bytes")
@@ -63,22 +63,22 @@ class Table:
 
     @classmethod
     def parse(cls, parts: Sequence[bytes]) -> "Table":
-        """Read the table of what `table_part` gave for the header's segments, in order.
+        """Decode the table from its parts, which `table_part` returns, in the order of the header's segments.
 
         Raises:
             ValueError: the table is damaged.
         """
         for number, part in enumerate(parts):
             if part[:2] != bytes((number, len(parts))):
-                raise ValueError("damaged tile table: its parts are not all there, in order")
+                raise ValueError("damaged tile table: its parts are incomplete or out of order")
         table = parts[0][2:] if len(parts) == 1 else b"".join([part[2:] for part in parts])
         if len(table) < _FEWEST_BYTES or len(table) % 2 != 1 or table[0] != _VERSION or table[1] > 1:
-            raise ValueError("damaged tile table: it is of another version, or cut short")
+            raise ValueError("damaged tile table: it has another version, or is truncated")
         return cls(np.frombuffer(table, ">u2", offset=_FEWEST_BYTES).astype(np.int64), table[1], table[2])
 
 
 def table_part(jpeg: bytes, marker: int, start: int, end: int) -> bytes | None:
-    """What a header segment, from `start` to `end`, has of a tile table; None where it is of another kind."""
+    """Return the part of a tile table in the header segment from `start` to `end`, None if it is another segment."""
     if marker == APP11 and jpeg.startswith(_IDENTIFIER, start + 4):
         return jpeg[start + 4 + len(_IDENTIFIER) : end]
     return None

@@ -1,9 +1,9 @@
-"""Tiled JPEGs: a crop of the picture is cut out of the file without decoding anything.
+"""Tiled JPEGs: cutting the part of a file that covers a crop, without decoding anything.
 
-A JPEG may carry restart markers, at which its Huffman stream starts afresh. Where every row of MCUs (minimum coded
-units: the blocks of one place in all colour components) is divided into equal segments by them, the segments that cover
-a crop box are, behind a header of their own, a small JPEG that any decoder reads. `imagenet_mds_convert.jpeg.tiling`
-makes such files; here is what readers need: where the segments lie (`tile_table`), and the cut.
+A JPEG may contain restart markers, at which its Huffman stream starts again. If they divide every row of MCUs (minimum
+coded units: the blocks of all colour components at one position) into equal segments, then the segments that cover a
+crop box, with a header of their own, are a small JPEG that any decoder reads. `imagenet_mds_convert.jpeg.tiling` makes
+such files. This module has what readers need: the map of the segments, from `tile_table`, and the cut.
 """
 
 import struct
@@ -16,14 +16,19 @@ import numpy as np
 from imagenet_mds.jpeg.markers import APP0, APP14, DHT, DQT, DRI, EOI, FRAMES, SOS, Array, header_segments
 from imagenet_mds.jpeg.tile_table import Table, table_part
 
-_DECODERS = frozenset({SOS, DQT, DHT, DRI, APP0, APP14})  # of APPn, these two decide the colour space
+_DECODERS = frozenset({SOS, DQT, DHT, DRI, APP0, APP14})  # APP0 and APP14 decide the colour space
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A picture's `width` and `height` in pixels, those of a segment (at the right and lower edge they are smaller),
-    how many rows and columns of segments there are, and how many pixels to the sides, and above and below, decoding
-    looks past a pixel."""
+    """The segments of an image.
+
+    Attributes:
+        width, height: size of the image in pixels.
+        tile_width, tile_height: size of a segment in pixels; those at the right and lower edge are smaller.
+        rows, columns: number of segments.
+        margin: how many pixels to the sides, and above and below, decoding a pixel depends on.
+    """
 
     width: int
     height: int
@@ -36,11 +41,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class TileMap:
-    """Where the segments of a tiled JPEG lie.
+    """Where the segments of a tiled JPEG are.
 
-    `ends` (rows, columns): the byte in the file behind each segment and the two bytes of the marker that ends it;
-    `sizes_bytes` (rows, columns): each segment with these two; `before` and `after`: what a decoder needs of the
-    header, before and behind the picture's height and width.
+    Attributes:
+        grid: the layout of the segments.
+        ends: (rows, columns), offset in the file of the end of each segment, with the two bytes of the marker after it.
+        sizes_bytes: (rows, columns), size of each segment with these two bytes.
+        before, after: what a decoder needs of the header, before and after the height and width of the image.
     """
 
     grid: Grid
@@ -51,9 +58,9 @@ class TileMap:
 
     @classmethod
     def parse(cls, jpeg: bytes) -> "TileMap | None":
-        """Read the tile table of a JPEG; None where it has none, or a broken header, of which its decoder will tell.
+        """Read the tile table of a JPEG. Return None if it has none or its header is broken; its decoder reports that.
 
-        All the restart markers are looked at in their places, so that a table that does not fit is never believed.
+        The table is compared with all restart markers in the file, so that a wrong table is never used.
 
         Raises:
             ValueError: the table is damaged, or does not fit the JPEG.
@@ -92,26 +99,36 @@ class TileMap:
 
 
 def _compare_markers(jpeg: bytes, ends: Array) -> None:
-    """There are as many restart markers as segments less one, so that if each has its place, no other place has one."""
+    """Check that a restart marker with the right number follows every segment but the last.
+
+    The restart interval allows for no others.
+
+    Raises:
+        ValueError: a marker is missing, or the segments end after the file.
+    """
     if ends[-1] > len(jpeg):
-        raise ValueError("damaged tiled JPEG: its segments end behind the end of the file")
+        raise ValueError("damaged tiled JPEG: its segments end after the end of the file")
     data = np.frombuffer(jpeg, np.uint8)
     second = ends - 1
     numbers = _restart_numbers(len(ends) - 1)
-    # As bytes, for which comparing is ten times as fast as for small arrays.
+    # Comparing bytes is ten times as fast as comparing small arrays.
     if data[second - 1].tobytes() != b"\xff" * len(ends) or data[second[:-1]].tobytes() != numbers.tobytes():
         raise ValueError("damaged tiled JPEG: a restart marker is not where the tile table says")
 
 
 @lru_cache(maxsize=1024)
 def _grid(frame: bytes, interval: bytes) -> Grid:
-    """The grid of a frame header's content and a DRI's."""
+    """Compute the grid from the content of the frame header and of the DRI segment.
+
+    Raises:
+        ValueError: one of them is damaged.
+    """
     if len(frame) < 9 or len(frame) != 6 + 3 * frame[5] or len(interval) != 2:
-        raise ValueError("damaged tiled JPEG: its frame header or restart interval is not there, or cut short")
+        raise ValueError("damaged tiled JPEG: its frame header or restart interval is missing or truncated")
     height, width = struct.unpack_from(">HH", frame, 1)
     factors = [(value >> 4, value & 15) for value in frame[7::3]]
     if not height or not width or not all(1 <= factor <= 4 for pair in factors for factor in pair):
-        raise ValueError("damaged tiled JPEG: its frame header cannot be")
+        raise ValueError("damaged tiled JPEG: its frame header is invalid")
     if len(factors) == 1:
         factors = [(1, 1)]  # a single component is not interleaved, and its MCU is one block (T.81, A.2.2)
     most_h, most_v = max(h for h, _ in factors), max(v for _, v in factors)
@@ -124,12 +141,11 @@ def _grid(frame: bytes, interval: bytes) -> Grid:
 
 
 def _margin(factors: Sequence[tuple[int, int]], most: tuple[int, int]) -> tuple[int, int]:
-    """How many pixels libjpeg looks past one, to the sides and up and down.
+    """Return how many pixels to the sides, and above and below, libjpeg uses to decode a pixel.
 
-    Upsampling takes the next chroma sample into account, which the next pixel holds. That is all where chroma is
-    coarser by the same factor in both directions, since in a smaller decode it then needs no upsampling. Where it is
-    not (4:2:2), it does, and the next pixel of a decode to a quarter is four of the whole picture; a decode to an
-    eighth interpolates nothing.
+    Upsampling uses the next chroma sample, which the next pixel contains. If chroma is coarser by the same factor in
+    both directions, that is all, since a scaled decode then needs no upsampling. Otherwise (4:2:2) it does, and the
+    next pixel of a decode to a quarter is four pixels of the whole image. A decode to an eighth interpolates nothing.
     """
     reach = 1 if all(most[0] * v == most[1] * h for h, v in factors) else 4
     return (
@@ -140,33 +156,33 @@ def _margin(factors: Sequence[tuple[int, int]], most: tuple[int, int]) -> tuple[
 
 @lru_cache(maxsize=1024)
 def _restart_numbers(count: int) -> Array:
-    """The second bytes of `count` restart markers, from RST0."""
+    """Return the second bytes of `count` restart markers, starting with RST0, as a read-only array (count,)."""
     numbers = (0xD0 + (np.arange(count) & 7)).astype(np.uint8)
     numbers.flags.writeable = False
     return numbers
 
 
 def cut(jpeg: bytes, tile_map: TileMap, box: tuple[int, int, int, int]) -> tuple[bytes, tuple[int, int]]:
-    """Cut the smallest JPEG of whole segments that covers a box out of a tiled one.
+    """Cut the smallest JPEG of whole segments that covers a box out of a tiled JPEG.
 
-    Decoded by libjpeg, at any of its scales, it has within the box the pixels that the whole JPEG has there, and its
-    upper left corner lies on a whole pixel at each of them.
+    Decoded by libjpeg at any of its scales, it has the same pixels within the box as the whole JPEG, and its upper left
+    corner is on a whole pixel.
 
     Args:
         jpeg: the tiled JPEG.
-        tile_map: what `TileMap.parse` gave for it.
-        box: left, top, right and bottom in pixels, right and bottom just outside.
+        tile_map: the result of `TileMap.parse` for it.
+        box: left, top, right and bottom in pixels; right and bottom are exclusive.
 
     Returns:
-        The JPEG, and the left and top of its upper left corner in the whole picture, in pixels.
+        The JPEG, and the left and top of its upper left corner in the whole image, in pixels.
 
     Raises:
-        ValueError: the box has no pixel, or one outside the picture.
+        ValueError: the box is empty or not within the image.
     """
     left, top, right, bottom = box
     grid = tile_map.grid
     if not (0 <= left < right <= grid.width and 0 <= top < bottom <= grid.height):
-        raise ValueError(f"no crop box of a picture of {grid.width} x {grid.height} pixels: {box}")
+        raise ValueError(f"{box} is not a crop box of an image of {grid.width} x {grid.height} pixels")
     aside, above = grid.margin
     first_column, first_row = max(left - aside, 0) // grid.tile_width, max(top - above, 0) // grid.tile_height
     last_column = (min(right + aside, grid.width) - 1) // grid.tile_width
@@ -181,8 +197,8 @@ def cut(jpeg: bytes, tile_map: TileMap, box: tuple[int, int, int, int]) -> tuple
     small = bytearray().join(
         [header, *[jpeg[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]]
     )
-    # Each segment has come with the two bytes behind it: its restart marker or, for the last one of all, the marker
-    # that ends the scan or a fill byte before it. They become RST0, RST1 and so on, and the last of them EOI.
+    # Each segment was copied with the two bytes after it: its restart marker or, for the last segment of the scan, the
+    # marker that ends the scan or a fill byte before it. They become RST0, RST1 and so on, and the last one EOI.
     markers = tile_map.sizes_bytes[rows, first_column : last_column + 1].cumsum() + (len(header) - 1)
     np.frombuffer(small, np.uint8)[markers] = _restart_numbers(len(markers))
     small[-1] = EOI

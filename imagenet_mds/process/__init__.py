@@ -1,1 +1,1 @@
-"""Life of processes: signals, lifetimes, locks, what an attempt at a run borrows from the machine, its GPUs."""
+"""Processes: their signals, lifetimes and locks, the resources an attempt at a run takes, and the GPUs."""

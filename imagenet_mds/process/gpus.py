@@ -1,4 +1,4 @@
-"""The GPUs of this machine, without asking torch."""
+"""The GPUs of this machine, counted without torch."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import subprocess
 
 
 def gpus() -> int:
-    """How many NVIDIA GPUs the ranks will see, without asking torch; 0 where there is no driver."""
+    """Return how many NVIDIA GPUs the ranks will see, 0 without a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])

@@ -1,4 +1,4 @@
-"""No process outlives the one that started it, even if that one is killed."""
+"""Processes that end with their parent, even if it is killed."""
 
 import ctypes
 import multiprocessing
@@ -8,16 +8,16 @@ import sys
 import threading
 
 PARENT_VARIABLE = "IMAGENET_MDS_PARENT"
-"""The environment variable that tells a rank which process started it."""
+"""Environment variable that tells a rank which process started it."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with(parent: int) -> None:
-    """Ask the kernel for SIGKILL when the parent dies. Linux only; elsewhere nothing happens.
+    """Ask the kernel for SIGKILL when the parent dies. Linux only; elsewhere this does nothing.
 
     Args:
-        parent: the process that started this one. It may be dead already, which `os.getppid()` alone would not tell.
+        parent: the process that started this one. If it died before this call, this process is killed now.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -27,12 +27,16 @@ def die_with(parent: int) -> None:
 
 
 def die_with_launcher() -> None:
-    """`die_with` of the launcher that started this rank."""
+    """Call `die_with` for the launcher that started this rank.
+
+    Raises:
+        KeyError: no launcher started this process.
+    """
     die_with(int(os.environ[PARENT_VARIABLE]))
 
 
 def end_with_pool() -> None:
-    """Tie a worker to the run: if that is killed it ends at once, so that it writes nothing into what comes after."""
+    """End this pool worker when its run is killed, so that it writes nothing into the destination of a later run."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

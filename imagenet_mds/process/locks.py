@@ -1,4 +1,4 @@
-"""Locks between processes. The kernel releases them when their holder ends, however it ends.
+"""Locks between processes. The kernel releases them when their holder ends in any way.
 
 On a network file system (NFS, EFS) they exclude only the processes of this machine. A child that inherits the
 descriptor of a lock holds the lock too.
@@ -13,11 +13,13 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[int]:
-    """Lock a folder and give the lock's descriptor. The lock is on the folder itself, so it leaves no file and needs no
-    permission to write.
+    """Lock a folder and yield the lock's descriptor.
+
+    The lock is on the folder itself, so it leaves no file and needs no permission to write.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds the lock.
+        OSError: there is no such folder.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -29,11 +31,14 @@ def locked_folder(folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def locked_file(path: Path, *, wait: bool) -> Iterator[int | None]:
-    """Lock a file, which is created if need be, against every other process and thread.
+    """Lock a file against every other process and thread, and yield the lock's descriptor.
 
     Args:
-        path: the file.
-        wait: wait for another holder; otherwise give None where there is one.
+        path: the file. It is created if it does not exist.
+        wait: wait for another holder. Otherwise None is yielded if there is one.
+
+    Raises:
+        OSError: the file cannot be opened.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:

@@ -1,6 +1,6 @@
-"""How the program answers the signals that ask it to stop: SIGINT (Ctrl-C), SIGTERM and SIGHUP.
+"""Handling of the signals that ask the program to stop: SIGINT (Ctrl-C), SIGTERM and SIGHUP.
 
-A signal that the process was started to ignore, as under nohup, stays ignored.
+A signal that is ignored when the process starts, as SIGHUP is under nohup, stays ignored.
 """
 
 import contextlib
@@ -21,23 +21,27 @@ Handler = Callable[[int, FrameType | None], None]
 
 def handle_stop_signals(handler: Handler | signal.Handlers) -> None:
     """Install one handler for every stop signal that is not ignored."""
-    for number in _heard():
+    for number in _not_ignored():
         signal.signal(number, handler)
 
 
-def _heard() -> list[signal.Signals]:
+def _not_ignored() -> list[signal.Signals]:
     return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def stop_cleanly(*_: object) -> None:
-    """First signal: raise KeyboardInterrupt, so that workers finish their shards."""
+    """First signal: raise KeyboardInterrupt, so that workers finish their shards.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
     handle_stop_signals(_kill_workers)
     raise KeyboardInterrupt
 
 
 def _kill_workers(*_: object) -> None:
     """Second signal: kill the workers. Interrupting the wait for them would leave the pool unable to shut down."""
-    from multiprocessing import active_children  # already imported wherever there are workers to wait for
+    from multiprocessing import active_children  # already imported if there are workers
 
     handle_stop_signals(_exit_now)
     workers = active_children()
@@ -58,8 +62,11 @@ def _exit_now(*_: object) -> None:
 
 @contextlib.contextmanager
 def sigint_blocked() -> Iterator[None]:
-    """Block SIGINT here and in processes started here. The parent handles Ctrl-C and lets its workers finish; a signal
-    that arrives in the block is delivered to the parent at the end."""
+    """Block SIGINT in this process, and for good in processes started inside the block.
+
+    The parent handles Ctrl-C and lets its workers finish. A signal that arrives in the block is delivered to it at the
+    end.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -69,7 +76,7 @@ def sigint_blocked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def collected_stop_signals(on_first: Callable[[], None]) -> Iterator[list[int]]:
-    """Collect the stop signals that arrive in the block, in a list that grows; call `on_first` at the first one."""
+    """Collect the stop signals that arrive in the block in a list that grows, and call `on_first` at the first one."""
     received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -77,7 +84,7 @@ def collected_stop_signals(on_first: Callable[[], None]) -> Iterator[list[int]]:
         if len(received) == 1:
             on_first()
 
-    before = {number: signal.signal(number, receive) for number in _heard()}
+    before = {number: signal.signal(number, receive) for number in _not_ignored()}
     try:
         yield received
     finally:

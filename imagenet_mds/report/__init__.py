@@ -1,1 +1,1 @@
-"""Pictures and pages for people: contact sheets, plots."""
+"""Contact sheets and other parts of reports."""

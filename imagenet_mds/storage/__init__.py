@@ -1,4 +1,4 @@
-"""Where bytes lie: a folder on a disk, or a prefix in S3. `open_storage` opens what a user typed."""
+"""Storage of bytes: a folder on a disk, or a prefix in S3. `open_storage` opens what a user typed."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from imagenet_mds.storage.local import LocalStorage
 
 
 def open_storage(location: str) -> Storage:
-    """The storage at a location that a user typed. Nothing is looked at yet.
+    """Return the storage at a location that a user typed. Nothing is read yet.
 
     Raises:
-        UserError: an address of a kind that the program does not know.
+        UserError: the location is a file, or an address of an unknown kind.
     """
     if location.startswith("s3://"):
-        from imagenet_mds.storage.s3 import S3Storage  # boto3 takes a quarter of a second, for those who need it
+        from imagenet_mds.storage.s3 import S3Storage  # importing boto3 takes a quarter of a second
 
         return S3Storage.at(location)
     if "://" in location:

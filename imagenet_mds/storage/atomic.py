@@ -1,17 +1,20 @@
-"""Files that are there whole or not at all: written under a temporary name, made durable, then renamed."""
+"""Atomic writes: a file is written under a temporary name, synced to the disk, then given its name.
+
+So a name never stands for a part of a file, whatever happens to the process or the machine.
+"""
 
 import json
 import os
+import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 
 class Draft:
-    """A file on its way to its name: written under a temporary name, in parts if its maker likes, made durable, then
-    renamed. Whatever happens to the process or the machine, the name never stands for half of it.
+    """A file that is written under a temporary name, in parts or at once, and renamed by `publish`.
 
-    As a context manager it removes the temporary file where `publish` was not reached; a file already at `path` is
+    As a context manager it removes the temporary file if `publish` was not reached. A file already at `path` is then
     left as it was.
     """
 
@@ -34,15 +37,14 @@ class Draft:
         self._temporary.unlink(missing_ok=True)
 
     def write_behind(self, data: bytes | memoryview, start: int) -> None:
-        """Write bytes that will most likely lie at `start`, each time where the last ones ended, while their maker goes
-        on with the rest: a thread copies them to the kernel and has it take them to the disk.
+        """Write a part in a thread while the caller prepares the rest, and start writing it back to the disk.
 
         Args:
-            data: must stay as it is until `publish`, but for what is moved then.
-            start: where in the file.
+            data: bytes that will most likely lie at `start`. They must not change until `publish`.
+            start: offset in the file. Each part must start where the previous one ended.
 
         Raises:
-            OSError: the system's own error, of this part or of one before.
+            OSError: the system's own error, for this part or an earlier one.
         """
         first, end = self._behind or (start, start)
         assert start == end, "parts follow one another"
@@ -54,21 +56,21 @@ class Draft:
 
     def _write_back(self, data: bytes | memoryview, start: int) -> None:
         self._write(data, start)
-        # The one call of the standard library that starts writing back and does not wait for it.
+        # The only call in the standard library that starts the write-back without waiting for it.
         os.posix_fadvise(self._open(), start, len(data), os.POSIX_FADV_DONTNEED)
 
     def _settle(self, *parts: Future[None]) -> None:
-        """Wait for parts to be written."""
+        """Wait until these parts are written."""
         for part in parts:
             part.result()
             self._under_way.remove(part)
 
     def publish(self, data: bytes | memoryview, *, moved: bool = False) -> None:
-        """Write what is missing of `data`, make it durable, give it its name.
+        """Write the rest of the file, sync it, and rename it.
 
         Args:
             data: the whole file.
-            moved: what was written ahead does not lie in its place; all is written again.
+            moved: the parts written so far are not where they belong; everything is written again.
 
         Raises:
             OSError: the system's own error.
@@ -96,10 +98,10 @@ class Draft:
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Write a file so that its name never stands for half of it, and is durable on return.
+    """Write a file atomically. On return, both its content and its name survive a power cut.
 
     Raises:
-        OSError: the system's own error; the temporary file is removed, a file already at `path` is left as it was.
+        OSError: the system's own error. The temporary file is removed, and a file already at `path` left as it was.
     """
     with Draft(path) as draft:
         draft.publish(data)
@@ -115,8 +117,39 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def create_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Write a file atomically if none exists at `path`. Of several processes that try, exactly one succeeds.
+
+    A hard link is used instead of `O_EXCL`, which would make the name visible before the content is there.
+
+    Raises:
+        FileExistsError: `path` exists; it is left as it is.
+        OSError: the system's own error, for example where the file system has no hard links.
+    """
+    # A random name, because process numbers are not unique on a file system shared by several machines.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            # NFS repeats a request whose answer was lost, and then reports its own link as a conflict: see open(2).
+            if temporary.stat().st_nlink != 2:
+                raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: a rename survives a power cut only after this."""
+    """Make the names in a folder survive a power cut. A rename alone does not.
+
+    Raises:
+        OSError: the system's own error.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -125,11 +158,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON for a file that people read too: sorted keys, two spaces, a newline at the end. The same value always gives
-    the same bytes."""
+    """Encode a value as JSON for files that people read too: sorted keys, two spaces, a newline at the end.
+
+    Equal values give equal bytes.
+    """
     return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` of `json_bytes`."""
+    """Write `json_bytes` of a value with `write_atomic`.
+
+    Raises:
+        OSError: see `write_atomic`.
+    """
     write_atomic(path, json_bytes(value))

@@ -1,11 +1,11 @@
-"""Where files lie: a folder on a disk, or a prefix in S3. The one way in which the program reads and writes data.
+"""The storage interface: how the program reads and writes data, on a disk or in S3.
 
-A storage is small and picklable; names in it are relative, with forward slashes. Writing is atomic: a name stands for
+A storage is small and picklable. Names in it are relative, with forward slashes. Writes are atomic: a name stands for
 the whole of what was written, or for what was there before.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,22 +28,22 @@ class Writing(Protocol):
     """A file that is being written; see `atomic.Draft`."""
 
     def write_behind(self, data: memoryview, start: int) -> None:
-        """Take bytes that will most likely lie at `start`; they must stay as they are until `publish`."""
+        """Accept bytes that will most likely lie at `start`. They must not change until `publish`."""
 
     def publish(self, data: memoryview, *, moved: bool = False) -> None:
-        """Make the whole file stand under its name."""
+        """Make the whole file appear under its name."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies right in a folder: its files, and the names of the folders in it."""
+    """The direct content of a folder: its files and the names of its subfolders."""
 
     files: tuple[Entry, ...]
     folders: tuple[str, ...]
 
 
 class Readable(Protocol):
-    """What readers of a split want of the files in it."""
+    """The part of a storage that readers of a split need."""
 
     @property
     def location(self) -> str:
@@ -51,28 +51,28 @@ class Readable(Protocol):
 
     @property
     def parent(self) -> "Storage":
-        """The storage that this one is a folder of."""
+        """The storage that contains this one."""
 
     def read(self, name: str) -> bytes:
-        """A whole file.
+        """Read a whole file.
 
         Raises:
-            FileNotFoundError: it is not there.
+            FileNotFoundError: there is no such file.
             OSError: it cannot be read.
         """
 
     def pieces(self, name: str, piece_bytes: int) -> Iterator[bytes | memoryview]:
-        """A whole file in pieces of at most this size.
+        """Read a whole file in pieces of at most `piece_bytes`.
 
         Raises:
             OSError: as `read`.
         """
 
     def walk(self) -> Iterator[Entry]:
-        """Every file, in folders below too, in no particular order.
+        """Iterate over every file, including those in subfolders, in no particular order.
 
         Raises:
-            OSError: it cannot be listed.
+            OSError: the storage cannot be listed.
         """
 
 
@@ -81,30 +81,38 @@ class Storage(Readable, Protocol):
 
     @property
     def remote(self) -> bool:
-        """Whether every read waits for a network, so that several at once are faster than one after the other."""
+        """Whether reads wait for a network, so that several at once are faster than one after the other."""
 
     @property
     def name(self) -> str:
         """The last part of the location."""
 
     def child(self, name: str) -> "Storage":
-        """The storage below a folder of this one."""
+        """Return the storage of a subfolder."""
 
     def size_bytes(self, name: str) -> int | None:
-        """The size of a file, None where there is none."""
+        """Return the size of a file, None if there is none."""
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        """`length` bytes from `start` on; fewer where the file ends before.
+        """Read `length` bytes from `start` on, fewer if the file ends earlier.
 
         Raises:
             OSError: as `read`.
         """
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Make a file of this content durable, in place of what was there.
+        """Write or replace a file durably.
 
         Raises:
-            OSError: it cannot be written; what was there stays.
+            OSError: it cannot be written. The previous file is kept.
+        """
+
+    def create(self, name: str, data: bytes | memoryview) -> None:
+        """Write a file durably if none has this name. Of several writers that try at once, exactly one succeeds.
+
+        Raises:
+            FileExistsError: the name exists; its file is left as it is.
+            OSError: it cannot be written.
         """
 
     def adopt(self, file: Path, name: str) -> tuple[int, str]:
@@ -122,69 +130,73 @@ class Storage(Readable, Protocol):
         """
 
     def draft(self, name: str) -> AbstractContextManager["Writing"]:
-        """A large file, written while it is made.
+        """Open a large file that is written while its content is made.
 
-        After `publish` the content is durable and the name stands for the whole; that the name outlives a power cut is
-        sure after `sync`.
+        After `publish` its content is durable and the name stands for the whole file. The name itself survives a power
+        cut only after `sync`.
         """
 
     def write_unsynced(self, name: str, data: bytes) -> None:
-        """As `write`, for what a power cut may take: the name may then stand for nothing, or for a part."""
+        """Like `write`, without fsync: after a power cut the file may be missing or incomplete."""
 
     def sync(self) -> None:
-        """Make the names of the files right here durable."""
+        """Make the names of the files in this folder durable."""
 
     def delete(self, name: str) -> None:
-        """Remove a file, or a folder with all that is in it; nothing where there is none."""
+        """Remove a file, or a folder with everything in it. A missing name is not an error."""
 
     def listing(self) -> Listing:
-        """The files with their sizes and the folders right here, in no particular order, at the price of a listing and
-        not of a look at each.
+        """List the files with their sizes and the subfolders, in no particular order, without a request per file.
 
-        A link is what it leads to; one that leads nowhere is a file of 0 bytes, for the reason is met by reading it.
+        A link counts as its target. A link without a target counts as a file of 0 bytes, so that reading it reports the
+        reason.
 
         Raises:
-            FileNotFoundError: nothing is here.
-            NotADirectoryError: a file lies where a folder should.
+            FileNotFoundError: the folder does not exist.
+            NotADirectoryError: the location, or one above it, is a file.
             OSError: it cannot be listed.
         """
 
     def list_names(self) -> list[str]:
-        """The names of files and folders right here, sorted; none where nothing is here.
+        """Return the names of the files and subfolders, sorted; none if the folder does not exist.
 
         Raises:
-            NotADirectoryError: a file lies where a folder should.
+            NotADirectoryError: the location, or one above it, is a file.
         """
 
     def remove_partials(self, folder: str = "", *, complete: bool) -> None:
-        """Remove what a killed writer left in a folder: partial files, unfinished uploads.
+        """Remove what killed writers left in a folder: temporary files, unfinished uploads.
 
         Args:
-            folder: where.
-            complete: all is there that should be, nobody has anything to write any more. Before, what nobody can be
-                held off from writing stays: another may be writing it now.
+            folder: a subfolder, or this folder by default.
+            complete: everything is written and no other process writes here any more. Otherwise a storage without locks
+                removes nothing, because a live process may be writing it.
         """
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the location against another process that asks the same, where it can be held.
+        """Lock the location against other processes, where the storage has locks.
 
         Raises:
-            BlockingIOError: it is held.
+            BlockingIOError: another process holds the lock.
         """
 
     def free_bytes(self) -> int | None:
-        """Room for more, None where there is no end to it."""
+        """Return the free space, None if it is unlimited."""
 
 
 class RangeReads(ABC):
-    """Gives a storage that reads ranges `pieces`."""
+    """Implements `pieces` for a storage that reads ranges."""
 
     @abstractmethod
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """See `Storage.read_range`."""
 
     def pieces(self, name: str, piece_bytes: int) -> Iterator[bytes]:
-        """A whole file in pieces of at most `piece_bytes`, so that memory stays flat; a short piece is the last."""
+        """Read a whole file in pieces of `piece_bytes`, the last one shorter, so that memory stays flat.
+
+        Raises:
+            OSError: as `read_range`.
+        """
         at, got = 0, piece_bytes
         while got == piece_bytes:
             piece = self.read_range(name, at, piece_bytes)
@@ -194,10 +206,10 @@ class RangeReads(ABC):
 
 @contextmanager
 def writing_to(destination: Storage, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
-    """Say in a person's words that the storage refuses; errors of the type `but` pass.
+    """Turn an OSError of a write into a message for the user; errors of the type `but` pass through.
 
     Raises:
-        WorldError: in place of the system's OSError.
+        WorldError: in place of the OSError.
     """
     try:
         yield
@@ -207,27 +219,32 @@ def writing_to(destination: Storage, *, but: type[OSError] | tuple[()] = ()) -> 
         free = destination.free_bytes()
         room = f"make room ({free / 1e9:,.1f} GB are free) and " if free is not None else ""
         raise WorldError(
-            f"{destination.location} cannot be written: {error.strerror or error}. What is complete stays: "
+            f"{destination.location} cannot be written: {error.strerror or error}. Finished work is kept: "
             f"{room}run the same command again"
         ) from error
 
 
 def stored_xxh64(storage: Readable, name: str, chunk_bytes: int = 1 << 22) -> str:
-    """The xxh64 of a stored file, 16 hexadecimal digits, read in chunks so that memory stays flat.
+    """Return the xxh64 of a stored file, 16 hexadecimal digits, read in chunks so that memory stays flat.
 
     Raises:
         OSError: it cannot be read.
     """
-    digest = xxhash.xxh64()
-    for piece in storage.pieces(name, chunk_bytes):
-        digest.update(piece)
-    return digest.hexdigest()
+    return _xxh64(storage.pieces(name, chunk_bytes))
 
 
 def file_xxh64(path: Path, chunk_bytes: int = 1 << 22) -> str:
-    """The xxh64 of a file's content, 16 hexadecimal digits, read in chunks so that memory stays flat."""
-    digest = xxhash.xxh64()
+    """Return the xxh64 of a file on this machine; see `stored_xxh64`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(chunk_bytes):
-            digest.update(chunk)
+        return _xxh64(iter(lambda: file.read(chunk_bytes), b""))
+
+
+def _xxh64(pieces: Iterable[bytes | memoryview]) -> str:
+    digest = xxhash.xxh64()
+    for piece in pieces:
+        digest.update(piece)
     return digest.hexdigest()

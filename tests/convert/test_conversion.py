@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from imagenet_mds.cli.arguments import parse_size
-from imagenet_mds.cli.inspect import run_inspect
+from imagenet_mds.cli.inspect import inspect
+from imagenet_mds.cli.options import parse_size
 from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.dataset.subsets import parse_subset
 from imagenet_mds.errors import UserError, WorldError
@@ -323,15 +323,15 @@ def test_a_shard_of_which_nothing_can_be_used_has_no_file(small_tree: Path, tmp_
     assert convert_here(tree, tmp_path / "mds") == 0
 
 
-def test_a_dataset_is_summarised_on_one_screen(tree: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_inspect(str(dataset), as_json=False)
+def test_a_dataset_is_shown_in_a_screen(tree: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inspect(str(dataset))
     shown = capsys.readouterr().out
     manifest = manifest_at(dataset / "train")
     assert f"train: {manifest.fingerprint}\n  158 images in 10 classes, 15 to 16 in each\n" in shown
     assert f"from a tree of 160 images ({manifest.source.fingerprint}); check decode, seed 0" in shown
     assert "  changed: n90000000/n90000000_0.JPEG: CMYK JPEG to RGB JPEG\n" in shown
     with pytest.raises(UserError, match="is a file: give a folder"):
-        run_inspect(str(tree / "LOC_synset_mapping.txt"), as_json=False)
+        inspect(str(tree / "LOC_synset_mapping.txt"))
 
 
 def test_an_image_stored_once_is_decoded_as_it_was(small_tree: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_what_ray_cannot_write_is_reported(tree: Path, tmp_path: Path) -> None:
     conversion.mark_started()
     in_the_way = tmp_path / "val" / "shard.00001.mds"
     in_the_way.mkdir()
-    with pytest.raises(WorldError, match=r"val cannot be written: .* What is complete stays"):
+    with pytest.raises(WorldError, match=r"val cannot be written: .* Finished work is kept"):
         convert_split(conversion, 2, engine=run_tasks_on_ray)
     in_the_way.rmdir()
     assert convert_split(conversion, 2, engine=run_tasks_on_ray).samples == 50

@@ -168,7 +168,7 @@ def test_a_disk_that_refuses_is_reported_and_finished_shards_are_kept(tree: Path
     lines = outcome.stderr.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(
-        f"imagenet-mds: {dest}/train cannot be written: File too large. What is complete stays: make room ("
+        f"imagenet-mds: {dest}/train cannot be written: File too large. Finished work is kept: make room ("
     )
     assert lines[0].endswith(" GB are free) and run the same command again")
     complete = files(dest / "train")

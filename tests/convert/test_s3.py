@@ -4,13 +4,15 @@ import random
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from imagenet_mds.errors import UserError
-from imagenet_mds.storage import s3
+from imagenet_mds.storage import retry
 from imagenet_mds.storage.s3 import S3Storage
+from imagenet_mds.storage.s3_client import reset_client
 from tests.command import run, start
 from tests.convert.drawing import files, make_tree
 from tests.convert.running import convert_here
@@ -123,8 +125,8 @@ def test_an_expired_token_is_reported_in_one_line(proxy: Proxy, tree: Path) -> N
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("s3://nowhere/mds", "there is no such bucket: make it, or check the name (NoSuchBucket)"),
-        ("s3:///mds", "s3:///mds: give s3://BUCKET/PREFIX"),
+        ("s3://nowhere/mds", "there is no such bucket: create it, or check the name (NoSuchBucket)"),
+        ("s3:///mds", "s3:///mds: pass s3://BUCKET/PREFIX"),
         (f"s3://{BUCKET}/none", "there is no dataset at s3://imagenet/none"),
     ],
 )
@@ -221,17 +223,17 @@ def test_unfinished_uploads_are_aborted_once_all_is_complete(proxy: Proxy, serve
 
 def test_an_upload_that_another_run_has_ended_is_reported(proxy: Proxy) -> None:
     proxy.choose = lambda request: "ended" if "partNumber=2" in request.path else None
-    with pytest.raises(UserError, match="mds/shard: another process has completed what is made here"):
+    with pytest.raises(UserError, match="mds/shard: another process finished this work"):
         S3Storage.at(f"s3://{BUCKET}/mds").write("shard", bytes(40 << 20))
 
 
 def test_a_silent_line_is_given_up_after_botos_attempts(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "_READ_TIMEOUT_SECONDS", 0.1)
-    monkeypatch.setattr(s3, "_ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "READ_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(retry, "REQUEST_RETRIES", 2)
     proxy.choose = lambda request: "stall"
     with pytest.raises(OSError, match="Read timeout on endpoint URL"):
         S3Storage.at(f"s3://{BUCKET}/mds").read("object")
-    assert len(proxy.seen) == 1 + s3._ATTEMPTS
+    assert len(proxy.seen) == 1 + retry.REQUEST_RETRIES
 
 
 def test_no_credentials_are_reported(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -239,7 +241,7 @@ def test_no_credentials_are_reported(proxy: Proxy, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
-    s3._client.cache_clear()
+    reset_client()
     with pytest.raises(UserError, match="there are no AWS credentials: set AWS_ACCESS_KEY_ID"):
         S3Storage.at(f"s3://{BUCKET}/mds").read("object")
 
@@ -259,3 +261,55 @@ def test_names_and_parents(proxy: Proxy) -> None:
     assert storage.size_bytes("c/y") is None
     with pytest.raises(FileNotFoundError):
         storage.read("c/y")
+
+
+def test_an_object_is_created_once(proxy: Proxy) -> None:
+    storage = S3Storage.at(f"s3://{BUCKET}/lease")
+    storage.create("owner", b"first")
+    with pytest.raises(FileExistsError, match="The object exists"):
+        storage.create("owner", b"second")
+    assert storage.read("owner") == b"first"
+    storage.delete("owner")
+    storage.create("owner", memoryview(b"third"))
+    assert storage.read("owner") == b"third"
+
+
+def test_one_of_many_writers_creates_an_object(proxy: Proxy) -> None:
+    storage = S3Storage.at(f"s3://{BUCKET}/lease")
+
+    def create(number: int) -> int | None:
+        try:
+            storage.create("owner", b"%d" % number)
+        except FileExistsError:
+            return None
+        return number
+
+    with ThreadPoolExecutor(8) as pool:
+        winners = [number for number in pool.map(create, range(8)) if number is not None]
+    assert len(winners) == 1
+    assert storage.read("owner") == b"%d" % winners[0]
+
+
+def test_an_object_whose_answer_was_lost_counts_as_created(proxy: Proxy) -> None:
+    faults = iter(["lost"])
+    proxy.choose = lambda request: next(faults, None) if request.method == "PUT" else None
+    storage = S3Storage.at(f"s3://{BUCKET}/lease")
+    storage.create("owner", b"first")
+    assert [request.method for request, _ in proxy.seen] == ["PUT", "PUT", "HEAD"]
+    assert storage.read("owner") == b"first"
+
+
+def test_a_write_in_flight_is_a_conflict_only_if_it_succeeds(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "CREATE_ATTEMPTS", 3)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE_SECONDS", 0.01)
+    storage = S3Storage.at(f"s3://{BUCKET}/lease")
+    faults = iter(["conflict"])
+    proxy.choose = lambda request: next(faults, None) if request.method == "PUT" else None
+    storage.create("owner", b"first")
+    proxy.choose = lambda request: "conflict" if request.method == "PUT" else None
+    with pytest.raises(FileExistsError):
+        storage.create("owner", b"second")
+    assert storage.read("owner") == b"first"
+    with pytest.raises(OSError, match="Another write was in flight 3 times"):
+        storage.create("other", b"first")
+    assert storage.size_bytes("other") is None

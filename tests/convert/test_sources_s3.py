@@ -10,9 +10,10 @@ import pytest
 
 from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds.storage import s3
+from imagenet_mds.storage import retry
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.storage.s3 import S3Storage
+from imagenet_mds.storage.s3_client import reset_client
 from imagenet_mds.vocabulary import SPLITS, SourceKind
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.run import convert_split
@@ -192,7 +193,7 @@ def test_a_key_that_vanishes_after_the_listing_is_left_out_with_its_reason(
 def test_a_read_that_fails_otherwise_leaves_nothing_out(
     local: Path, tmp_path: Path, upload: Callable[[Path, str], str], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "_BODY_ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "BODY_ATTEMPTS", 2)
     source = open_source(upload(local / "tree", "raw"))
     conversion = SplitConversion.plan_for(source, "val", LocalStorage(tmp_path), Policy())
     bad = conversion.samples[2].key
@@ -204,10 +205,10 @@ def test_a_read_that_fails_otherwise_leaves_nothing_out(
         build_shard(conversion.task(0))
 
 
-def test_a_listing_that_is_not_answered_is_reported(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "_READ_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(s3, "_ATTEMPTS", 2)
-    s3._client.cache_clear()
+def test_a_listing_that_is_not_answered_is_said(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "READ_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(retry, "REQUEST_RETRIES", 2)
+    reset_client()
     proxy.choose = lambda request: "stall"
     with pytest.raises(UserError, match=rf"s3://{BUCKET}/raw cannot be listed: Read timeout"):
         open_source(f"s3://{BUCKET}/raw")

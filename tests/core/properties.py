@@ -1,10 +1,10 @@
-"""How properties are tested: the same examples in every run, however slow the machine, and nothing left on the disk."""
+"""Settings of property tests: the same examples in every run, no deadline, and nothing stored on the disk."""
 
 from hypothesis import HealthCheck, settings
 
 
 def load_profile() -> None:
-    """Make it so for this process."""
+    """Apply the settings to this process."""
     settings.register_profile(
         "imagenet-mds",
         deadline=None,

@@ -1,4 +1,4 @@
-"""Shards fetched to a disk of this machine: each once, verified, and never under its name before it is whole."""
+"""The shard cache: each shard is fetched once, verified, and gets its name only when it is complete."""
 
 import multiprocessing
 import os
@@ -23,27 +23,27 @@ from tests.support.datasets import info_at
 
 @dataclass(frozen=True)
 class Elsewhere(LocalStorage):
-    """A dataset on a disk that counts what is read of it, slowly if told, and lies if told."""
+    """A dataset on a disk that records its reads, and may be slow or return wrong data."""
 
     log: Path = Path("log")
     seconds: float = 0.0
     lie: Callable[[str, bytes], bytes] = field(default=lambda name, data: data)
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        """As it is, or as `lie` makes it."""
+        """Read a range, and pass it through `lie`."""
         with open(self.log, "a", encoding="ascii") as log:
             log.write(f"{name}\n")
         time.sleep(self.seconds)
         return self.lie(name, super().read_range(name, start, length))
 
     def reads(self) -> list[str]:
-        """The names that were read from, in order."""
+        """Return the names that were read, in order."""
         return self.log.read_text(encoding="ascii").splitlines() if self.log.exists() else []
 
 
 @dataclass(frozen=True)
 class Case:
-    """A split elsewhere and its empty folder here."""
+    """A remote split and an empty cache for it."""
 
     remote: Elsewhere
     shard_cache: ShardCache
@@ -51,8 +51,8 @@ class Case:
 
 
 def case(dataset: Path, tmp_path: Path, limit_bytes: int | None = None, **options: object) -> Case:
-    """The training split, ready to be fetched."""
-    remote = Elsewhere(dataset / "train", log=tmp_path / "log", **options)  # type: ignore[arg-type] # of the test's
+    """Prepare a cache for the training split."""
+    remote = Elsewhere(dataset / "train", log=tmp_path / "log", **options)  # type: ignore[arg-type] # options of the test
     files = ShardCache(tmp_path / "cache", remote, limit_bytes)
     info = info_at(dataset / "train")
     files.prepare(info.shards)
@@ -60,11 +60,11 @@ def case(dataset: Path, tmp_path: Path, limit_bytes: int | None = None, **option
 
 
 def names(shard_cache: ShardCache) -> set[str]:
-    """What lies in the folder, but for what serves to hold and to tell."""
+    """Return the names in the folder, without the locks and the index."""
     return {path.name for path in shard_cache.folder.iterdir()} - {".held", "index.json"}
 
 
-def test_a_shard_is_fetched_once_and_is_what_it_was(dataset: Path, tmp_path: Path) -> None:
+def test_a_shard_is_fetched_once_and_unchanged(dataset: Path, tmp_path: Path) -> None:
     here = case(dataset, tmp_path)
     for _ in range(2):
         for shard in here.info.shards:
@@ -99,7 +99,7 @@ def _fetch_all(shard_cache: ShardCache, info: SplitInfo, number: int) -> None:
             assert shard_cache.path(shard.basename).stat().st_size == shard.size_bytes
 
 
-def test_one_that_is_being_fetched_is_not_waited_for_unless_asked(dataset: Path, tmp_path: Path) -> None:
+def test_fetch_without_wait_returns_while_another_process_fetches(dataset: Path, tmp_path: Path) -> None:
     here = case(dataset, tmp_path)
     shard = here.info.shards[0]
     with here.shard_cache._lock(shard.basename, wait=True) as lock:
@@ -108,7 +108,7 @@ def test_one_that_is_being_fetched_is_not_waited_for_unless_asked(dataset: Path,
     assert here.shard_cache.fetch(shard, wait=False)
 
 
-def test_ahead_fetches_what_is_near_and_no_more(dataset: Path, tmp_path: Path) -> None:
+def test_the_prefetcher_stays_within_its_distance(dataset: Path, tmp_path: Path) -> None:
     here = case(dataset, tmp_path)
     needs = [Need(shard, 10 * place, 10 * place + 9) for place, shard in enumerate(here.info.shards)]
     with Prefetcher(here.shard_cache, needs, distance=25, threads=2) as ahead:
@@ -128,7 +128,7 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_an_error_ahead_is_met_by_who_needs_the_shard(dataset: Path, tmp_path: Path) -> None:
+def test_an_error_of_the_prefetcher_is_raised_to_the_reader_of_the_shard(dataset: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "mds"))
     here = case(copy, tmp_path)
     first, second = here.info.shards[:2]
@@ -142,17 +142,17 @@ def test_an_error_ahead_is_met_by_who_needs_the_shard(dataset: Path, tmp_path: P
 @pytest.mark.parametrize(
     "lie", [lambda _, data: data[:-1], lambda _, data: data + b"!", lambda _, data: bytes(len(data)), lambda *_: b""]
 )
-def test_what_is_not_what_the_index_says_never_gets_its_name(
+def test_a_shard_with_wrong_content_never_gets_its_name(
     dataset: Path, tmp_path: Path, lie: Callable[[str, bytes], bytes]
 ) -> None:
     here = case(dataset, tmp_path, lie=lie)
-    with pytest.raises(WorldError, match=r"shard\.00000\.mds is broken: it has .* Mend it with `imagenet-mds verify"):
+    with pytest.raises(WorldError, match=r"shard\.00000\.mds is broken: it has .* Repair it with `imagenet-mds verify"):
         here.shard_cache.fetch(here.info.shards[0])
     assert names(here.shard_cache) == set()
-    assert len(here.remote.reads()) >= 3, "what came wrong once may come right"
+    assert len(here.remote.reads()) >= 3, "a wrong download is repeated"
 
 
-def test_what_came_wrong_once_is_fetched_again(dataset: Path, tmp_path: Path) -> None:
+def test_a_wrong_download_is_repeated(dataset: Path, tmp_path: Path) -> None:
     seen: list[str] = []
 
     def lie(name: str, data: bytes) -> bytes:
@@ -181,7 +181,7 @@ def test_a_shard_that_changed_on_the_disk_is_removed_and_fetched_again(
     else:
         del data[-100:]
     path.write_bytes(data)
-    os.utime(here.shard_cache.path(here.info.shards[4].basename))  # touched, and whole
+    os.utime(here.shard_cache.path(here.info.shards[4].basename))  # touched, but whole
     checked: list[str] = []
     faults = here.shard_cache.drop_broken(here.info.shards, 2, lambda shard: checked.append(shard.basename))
     assert [shard for shard, _ in faults] == [broken]
@@ -193,7 +193,7 @@ def test_a_shard_that_changed_on_the_disk_is_removed_and_fetched_again(
     assert "again" not in checked
 
 
-def test_a_limit_is_kept_and_what_is_in_use_goes_last(dataset: Path, tmp_path: Path) -> None:
+def test_a_limit_holds_and_shards_in_use_are_evicted_last(dataset: Path, tmp_path: Path) -> None:
     info = info_at(dataset / "train")
     limit_bytes = 8 * max(shard.size_bytes for shard in info.shards)
     here = case(dataset, tmp_path, limit_bytes)
@@ -207,9 +207,9 @@ def test_a_limit_is_kept_and_what_is_in_use_goes_last(dataset: Path, tmp_path: P
     assert {shard.basename for shard in info.shards} <= {path.name for path in (dataset / "train").iterdir()}
 
 
-def test_a_limit_with_no_room_for_a_few_shards_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_a_limit_without_room_for_eight_shards_is_refused(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"--cache-limit of 100,000 bytes: give room for 8 shards at least, 5\d\d,\d\d\d bytes"
+        UserError, match=r"--cache-limit of 100,000 bytes: allow for at least 8 shards, 5\d\d,\d\d\d bytes"
     ):
         case(dataset, tmp_path, 100_000)
 
@@ -219,7 +219,7 @@ def test_a_disk_with_no_room_is_refused_before_anything_is_fetched(
 ) -> None:
     monkeypatch.setattr(LocalStorage, "free_bytes", lambda storage: 1_000_000)
     with pytest.raises(
-        UserError, match=r"would take 0\.0 GB more and its disk has 0\.0 GB free: give --cache FOLDER on"
+        UserError, match=r"would take 0\.0 GB more and its disk has 0\.0 GB free: pass --cache FOLDER on"
     ):
         case(dataset, tmp_path)
     here = case(dataset, tmp_path, limit_bytes=900_000)
@@ -245,7 +245,7 @@ def test_another_dataset_has_another_folder(dataset: Path, few_classes: Path, tm
     assert all(folder.parent.parent == tmp_path for folder in folders)
 
 
-def test_all_that_is_missing_where_it_lies_is_named(dataset: Path, tmp_path: Path) -> None:
+def test_all_shards_missing_from_the_remote_are_named(dataset: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "mds"))
     split = Dataset.at(str(copy), tmp_path / "cache").split("train")
     shards = split.info.shards
@@ -256,7 +256,7 @@ def test_all_that_is_missing_where_it_lies_is_named(dataset: Path, tmp_path: Pat
         split.check_available(shards)
 
 
-def test_what_a_killed_fetch_left_is_written_over(dataset: Path, tmp_path: Path) -> None:
+def test_the_partial_download_of_a_killed_process_is_overwritten(dataset: Path, tmp_path: Path) -> None:
     here = case(dataset, tmp_path)
     shard = here.info.shards[0]
     (here.shard_cache.folder / f".{shard.basename}.tmp").write_bytes(bytes(10 * shard.size_bytes))
@@ -268,7 +268,7 @@ def test_what_a_killed_fetch_left_is_written_over(dataset: Path, tmp_path: Path)
     assert names(here.shard_cache) == {shard.basename}
 
 
-def test_what_others_are_fetching_takes_room_too(dataset: Path, tmp_path: Path) -> None:
+def test_downloads_of_other_processes_take_room(dataset: Path, tmp_path: Path) -> None:
     largest = max(shard.size_bytes for shard in info_at(dataset / "train").shards)
     here = case(dataset, tmp_path, 8 * largest)
     first, second = here.info.shards[:2]
@@ -280,8 +280,8 @@ def test_what_others_are_fetching_takes_room_too(dataset: Path, tmp_path: Path) 
         assert here.shard_cache.fetch(first)
 
 
-def test_what_a_killed_process_was_fetching_takes_no_room(dataset: Path, tmp_path: Path) -> None:
-    """It died after this process had begun."""
+def test_partial_downloads_of_killed_processes_take_no_room(dataset: Path, tmp_path: Path) -> None:
+    """It died after this process prepared the cache."""
     largest = max(shard.size_bytes for shard in info_at(dataset / "train").shards)
     here = case(dataset, tmp_path, 8 * largest)
     first, second = here.info.shards[:2]
@@ -290,7 +290,7 @@ def test_what_a_killed_process_was_fetching_takes_no_room(dataset: Path, tmp_pat
     assert names(here.shard_cache) == {first.basename}
 
 
-def test_a_limit_below_what_an_epoch_reads_at_once_is_said(dataset: Path, tmp_path: Path) -> None:
+def test_a_limit_below_what_an_epoch_reads_at_once_gives_a_warning(dataset: Path, tmp_path: Path) -> None:
     location, shards = str(dataset), info_at(dataset / "train").shards
     size_bytes = sum(shard.size_bytes for shard in shards)
     largest = max(shard.size_bytes for shard in shards)

@@ -30,7 +30,7 @@ HEAVY = {"torch", "torchvision", "composer", "streaming", "torchmetrics", "numpy
 
 
 def _surface() -> list[str]:
-    """A line a command: its name, its arguments, its options."""
+    """Return one line per command: its name, its arguments, its options."""
     lines = []
     pending = [("imagenet-mds", typer.main.get_command(app))]
     while pending:
@@ -46,7 +46,7 @@ def _surface() -> list[str]:
     return sorted(lines)
 
 
-def test_the_surface_of_the_command_line_is_as_it_was() -> None:
+def test_the_surface_of_the_command_line_is_unchanged() -> None:
     assert _surface() == SURFACE.replace("\\\n", "").strip().splitlines()
 
 
@@ -69,7 +69,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert not imported & HEAVY
 
 
-def test_no_command_of_the_converter_imports_torch_or_what_does(tree: object, dataset: object) -> None:
+def test_commands_of_the_converter_import_neither_torch_nor_its_dependents(tree: object, dataset: object) -> None:
     for arguments in (["convert", str(tree), "none", "--plan"], ["inspect", str(dataset)], ["verify", str(dataset)]):
         assert not _imported(*arguments) & {"torch", "torchvision", "composer", "streaming", "torchmetrics", "wandb"}
 
@@ -84,7 +84,7 @@ def test_no_command_of_the_converter_imports_torch_or_what_does(tree: object, da
         (["convert", "a", "b", "--shard_size", "1"], "No such option: --shard_size"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_with_the_way_to_help(arguments: list[str], words: str) -> None:
+def test_a_usage_error_is_one_line_that_refers_to_the_help(arguments: list[str], words: str) -> None:
     outcome = run(*arguments)
     assert outcome.status == 2
     assert outcome.out == ""
@@ -94,7 +94,7 @@ def test_a_wrong_command_line_is_one_line_with_the_way_to_help(arguments: list[s
     assert "--help`." in outcome.err
 
 
-def test_a_users_mistake_is_one_line_without_a_traceback(tmp_path: object) -> None:
+def test_a_user_error_is_one_line_without_a_traceback(tmp_path: object) -> None:
     outcome = run("inspect", f"{tmp_path}/none")
     assert (outcome.status, outcome.out) == (2, "")
     assert outcome.err == (

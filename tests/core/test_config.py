@@ -1,4 +1,4 @@
-"""The configuration: what ships loads and is what the table of the phases says; mistakes are named with the mend."""
+"""The configuration: shipped files load and match the table of the phases; mistakes are reported with a fix."""
 
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def test_a_wrong_value_is_shown_with_what_it_should_be(override: str, words: str
     assert "phase1.yaml" not in message, "what was typed is not blamed on the file"
 
 
-def test_all_that_is_wrong_is_said_at_once_each_thing_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(UserError) as caught:
         parse_config({"global_batch_size": 0, "optimizer": {"lr": "x"}, "data": {"subset": "huge"}}, "mine.yaml")
     assert str(caught.value).split("; ") == [
@@ -160,7 +160,7 @@ def test_all_that_is_wrong_is_said_at_once_each_thing_once() -> None:
         ("a: 1\na: 2\n", "mine.yaml"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_said_to_be_none(tmp_path: Path, text: str, words: str) -> None:
+def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=words) as caught:
         load_config(str(tmp_path / "mine.yaml"))
@@ -168,7 +168,7 @@ def test_a_file_that_is_no_configuration_is_said_to_be_none(tmp_path: Path, text
 
 
 @pytest.mark.parametrize("override", ["lr", "=1", "--lr=1"])
-def test_what_is_not_an_override_is_said_to_be_none(override: str) -> None:
+def test_text_that_is_not_an_override_is_refused(override: str) -> None:
     with pytest.raises(UserError, match=r"is not an override: write key=value"):
         load_config("phase1", [override])
 
@@ -180,13 +180,13 @@ def test_an_override_that_cannot_be_merged_is_named(override: str) -> None:
     assert override in str(caught.value) or override.split(".")[0] in str(caught.value)
 
 
-def test_ranks_that_were_typed_are_not_blamed_on_the_file() -> None:
+def test_a_wrong_ranks_option_is_not_blamed_on_the_file() -> None:
     with pytest.raises(UserError, match=r"^global_batch_size 64 does not divide over 3 ranks$"):
         load_config("phase1", ranks=3)
 
 
-def test_a_configuration_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no configuration phase9: pass a YAML file, or one of demo, dev, "):
+def test_a_missing_configuration_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no configuration phase9: give a YAML file, or one of demo, dev, "):
         load_config("phase9")
     with pytest.raises(UserError, match="there is no configuration"):
         load_config(str(tmp_path))
@@ -200,7 +200,7 @@ def test_known_keys_reach_into_every_group() -> None:
     )
 
 
-def test_the_recipe_leaves_out_where_and_how_fast_it_runs() -> None:
+def test_the_recipe_excludes_settings_of_place_and_speed() -> None:
     config = load_config("phase3")
     moved = load_config(
         "phase3",

@@ -1,4 +1,4 @@
-"""Fingerprints name a value by its content, and differences are said with both values."""
+"""Fingerprints identify a value by its content, and differences show both values."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_a_fingerprint_is_16_digits_that_never_change() -> None:
 
 
 @given(TREES)
-def test_the_order_of_keys_and_a_way_through_json_do_not_matter(tree: dict[str, Any]) -> None:
+def test_neither_the_order_of_keys_nor_a_round_trip_through_json_matters(tree: dict[str, Any]) -> None:
     assert fingerprint(tree) == fingerprint(_reversed(tree)) == fingerprint(json.loads(json.dumps(tree)))
 
 
@@ -40,7 +40,7 @@ def test_the_order_of_lists_matters() -> None:
 
 
 @given(TREES, TREES)
-def test_trees_have_one_name_exactly_when_nothing_differs(before: dict[str, Any], now: dict[str, Any]) -> None:
+def test_fingerprints_are_equal_exactly_when_nothing_differs(before: dict[str, Any], now: dict[str, Any]) -> None:
     assert (fingerprint(before) == fingerprint(now)) == (differences(before, now) == [])
 
 

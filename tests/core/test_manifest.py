@@ -1,4 +1,4 @@
-"""The manifest: what is not there is explained, and what does not hold together is refused."""
+"""The manifest: a missing one is explained, and an inconsistent one is refused."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def test_a_manifest_says_what_the_split_holds(dataset: Path) -> None:
     assert manifest.classes_fingerprint == manifest_at(dataset / "val").classes_fingerprint
 
 
-def test_a_manifest_holds_nothing_of_when_where_and_how_fast(dataset: Path) -> None:
+def test_a_manifest_records_no_time_place_or_speed(dataset: Path) -> None:
     manifest = json.loads((dataset / "train" / MANIFEST_BASENAME).read_bytes())
     assert sorted(manifest) == [
         "changed",
@@ -52,7 +52,7 @@ def test_a_manifest_holds_nothing_of_when_where_and_how_fast(dataset: Path) -> N
     assert str(dataset.parent) not in json.dumps(manifest)
 
 
-def test_the_names_of_content_and_conversion_never_change() -> None:
+def test_the_fingerprints_of_content_and_conversion_never_change() -> None:
     source = SourceEntry(kind="tree", samples=2, fingerprint="0123456789abcdef")
     assert conversion_fingerprint("train", source, Policy()) == "79fa7c26a1fef0bf"
     assert content_fingerprint([], []) == "23ed6cdbf2403e14"
@@ -96,7 +96,7 @@ def _nothing(root: Path) -> None:
         (_nothing, "{root} has no train/ (it holds no split): convert it"),
     ],
 )
-def test_why_there_is_no_manifest_is_said(tmp_path: Path, prepare: Callable[[Path], None], words: str) -> None:
+def test_a_missing_manifest_is_explained(tmp_path: Path, prepare: Callable[[Path], None], words: str) -> None:
     root = tmp_path / "mds"
     root.mkdir()
     prepare(root)
@@ -105,7 +105,7 @@ def test_why_there_is_no_manifest_is_said(tmp_path: Path, prepare: Callable[[Pat
     assert words.format(root=root) in str(caught.value)
 
 
-def test_a_manifest_that_the_disk_does_not_give_is_said(tmp_path: Path) -> None:
+def test_an_unreadable_manifest_is_reported(tmp_path: Path) -> None:
     (tmp_path / "train" / MANIFEST_BASENAME).mkdir(parents=True)
     with pytest.raises(UserError, match=r"manifest\.json cannot be read: Is a directory"):
         manifest_at(tmp_path / "train")
@@ -152,10 +152,10 @@ def test_a_manifest_edited_by_hand_is_refused(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
-def test_a_manifest_that_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST_BASENAME).write_text(text)
     with pytest.raises(
-        UserError, match=r"restore it, or make it anew with `imagenet-mds convert SOURCE .* --overwrite`"
+        UserError, match=r"restore it, or convert again with `imagenet-mds convert SOURCE .* --overwrite`"
     ):
         manifest_at(tmp_path)
 

@@ -1,4 +1,4 @@
-"""The shard format: what is written is what the library writes and reads, and what is not whole is refused."""
+"""The shard format: Streaming reads our shards and writes the same ones, and damaged shards are refused."""
 
 import json
 import struct
@@ -27,7 +27,7 @@ THREE = [Record(7, b"\xff\xd8abc\xff\xd9", 3), Record(0, b"", 0), Record(1 << 40
 
 @pytest.fixture(scope="module")
 def shard_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A place to write shards to, again and again."""
+    """Return a file to write shards to."""
     return tmp_path_factory.mktemp("shard") / "shard.00000.mds"
 
 
@@ -37,12 +37,12 @@ def test_a_shard_gives_back_its_records(shard_file: Path, records: list[Record])
     assert list(read_shard(shard_file)) == records
 
 
-def test_the_bytes_of_a_shard_stay_the_same_for_ever() -> None:
+def test_the_bytes_of_a_shard_never_change() -> None:
     data = encode_shard(THREE, 1 << 26)
     assert (len(data), xxhash.xxh64(data).hexdigest()) == (302, "b9a45eb827e0aa37")
 
 
-def test_a_shard_is_what_the_librarys_own_writer_writes(tree: Path, tmp_path: Path) -> None:
+def test_a_shard_equals_that_of_streamings_own_writer(tree: Path, tmp_path: Path) -> None:
     files = sorted((tree / "val").glob("*/*.JPEG"))[:5]
     columns = {"i": "int", "x": "jpeg", "y": "int"}
     with MDSWriter(out=str(tmp_path), columns=columns, hashes=["xxh64"], size_limit=1 << 20, progress_bar=False) as out:
@@ -55,7 +55,7 @@ def test_a_shard_is_what_the_librarys_own_writer_writes(tree: Path, tmp_path: Pa
     assert described == json.loads((tmp_path / "index.json").read_bytes())
 
 
-def test_a_shard_cut_short_anywhere_is_refused(shard_file: Path) -> None:
+def test_a_truncated_shard_is_refused(shard_file: Path) -> None:
     whole = encode_shard(THREE, 1 << 26)
     for length in range(len(whole)):
         shard_file.write_bytes(whole[:length])
@@ -70,7 +70,9 @@ def test_a_shard_with_bytes_after_its_end_is_refused(shard_file: Path) -> None:
 
 
 @given(st.data())
-def test_a_wrong_table_of_samples_gives_a_sentence_and_no_struct_error(shard_file: Path, data: st.DataObject) -> None:
+def test_a_wrong_table_of_samples_gives_a_message_instead_of_a_struct_error(
+    shard_file: Path, data: st.DataObject
+) -> None:
     broken = bytearray(encode_shard(THREE, 1 << 26))
     place = data.draw(st.integers(1, 2))
     offset = data.draw(st.integers(0, (1 << 32) - 1).filter(lambda value: value != _offset(broken, place)))
@@ -86,7 +88,7 @@ def _offset(shard: bytearray, place: int) -> int:
 
 
 def test_a_shard_beyond_its_offsets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The real end is 4 GiB, more than a test should take.
+    # The real limit is 4 GiB, too much for a test.
     assert mds._OFFSETS_END == 1 << 32
     monkeypatch.setattr(mds, "_OFFSETS_END", 1 << 20)
     block = bytes(1 << 16)
@@ -96,7 +98,7 @@ def test_a_shard_beyond_its_offsets_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 @given(st.lists(st.tuples(st.binary(max_size=300), st.booleans()), min_size=1, max_size=20))
-def test_a_shard_made_in_a_used_buffer_with_samples_left_out_is_the_one_made_at_once(
+def test_a_reused_buffer_and_missing_samples_do_not_change_a_shard(
     drawn: list[tuple[bytes, bool]],
 ) -> None:
     records = [Record(index, jpeg, index % 3) for index, (jpeg, _) in enumerate(drawn)]
@@ -108,7 +110,7 @@ def test_a_shard_made_in_a_used_buffer_with_samples_left_out_is_the_one_made_at_
     assert bytes(encoder.finish()) == encode_shard(kept, 1 << 26)
 
 
-def test_what_was_given_out_to_be_written_stays_where_a_buffer_was_short() -> None:
+def test_a_view_does_not_change_when_the_buffer_grows() -> None:
     encoder = ShardEncoder(100, 1 << 26, bytearray(600), images_bytes=50)
     views = []
     for index in range(100):
@@ -135,7 +137,7 @@ def test_the_stock_dataset_reads_every_sample_pixel_for_pixel(tree: Path, datase
         assert (in_source[sample["i"]], wnids[sample["y"]]) == (key, key.split("/")[0])
         with Image.open(tree / split / key) as image:
             if key in changed:
-                # A JPEG of what the source shows: alike, not equal.
+                # The image was encoded again, so it is similar, not equal.
                 assert np.abs(_pixels(image).astype(int) - _pixels(sample["x"])).mean() < 4
             else:
                 assert np.array_equal(_pixels(image), _pixels(sample["x"]))
@@ -143,7 +145,7 @@ def test_the_stock_dataset_reads_every_sample_pixel_for_pixel(tree: Path, datase
 
 @pytest.fixture(scope="module")
 def tiled(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same images with restart tiles."""
+    """Convert the same images with restart tiles."""
     root = tmp_path_factory.mktemp("tiled") / "mds"
     done("convert", tree, root, "--tiles", "--shard-size", "64KiB")
     return root
@@ -156,7 +158,7 @@ def test_the_stock_imagenet_dataset_reads_images_and_classes(
 ) -> None:
     root: Path = request.getfixturevalue(form)
     manifest, keys = manifest_at(root / split), keys_at(root / split)
-    # Not all pictures of the tree can have tiles, but most do.
+    # Most images of the tree can have tiles, but not all.
     assert (manifest.tiled > manifest.samples // 2) == (form == "tiled")
     changed = {entry.key for entry in manifest.changed}
     stock = StreamingImageNet(
@@ -178,7 +180,7 @@ def test_the_stock_imagenet_dataset_reads_images_and_classes(
         *(("str", "12"), ("str_int", 12), ("str_float", 7.0), ("float32", 7.0)),
     ],
 )
-def test_a_label_of_any_encoding_is_read_as_the_library_reads_it(encoding: str, value: Any) -> None:
+def test_a_label_of_any_encoding_is_read_as_streaming_reads_it(encoding: str, value: Any) -> None:
     from streaming.base.format.mds.encodings import mds_decode, mds_encode
 
     data = mds_encode(encoding, value)

@@ -1,4 +1,4 @@
-"""Progress for people who read a log file."""
+"""Progress in log files."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from imagenet_mds.progress import ProgressLine
 
 
-def test_a_log_gets_a_plain_line_now_and_then(
+def test_a_log_gets_a_plain_line_every_few_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0
@@ -23,13 +23,13 @@ def test_a_log_gets_a_plain_line_now_and_then(
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_what_was_done_before_is_in_the_count_and_not_in_the_rate(
+def test_resumed_work_is_in_the_count_but_not_in_the_rate(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
     now = 100.0
     monkeypatch.setattr("imagenet_mds.progress.time.monotonic", lambda: now)
     with ProgressLine("train", 400_000, "images", as_json=as_json) as line:
-        line.keep(390_000)
+        line.resume_from(390_000)
         now += 10.0
         line.advance(0)
         now += 10.0
@@ -48,7 +48,7 @@ def test_what_was_done_before_is_in_the_count_and_not_in_the_rate(
         ]
 
 
-def test_nothing_is_said_of_what_is_done_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressLine("val", 1, "images") as line:
         line.advance(1)
     assert capsys.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""The files shipped with the program."""
+"""Files that ship with the program."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def test_the_configurations_are_found_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["phase4", "", "../configs/phase1", "phase1.yaml"])
-def test_no_other_name_is_a_configuration(name: str) -> None:
+def test_other_names_are_not_configurations(name: str) -> None:
     assert resources.config_path(name) is None
 
 

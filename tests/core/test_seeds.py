@@ -1,4 +1,4 @@
-"""The sample's own seed."""
+"""Sample seeds."""
 
 from itertools import product
 
@@ -17,7 +17,7 @@ def test_seeds_never_change() -> None:
     ]
 
 
-def test_no_two_in_a_block_of_runs_epochs_and_samples_are_alike() -> None:
+def test_seeds_of_runs_epochs_and_samples_are_distinct() -> None:
     block = list(product(range(4), range(20), range(1000)))
     seeds = {sample_seed(*numbers) for numbers in block}
     assert len(seeds) == len(block)

@@ -1,4 +1,4 @@
-"""What is wrong with a shard file, in words."""
+"""Faults of shard files."""
 
 from pathlib import Path
 
@@ -30,15 +30,13 @@ def test_a_whole_shard_has_no_fault(tmp_path: Path) -> None:
         (DATA[::-1], f"xxh64 is {describe_shard('', DATA[::-1], 1).xxh64}, the manifest has {_entry('').xxh64}"),
     ],
 )
-def test_each_fault_is_said(tmp_path: Path, content: bytes | None, words: str) -> None:
+def test_each_fault_is_described(tmp_path: Path, content: bytes | None, words: str) -> None:
     if content is not None:
         (tmp_path / "a").write_bytes(content)
     assert words in str(shard_fault(LocalStorage(tmp_path), _entry("a")))
 
 
-def test_what_the_disk_refuses_to_read_is_a_fault_and_not_a_crash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_error_is_a_fault_and_not_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(storage: Storage, name: str) -> str:
         raise OSError(5, "Input/output error", name)
 

@@ -1,4 +1,4 @@
-"""The tile table and the cut: it shows what the whole picture shows there, and no damaged table is believed."""
+"""The tile table and the cut: a cut has the pixels of the whole image, and a damaged table is refused."""
 
 import struct
 import subprocess
@@ -35,25 +35,25 @@ def _parsed(encoded: bytes) -> Table:
 
 
 @given(st.lists(st.integers(0, LONGEST_SEGMENT_BYTES), min_size=1, max_size=50), st.integers(0, 1), st.integers(0, 255))
-def test_a_table_gives_back_what_it_was_given(lengths: list[int], inner_fill: int, last_fill: int) -> None:
+def test_a_table_survives_encoding_and_decoding(lengths: list[int], inner_fill: int, last_fill: int) -> None:
     table = _parsed(Table(np.array(lengths), inner_fill, last_fill).encode())
     assert (table.lengths_bytes.tolist(), table.inner_fill, table.last_fill) == (lengths, inner_fill, last_fill)
 
 
-def test_the_layout_of_a_table_stays_the_same_for_ever() -> None:
+def test_the_layout_of_a_table_never_changes() -> None:
     encoded = Table(np.array([1, 258, 65_535]), 1, 127).encode()
     assert encoded.hex() == "ffeb0016" + b"MDSTILES\0".hex() + "0001" + "01017f" + "00010102ffff"
 
 
 @pytest.mark.parametrize("segments", [32_759, 32_760, 100_000])
-def test_a_long_table_goes_on_in_the_next_segment(segments: int) -> None:
+def test_a_long_table_continues_in_the_next_segment(segments: int) -> None:
     lengths = np.arange(segments) % 65_536
     encoded = Table(lengths, 0, 0).encode()
     assert encoded.count(b"MDSTILES\0") == -(-(2 * segments + 3) // 65_522)
     assert np.array_equal(_parsed(encoded).lengths_bytes, lengths)
 
 
-def test_a_table_says_nothing_that_it_has_no_room_for() -> None:
+def test_a_table_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="longer than 65,535 bytes"):
         Table(np.array([5, 65_536]), 1, 0).encode()
     with pytest.raises(ValueError, match="more than the table can hold"):
@@ -64,12 +64,12 @@ def test_a_table_with_a_part_missing_or_out_of_order_is_refused() -> None:
     encoded = Table(np.arange(100_000) % 65_536, 0, 0).encode()
     parts = [encoded[at : at + 65_537] for at in range(0, len(encoded), 65_537)]
     for wrong in (parts[:-1], parts[1:], parts[::-1], [*parts, parts[-1]], [parts[0]]):
-        with pytest.raises(ValueError, match="not all there, in order"):
+        with pytest.raises(ValueError, match="incomplete or out of order"):
             _parsed(b"".join(wrong))
 
 
 def _tiled(kind: str) -> bytes:
-    """A picture in 2 to 5 columns and some rows of segments."""
+    """Return an image with 2 to 5 columns and some rows of segments."""
     if kind == "grey":
         return with_table(jpeg(picture(157, 109).convert("L"), quality=90, restart_marker_blocks=5))
     if kind == "RGB":
@@ -90,7 +90,7 @@ KINDS = ["grey", "RGB", "pillow 4:2:0", "pillow 4:2:2", *SAMPLINGS]
 
 
 def _boxes(width: int, height: int, count: int) -> list[tuple[int, int, int, int]]:
-    """Boxes of all sizes; the first ones touch the corners."""
+    """Return boxes of all sizes; the first ones touch the corners."""
     random = np.random.Generator(np.random.PCG64(0))
     drawn = [(*sorted(random.choice(width + 1, 2, False)), *sorted(random.choice(height + 1, 2, False)))]
     while len(drawn) < count:
@@ -100,7 +100,7 @@ def _boxes(width: int, height: int, count: int) -> list[tuple[int, int, int, int
 
 
 def _within(pixels: Pixels, box: tuple[int, int, int, int], eighths: int, corner: tuple[int, int] = (0, 0)) -> Pixels:
-    """The pixels of a decode that have a part in a box of the whole picture."""
+    """Return the pixels of a decode that overlap a box of the whole image."""
     left, top, right, bottom = box
     x, y = (side * eighths // 8 for side in corner)
     columns = slice(left * eighths // 8 - x, -(-right * eighths // 8) - x)
@@ -108,11 +108,11 @@ def _within(pixels: Pixels, box: tuple[int, int, int, int], eighths: int, corner
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cut_shows_at_every_scale_what_the_whole_picture_shows_there(kind: str) -> None:
+def test_a_cut_has_the_pixels_of_the_whole_image_at_every_scale(kind: str) -> None:
     data = _tiled(kind)
     tile_map = TileMap.parse(data)
     assert tile_map is not None
-    # TurboJPEG, which simplejpeg asks, has no name for the last two samplings.
+    # TurboJPEG, which simplejpeg uses, has no name for the last two samplings.
     scales = [] if kind in ("4:1:0", "4:2:1") else range(1, 9)
     whole = {eighths: seen_by_simplejpeg(data, eighths) for eighths in scales}
     drafts = {draft: seen_by_pillow(data, draft) for draft in (1, 2, 4, 8)}
@@ -126,7 +126,7 @@ def test_a_cut_shows_at_every_scale_what_the_whole_picture_shows_there(kind: str
             assert seen.size
             assert np.array_equal(seen, _within(pixels, box, eighths)), (box, eighths)
         for draft, pixels in drafts.items():
-            if draft <= min(seen_by_pillow(small).shape[:2]):  # it makes nothing smaller than a pixel
+            if draft <= min(seen_by_pillow(small).shape[:2]):  # nothing is scaled below one pixel
                 seen = _within(seen_by_pillow(small, draft), box, 8 // draft, corner)
                 assert np.array_equal(seen, _within(pixels, box, 8 // draft)), (box, draft)
 
@@ -170,7 +170,7 @@ def test_a_cut_has_no_more_of_the_header_than_a_decoder_needs() -> None:
     assert len(data) - len(whole) == (4 + 9 + 2 + 3 + 2 * tile_map.ends.size) + (4 + 2)
 
 
-def test_fill_bytes_and_what_stands_behind_the_image_stay_out_of_a_cut() -> None:
+def test_a_cut_contains_neither_fill_bytes_nor_bytes_after_the_image() -> None:
     data = _tiled("4:2:0")
     tile_map, longer = TileMap.parse(data), data[:-2] + b"\xff\xff\xff\xd9" + data
     assert tile_map is not None
@@ -181,15 +181,15 @@ def test_fill_bytes_and_what_stands_behind_the_image_stay_out_of_a_cut() -> None
 
 
 @pytest.mark.parametrize("box", [(0, 0, 0, 5), (5, 5, 4, 6), (-1, 0, 5, 5), (0, 0, 94, 5), (0, 0, 5, 78), (0, 3, 5, 3)])
-def test_a_box_outside_the_picture_or_of_no_pixel_is_refused(box: tuple[int, int, int, int]) -> None:
+def test_an_empty_box_or_one_outside_the_image_is_refused(box: tuple[int, int, int, int]) -> None:
     data = _tiled("4:2:0")
     tile_map = TileMap.parse(data)
     assert tile_map is not None
-    with pytest.raises(ValueError, match="no crop box of a picture of 93 x 77 pixels"):
+    with pytest.raises(ValueError, match="is not a crop box of an image of 93 x 77 pixels"):
         cut(data, tile_map, box)
 
 
-def test_what_has_no_table_has_no_tiles() -> None:
+def test_a_file_without_table_has_no_tiles() -> None:
     for data in (b"", b"\xff\xd8", b"GIF89a", jpeg(picture(9, 9)), jpeg(picture(40, 9), restart_marker_blocks=1)):
         assert TileMap.parse(data) is None
 
@@ -198,7 +198,7 @@ def _table_at(data: bytes) -> tuple[int, int]:
     return next((start, end) for marker, start, end in header_segments(data) if marker == APP11)
 
 
-def test_a_table_with_any_byte_changed_is_refused_or_says_the_same() -> None:
+def test_a_table_with_a_changed_byte_is_refused_or_equivalent() -> None:
     data = _tiled("pillow 4:2:2")
     right = TileMap.parse(data)
     assert right is not None
@@ -211,13 +211,13 @@ def test_a_table_with_any_byte_changed_is_refused_or_says_the_same() -> None:
                 parsed = TileMap.parse(wrong)
             except ValueError:
                 continue
-            # Without its identifier it is another's segment, and the fills are for who restores the source only.
+            # Without its identifier it is another segment, and the fills matter only for restoring the source.
             assert at < start + 13 if parsed is None else at in fills
             if parsed is not None:
                 assert np.array_equal(parsed.ends, right.ends)
 
 
-def test_lengths_that_change_places_are_refused() -> None:
+def test_swapped_lengths_are_refused() -> None:
     data = _tiled("pillow 4:2:2")
     start, end = _table_at(data)
     at, numbers = start + 18, (end - start - 18) // 2
@@ -253,17 +253,17 @@ def test_a_header_that_does_not_fit_the_table_is_refused() -> None:
         TileMap.parse(data[:frame] + data[frame : frame + 19] + data[frame:])
 
 
-def test_a_tiled_jpeg_cut_short_in_its_picture_is_refused() -> None:
+def test_a_tiled_jpeg_truncated_in_its_scan_is_refused() -> None:
     data = _tiled("pillow 4:2:2")
     header_end = header_segments(data)[-1][2]
     for length in range(header_end):
         assert TileMap.parse(data[:length]) is None
     for length in range(header_end, len(data)):
-        with pytest.raises(ValueError, match="its segments end behind the end of the file"):
+        with pytest.raises(ValueError, match="its segments end after the end of the file"):
             TileMap.parse(data[:length])
 
 
-def test_a_huge_header_makes_nothing_huge() -> None:
+def test_a_huge_size_in_the_header_allocates_nothing() -> None:
     data = _tiled("pillow 4:2:2")
     at = data.index(b"\xff\xc0") + 5
     with pytest.raises(ValueError, match="segments, not 8188 x "):
@@ -271,10 +271,10 @@ def test_a_huge_header_makes_nothing_huge() -> None:
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_make_the_header_walk_crash(tail: bytes) -> None:
+def test_the_header_walk_never_crashes(tail: bytes) -> None:
     assert TileMap.parse(b"\xff\xd8" + tail) is None
 
 
-def test_reading_tiles_takes_neither_a_compiler_nor_a_decoder() -> None:
+def test_reading_tiles_imports_neither_a_compiler_nor_a_decoder() -> None:
     code = "import sys, imagenet_mds.jpeg.tiles; sys.exit(bool({'numba', 'simplejpeg', 'PIL'} & sys.modules.keys()))"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -38,7 +38,7 @@ def test_it_measures_every_part_and_says_what_limits(dataset: Path) -> None:
 
 
 def test_what_it_cannot_measure_is_said_in_a_line(tmp_path: Path) -> None:
-    for arguments, words in (((), "give --data DATASET"), (("--data", tmp_path), "has no train/")):
+    for arguments, words in (((), "pass --data DATASET"), (("--data", tmp_path), "has no train/")):
         outcome = run("doctor", *arguments)
         assert (outcome.status, outcome.err.count("\n")) == (2, 1)
         assert words in outcome.err

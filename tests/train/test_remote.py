@@ -263,7 +263,7 @@ def test_a_merged_index_of_stock_tools_is_read_in_place_and_through_a_cache(data
     assert note.startswith(f"{train.shard_cache.path(first)} is fetched again")
     assert digests(train.shard_cache, 316, 0) == expected
     (merged / first).unlink()
-    with pytest.raises(WorldError, match="Copy them again from where they were written"):
+    with pytest.raises(WorldError, match="Copy them again from where they came from"):
         train.check_available(train.info.shards)
 
 
@@ -319,4 +319,4 @@ def test_what_is_no_index_of_images_is_said(dataset: Path, tmp_path: Path) -> No
     (out / "train" / "index.json").write_text("{}", encoding="utf-8")
     outcome = run("train", "--config", "demo", "--data", out, "--save", tmp_path)
     assert (outcome.status, len(outcome.err.splitlines())) == (2, 1)
-    assert "is no index of MDS shards" in outcome.err
+    assert "is not an index of MDS shards" in outcome.err

@@ -8,10 +8,9 @@ from typing import Any
 
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.base import Storage, writing_to
+from imagenet_mds.storage.retry import LOST_TASK_RETRIES
 from imagenet_mds_convert.shards.build import ShardTask, Spent, run_shard_task
 from imagenet_mds_convert.shards.record import ShardRecord
-
-_RAY_RETRIES = 5
 
 
 def run_tasks_on_ray(
@@ -45,7 +44,7 @@ def run_tasks_on_ray(
             ray.init(log_to_driver=False)
         elif ours:
             ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
-    remote = ray.remote(num_cpus=1, max_retries=_RAY_RETRIES)(run_shard_task)
+    remote = ray.remote(num_cpus=1, max_retries=LOST_TASK_RETRIES)(run_shard_task)
     flying = []
 
     def collect(done: list[Any]) -> list[tuple[ShardRecord, Spent]]:

@@ -33,6 +33,7 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.jpeg.decoder_messages import decoder_reason
 from imagenet_mds.process.attempt import BASE_VARIABLE, attempt
 from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds.storage.retry import EVICTED_SHARD_DOWNLOADS
 from imagenet_mds_train.config.schema import OrderConfig
 
 
@@ -86,8 +87,6 @@ FETCHES_ON_A_HOST = 16
 instance's network more than ten times that."""
 
 _IMAGES, _LABELS = "x", "y"
-_LOST_TRIES = 50
-"""How often a shard is fetched that others make room with before it is read."""
 
 
 class PrefixStream(Stream):
@@ -188,7 +187,7 @@ class ImageStream(StreamingDataset):
         reader = self.shards[shard]
         assert isinstance(reader, MDSReader)
         path = self.shard_cache.path(reader.raw_data.basename)
-        for _ in range(_LOST_TRIES):
+        for _ in range(EVICTED_SHARD_DOWNLOADS):
             try:
                 data = read_sample(path, place)
             except FileNotFoundError:
