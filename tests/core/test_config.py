@@ -186,7 +186,7 @@ def test_a_wrong_ranks_option_is_not_blamed_on_the_file() -> None:
 
 
 def test_a_missing_configuration_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no configuration phase9: give a YAML file, or one of demo, dev, "):
+    with pytest.raises(UserError, match="there is no configuration phase9: pass a YAML file, or one of demo, dev, "):
         load_config("phase9")
     with pytest.raises(UserError, match="there is no configuration"):
         load_config(str(tmp_path))

@@ -1,7 +1,7 @@
 """Where the checkpoints of a run are kept: files and the records that make them count. Imports no torch.
 
     ep3-ba1500.pt      a checkpoint, moved to its name when it is whole
-    ep3-ba1500.json    its record, written after it: place in the run, size, hash, the run's identity
+    ep3-ba1500.json    its record, created after it: place in the run, size, hash, the run's identity
 
 A checkpoint counts only if its record is there and fits its size and hash. Composer's own way back is a symbolic link
 to the newest file, which restarts from scratch where the link is lost; a run that has reached a batch never restarts at
@@ -91,12 +91,19 @@ class CheckpointStore:
             keep_last: how many checkpoints stay, this one included.
 
         Raises:
-            OSError: the storage refuses; what was published before stays.
+            WorldError: another process published a checkpoint of the same place; a record is never overwritten.
+            OSError: the storage refuses. What was published before is kept.
         """
         size_bytes, xxh64 = self.storage.adopt(file, file.name)
         record = CheckpointRecord(file.name, epoch, batch, size_bytes, xxh64, identity)
-        self.storage.write(_record_name(record), json_bytes(asdict(record)))
-        others = [other for other in self._records() if other.basename != record.basename]
+        try:
+            self.storage.create(_record_name(record), json_bytes(asdict(record)))
+        except FileExistsError:
+            raise WorldError(
+                f"{self.location_of(record)} was published by another process: only one may continue "
+                f"{self.storage.parent.location}"
+            ) from None
+        others = [other for other in self._records() if other.age != record.age]
         # Another one of this batch is from before the epoch's validation, and holds nothing that this one lacks.
         kept = [other for other in others if other.batch != batch][: keep_last - 1]
         for old in others:
