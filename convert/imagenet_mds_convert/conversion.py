@@ -56,7 +56,7 @@ class SplitConversion:
     def plan_for(
         cls, source: Source, split: SplitName, dataset: Storage, policy: Policy, track: Track = untracked
     ) -> "SplitConversion":
-        """Download the split if the source is remote and must be, list it, and plan it.
+        """Plan the conversion of a split: fetch the split if the source needs that, list it, and cut it into shards.
 
         Args:
             source: the source of the images.

@@ -90,7 +90,8 @@ def verify_split(
         on_shard: called after each shard.
 
     Returns:
-        The faults: index and keys first, then shards in order; empty if nothing is broken.
+        The faults of index and keys, of shards that differ, and of shards with images that do not decode, each in
+        order; empty if nothing is broken.
 
     Raises:
         WorldError: the storage failed.
@@ -198,7 +199,7 @@ def repair_split(
 
 
 def _other_versions(manifest: Manifest) -> str:
-    """The other possible reason, as images that are encoded here depend on it: versions that the manifest lacks."""
+    """The other possible reason for different bytes, as part of a message: versions that differ from the manifest's."""
     now = versions()
     differing = [
         f"{name} {version}, now {now.get(name, 'none')}"

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -106,26 +106,50 @@ def convert(
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
     if quality is not None and (raw or not policy.scaled):
         raise UserError("--quality is for scaled JPEG files: add --max-side or --min-side, and remove --raw")
-    workers = workers or len(os.sched_getaffinity(0))
+    output = _Output(workers or len(os.sched_getaffinity(0)), as_json=log_json)
     track = progress_tracker(as_json=log_json)
     dataset = open_storage(dest)
     refuse_inside(source, dest)
     opened = open_source(source, source_format)
-    for warning in opened.warnings:
-        print(json_line("note", note=warning) if log_json else f"note: {warning}", file=sys.stderr)
+    output.print_warnings(opened.warnings)
     splits = choose_splits(opened, None if split == "both" else split)
     if verify_source:
         verify_checksums(opened, splits, track)
     conversions = plan_splits(opened, splits, dataset, policy, track)
     if plan:
-        _print_plan(conversions, workers, as_json=log_json)
+        output.print_plan(conversions)
         return EXIT_DONE
+    manifests = convert_splits(
+        conversions,
+        output.workers,
+        show_progress=output.show_progress,
+        on_converted=output.print_converted,
+        engine=engine,
+        overwrite=overwrite,
+    )
+    left_out = sum(len(manifest.left_out) for manifest in manifests)
+    if not left_out or not strict:
+        return EXIT_DONE
+    output.print_refusal(left_out)
+    return EXIT_FAILED
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Prints what a conversion reports, as text or as JSON lines."""
+
+    workers: int
+    as_json: bool
+
+    def print_warnings(self, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            print(json_line("note", note=warning) if self.as_json else f"note: {warning}", file=sys.stderr)
 
     @contextmanager
-    def show_progress(conversion: "SplitConversion", tally: "Tally") -> "Iterator[OnShard]":
+    def show_progress(self, conversion: "SplitConversion", tally: "Tally") -> "Iterator[OnShard]":
         from imagenet_mds.progress import ProgressLine
 
-        with ProgressLine(conversion.split, len(conversion.plan.order), "images", as_json=log_json) as line:
+        with ProgressLine(conversion.split, len(conversion.plan.order), "images", as_json=self.as_json) as line:
 
             def on_shard(record: "ShardRecord", spent: "Spent | None") -> None:
                 if spent is None:
@@ -137,90 +161,75 @@ def convert(
 
             yield on_shard
 
-    def on_converted(conversion: "SplitConversion", manifest: "Manifest", tally: "Tally | None") -> None:
+    def print_converted(self, conversion: "SplitConversion", manifest: "Manifest", tally: "Tally | None") -> None:
         if tally:
-            _print_summary(conversion, manifest, tally, workers, as_json=log_json)
-        elif log_json:
+            self._print_summary(conversion, manifest, tally)
+        elif self.as_json:
             print(json_line("complete", **split_fields(conversion.location, manifest)))
         else:
             counts = f"{manifest.samples:,} images ({manifest.fingerprint})"
             print(f"{conversion.location} is complete already: {counts}")
 
-    manifests = convert_splits(
-        conversions,
-        workers,
-        show_progress=show_progress,
-        on_converted=on_converted,
-        engine=engine,
-        overwrite=overwrite,
-    )
-    left_out = sum(len(manifest.left_out) for manifest in manifests)
-    if left_out and strict:
+    def print_refusal(self, left_out: int) -> None:
         complaint = f"imagenet-mds: {left_out} images were left out, and --strict was given"
-        print(json_line("strict", left_out=left_out) if log_json else complaint, file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_DONE
+        print(json_line("strict", left_out=left_out) if self.as_json else complaint, file=sys.stderr)
 
-
-def _print_summary(
-    conversion: "SplitConversion", manifest: "Manifest", tally: "Tally", workers: int, *, as_json: bool
-) -> None:
-    seconds = tally.seconds
-    # Writing to S3 means uploading. The slowest part comes first.
-    names = {"write": "upload"} if conversion.destination.remote else {}
-    slowest_first = sorted(asdict(tally.spent).items(), key=lambda part: -part[1])
-    parts = {names.get(name, name): spent for name, spent in slowest_first}
-    if as_json:
-        took = {"seconds": round(seconds, 3), "workers": workers, "worker_seconds": parts}
-        made = {"kept_shards": tally.kept_shards, "made_images": tally.made_images}
-        print(json_line("done", **split_fields(conversion.location, manifest), **made, **took))
-        return
-    kept = f" ({tally.kept_shards} of them from before)" if tally.kept_shards else ""
-    print(
-        f"{conversion.location}: {manifest.samples:,} images in {len(manifest.shards):,} shards{kept}, "
-        f"{manifest.size_bytes / 1e6:,.1f} MB, {manifest.fingerprint}"
-    )
-    rates = f"{tally.made_images / seconds:,.0f} images/s, {tally.source_bytes / 1e6 / seconds:,.0f} MB/s"
-    total = sum(parts.values()) or 1.0
-    shares = ", ".join(f"{name} {spent / total:.0%}" for name, spent in parts.items())
-    print(f"  {rates} with {workers} workers; of the workers' time {shares}")
-    report_exceptions(manifest)
-
-
-def _print_plan(conversions: "Sequence[SplitConversion]", workers: int, *, as_json: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from imagenet_mds_convert.cost import estimate
-
-    costs = [estimate(conversion, workers) for conversion in conversions]
-    free = conversions[0].destination.free_bytes()
-    if as_json:
-        for conversion, cost in zip(conversions, costs, strict=True):
-            _print_json_plan(conversion, cost, free)
-        return
-    table = Table(
-        "split", "images", "classes", "shards", "bytes", "minutes here", "conversion", box=None, header_style=""
-    )
-    for conversion, cost in zip(conversions, costs, strict=True):
-        table.add_row(
-            conversion.split,
-            f"{cost.images:,}",
-            f"{len(conversion.source.classes):,}",
-            f"{cost.shards:,}",
-            f"{cost.size_bytes:,}",
-            f"{cost.minutes:,.1f}",
-            conversion.fingerprint,
+    def _print_summary(self, conversion: "SplitConversion", manifest: "Manifest", tally: "Tally") -> None:
+        seconds = tally.seconds
+        # Writing to S3 means uploading. The slowest part comes first.
+        names = {"write": "upload"} if conversion.destination.remote else {}
+        slowest_first = sorted(asdict(tally.spent).items(), key=lambda part: -part[1])
+        parts = {names.get(name, name): spent for name, spent in slowest_first}
+        if self.as_json:
+            took = {"seconds": round(seconds, 3), "workers": self.workers, "worker_seconds": parts}
+            made = {"kept_shards": tally.kept_shards, "made_images": tally.made_images}
+            print(json_line("done", **split_fields(conversion.location, manifest), **made, **took))
+            return
+        kept = f" ({tally.kept_shards} of them from before)" if tally.kept_shards else ""
+        print(
+            f"{conversion.location}: {manifest.samples:,} images in {len(manifest.shards):,} shards{kept}, "
+            f"{manifest.size_bytes / 1e6:,.1f} MB, {manifest.fingerprint}"
         )
-    Console(width=120, highlight=False).print(table)
-    size_gb = sum(cost.size_bytes for cost in costs) / 1e9
-    print(f"minutes: with {workers} workers, at the rate of the first images in one process here")
-    if free is None:
-        requests = sum(cost.s3_requests for cost in costs)
-        once, monthly = sum(cost.s3_dollars_once for cost in costs), sum(cost.s3_dollars_monthly for cost in costs)
-        print(f"S3: {requests:,} requests, ${once:,.2f} once, and ${monthly:,.2f} a month to keep it")
-    else:
-        print(f"disk: {size_gb:,.1f} GB needed, {free / 1e9:,.1f} GB free")
+        rates = f"{tally.made_images / seconds:,.0f} images/s, {tally.source_bytes / 1e6 / seconds:,.0f} MB/s"
+        total = sum(parts.values()) or 1.0
+        shares = ", ".join(f"{name} {spent / total:.0%}" for name, spent in parts.items())
+        print(f"  {rates} with {self.workers} workers; of the workers' time {shares}")
+        report_exceptions(manifest)
+
+    def print_plan(self, conversions: "Sequence[SplitConversion]") -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        from imagenet_mds_convert.cost import estimate
+
+        costs = [estimate(conversion, self.workers) for conversion in conversions]
+        free = conversions[0].destination.free_bytes()
+        if self.as_json:
+            for conversion, cost in zip(conversions, costs, strict=True):
+                _print_json_plan(conversion, cost, free)
+            return
+        table = Table(
+            "split", "images", "classes", "shards", "bytes", "minutes here", "conversion", box=None, header_style=""
+        )
+        for conversion, cost in zip(conversions, costs, strict=True):
+            table.add_row(
+                conversion.split,
+                f"{cost.images:,}",
+                f"{len(conversion.source.classes):,}",
+                f"{cost.shards:,}",
+                f"{cost.size_bytes:,}",
+                f"{cost.minutes:,.1f}",
+                conversion.fingerprint,
+            )
+        Console(width=120, highlight=False).print(table)
+        size_gb = sum(cost.size_bytes for cost in costs) / 1e9
+        print(f"minutes: with {self.workers} workers, at the rate of the first images in one process here")
+        if free is None:
+            requests = sum(cost.s3_requests for cost in costs)
+            once, monthly = sum(cost.s3_dollars_once for cost in costs), sum(cost.s3_dollars_monthly for cost in costs)
+            print(f"S3: {requests:,} requests, ${once:,.2f} once, and ${monthly:,.2f} a month to keep it")
+        else:
+            print(f"disk: {size_gb:,.1f} GB needed, {free / 1e9:,.1f} GB free")
 
 
 def _print_json_plan(conversion: "SplitConversion", cost: "Cost", free_bytes: int | None) -> None:

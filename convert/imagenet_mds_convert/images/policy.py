@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from imagenet_mds.dataset.manifest import DEFAULT_QUALITY
 from imagenet_mds.vocabulary import StoredForm
 from imagenet_mds_convert.jpeg.walk import Frame
 from imagenet_mds_convert.sources.base import MAX_FILE_BYTES
@@ -32,7 +33,7 @@ class Scaling:
 
     max_side: int | None = None
     min_side: int | None = None
-    quality: int = 90
+    quality: int = DEFAULT_QUALITY
 
     def target(self, width: int, height: int) -> tuple[int, int] | None:
         """Width and height that an image is scaled to, None if it is not scaled."""

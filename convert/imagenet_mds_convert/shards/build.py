@@ -21,7 +21,7 @@ from imagenet_mds_convert.shards.record import ShardRecord, record_name
 from imagenet_mds_convert.sources.base import Sample, Source, Unusable
 from imagenet_mds_convert.sources.parallel import read_all
 
-_THE_IMAGES_OWN = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
+_ERRNOS_OF_ONE_IMAGE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
 """Errors that concern one image, now and later: it is left out. Any other error is a failure of the storage, and
 leaving images out because of it would give a different dataset each time."""
 
@@ -150,7 +150,7 @@ def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spe
     try:
         data = read()
     except OSError as error:
-        if error.errno not in _THE_IMAGES_OWN:
+        if error.errno not in _ERRNOS_OF_ONE_IMAGE:
             raise WorldError(
                 f"the source cannot be read: {sample.key}: {error.strerror or error}. Finished shards are kept: "
                 f"run the same command again"

@@ -102,7 +102,7 @@ def refuse_unwritable_name(folder: Storage, name: str) -> None:
         raise UserError(f"{folder.location} has a name with a line break in it, {name!r}: rename it")
 
 
-def read_names(folder: Storage) -> dict[str, str]:
+def read_class_names(folder: Storage) -> dict[str, str]:
     """Kaggle's mapping of a wnid to its first lemma: `n01440764 tench, Tinca tinca` gives tench. Empty if there is no
     such file."""
     if folder.size_bytes(SYNSET_MAPPING_BASENAME) is None:

@@ -20,7 +20,7 @@ from imagenet_mds_convert.sources.folders import (
     class_folder_images,
     folders_in,
     image_files,
-    read_names,
+    read_class_names,
     some,
     sorted_by_key,
 )
@@ -101,7 +101,7 @@ class KaggleSource(SourceDefaults):
         classes = number_classes(train | val)
         if len(train | val) < 2:
             raise UserError(f"{images.location} has fewer than two classes: a classifier needs two at least")
-        return cls(images, tables, classes, name_classes(classes, read_names(tables)), splits)
+        return cls(images, tables, classes, name_classes(classes, read_class_names(tables)), splits)
 
     @property
     def reads_at_once(self) -> int:

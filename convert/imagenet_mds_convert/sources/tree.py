@@ -16,7 +16,7 @@ from imagenet_mds_convert.sources.folders import (
     class_folder_images,
     find_listing,
     folders_in,
-    read_names,
+    read_class_names,
     refuse_unwritable_name,
     some,
 )
@@ -68,7 +68,7 @@ class TreeSource(SourceDefaults):
         if strange := [name for name in found if not WNID.match(name)]:
             warnings.append(f"class folders whose names are not wnids are taken as they are: {some(strange)}")
         classes = number_classes(found)
-        return cls(storage, classes, name_classes(classes, read_names(storage)), tuple(folders), tuple(warnings))
+        return cls(storage, classes, name_classes(classes, read_class_names(storage)), tuple(folders), tuple(warnings))
 
     @property
     def reads_at_once(self) -> int:
