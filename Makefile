@@ -1,15 +1,18 @@
-# make demo: set up .venv and show the whole way on a small data set. make test: set up the same .venv and check it all.
+# make demo: set up .venv and show every step on a small data set. make quick: the checks that take a minute.
+# make test: every check.
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell python$(v) --version >/dev/null 2>&1 && echo python$(v))) python3)
 BIN := .venv/bin
 
-# Compiled modules make every later start of the tools several seconds faster, so they are kept even where the
-# surroundings forbid it.
+# Compiled modules make every later start several seconds faster, so they are kept even where the environment forbids it.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test setup lint types imports unit lock bench bench-setup clean
+.PHONY: demo quick test setup lint types imports unit lock bench bench-setup clean
 
 demo: setup
 	$(BIN)/imagenet-mds demo
+
+quick: setup lint imports
+	$(BIN)/pytest -m "not slow"
 
 test: setup lint types imports unit
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.s3_server import BUCKET, CREDENTIALS, direct, s3_server
+from tests.support.s3_server import BUCKET, CREDENTIALS, direct, s3_server
 
 SAMPLES_PER_SHARD = 609
 CONFIG: dict[str, Any] = {

@@ -22,9 +22,9 @@ from imagenet_mds_convert.run import convert_split
 from imagenet_mds_convert.shards.build import Spent, run_shard_task
 from imagenet_mds_convert.shards.record import ShardRecord
 from imagenet_mds_convert.sources import open_source
-from tests.convert.drawing import encoded, files, noise
-from tests.convert.running import convert_here
 from tests.support.datasets import keys_at, manifest_at
+from tests.support.drawing import encoded, files, noise
+from tests.support.running import convert_here
 from tests.support.shards import read_shard
 
 pytestmark = pytest.mark.usefixtures("in_process")

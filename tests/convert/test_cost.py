@@ -11,7 +11,7 @@ from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.cost import Cost, estimate, needed_bytes, requests_for
 from imagenet_mds_convert.run import convert_split
 from imagenet_mds_convert.sources import open_source
-from tests.command import done
+from tests.support.command import done
 
 
 @pytest.mark.parametrize(("size_bytes", "requests"), [(1, 2), (16 << 20, 2), ((16 << 20) + 1, 5), (64 << 20, 7)])

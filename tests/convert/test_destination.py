@@ -12,9 +12,9 @@ from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.run import convert_split
 from imagenet_mds_convert.sources import open_source
-from tests.convert.drawing import encoded, files, make_tree, noise
-from tests.convert.running import convert_here
 from tests.support.datasets import manifest_at
+from tests.support.drawing import encoded, files, make_tree, noise
+from tests.support.running import convert_here
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

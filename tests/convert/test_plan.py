@@ -8,13 +8,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imagenet_mds_convert.plan import Plan, cut_into_shards, draws, make_plan
 from imagenet_mds_convert.sources.base import Sample
-from tests.command import environment
+from tests.support.command import environment
 
 SEEDS = st.integers(0, 1 << 32)
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
@@ -117,6 +118,7 @@ def test_another_seed_is_another_order() -> None:
     assert len(orders) == 50
 
 
+@pytest.mark.slow
 def test_the_whole_of_imagenet_is_planned_in_little_time_and_memory() -> None:
     program = Path(__file__).parents[2] / "benchmarks" / "plan.py"
     done = subprocess.run([sys.executable, program], env=environment(), capture_output=True, text=True, check=True)

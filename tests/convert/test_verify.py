@@ -13,11 +13,11 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.process.locks import locked_folder
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.images.policy import Stored
-from tests.command import run
-from tests.convert.drawing import encoded, files, make_tree, noise
-from tests.convert.running import convert_here
-from tests.convert.sources import make_images, put_archives
+from tests.support.command import run
 from tests.support.datasets import manifest_at
+from tests.support.drawing import encoded, files, make_tree, noise
+from tests.support.running import convert_here
+from tests.support.sources import make_images, put_archives
 
 
 @pytest.fixture

@@ -1,0 +1,110 @@
+"""The command line: its surface, how fast it answers, how it ends."""
+
+import subprocess
+
+import pytest
+import typer
+
+from imagenet_mds.cli import app
+from tests.support.command import PROGRAM, environment, run
+
+SURFACE = """
+imagenet-mds --version
+imagenet-mds configs
+imagenet-mds configs ls
+imagenet-mds configs show name overrides
+imagenet-mds convert source dest --split --source-format --verify-source --subset --workers --check \
+--max-side --min-side --quality --tiles --raw --shard-size \
+--engine --seed --plan --strict --overwrite --log-json
+imagenet-mds demo folder
+imagenet-mds doctor overrides --data --config --cache --cache-limit --json
+imagenet-mds eval checkpoint --data --split --cache --cache-limit --json
+imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks --workers \
+--cache --cache-limit --json
+imagenet-mds preview dataset file --split --start --count --columns --augmented --config --epoch --batch \
+--cache --cache-limit
+imagenet-mds train overrides --phase --config --data --cache --cache-limit --run-name --save --ranks --plan
+imagenet-mds verify dataset --deep --repair
+"""
+HEAVY = {"torch", "torchvision", "composer", "streaming", "torchmetrics", "numpy", "PIL", "omegaconf", "wandb", "boto3"}
+
+
+def _surface() -> list[str]:
+    """Return one line per command: its name, its arguments, its options."""
+    lines = []
+    pending = [("imagenet-mds", typer.main.get_command(app))]
+    while pending:
+        name, command = pending.pop(0)
+        words = [
+            "/".join([*parameter.opts, *parameter.secondary_opts])
+            if parameter.opts[0].startswith("-")
+            else parameter.name
+            for parameter in command.params
+        ]
+        lines.append(" ".join([name, *(str(word) for word in words)]))
+        pending += [(f"{name} {sub}", inner) for sub, inner in getattr(command, "commands", {}).items()]
+    return sorted(lines)
+
+
+def test_the_surface_of_the_command_line_is_unchanged() -> None:
+    assert _surface() == SURFACE.replace("\\\n", "").strip().splitlines()
+
+
+def _imported(*arguments: str) -> set[str]:
+    done = subprocess.run(
+        [PROGRAM[0], "-X", "importtime", *PROGRAM[1:], *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rsplit("|", 1)[1].strip().split(".")[0] for line in lines}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"], ["train", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    imported = _imported(*arguments)
+    assert "typer" in imported
+    assert not imported & HEAVY
+
+
+def test_commands_of_the_converter_import_neither_torch_nor_its_dependents(tree: object, dataset: object) -> None:
+    for arguments in (["convert", str(tree), "none", "--plan"], ["inspect", str(dataset)], ["verify", str(dataset)]):
+        assert not _imported(*arguments) & {"torch", "torchvision", "composer", "streaming", "torchmetrics", "wandb"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["convert", "only-one"], "Missing argument 'dest'"),
+        (["convert", "a", "b", "--workers", "0"], "--workers"),
+        (["convert", "a", "b", "--split", "test"], "'test' is not one of"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["convert", "a", "b", "--shard_size", "1"], "No such option: --shard_size"),
+    ],
+)
+def test_a_usage_error_is_one_line_that_refers_to_the_help(arguments: list[str], words: str) -> None:
+    outcome = run(*arguments)
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("imagenet-mds: ")
+    assert "--help`." in outcome.err
+
+
+def test_a_user_error_is_one_line_without_a_traceback(tmp_path: object) -> None:
+    outcome = run("inspect", f"{tmp_path}/none")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err == (
+        f"imagenet-mds: there is no dataset at {tmp_path}/none: "
+        f"make one with `imagenet-mds convert SOURCE {tmp_path}/none`\n"
+    )
+
+
+def test_the_shipped_configurations_are_listed_and_shown() -> None:
+    listed = run("configs", "ls")
+    assert [line.split()[0] for line in listed.out.splitlines()] == ["demo", "dev", "phase1", "phase2", "phase3"]
+    shown = run("configs", "show", "phase3", "optimizer.lr=1e-4")
+    assert '"lr": 0.0001' in shown.out

@@ -1,5 +1,0 @@
-"""Settings of the tests of the core."""
-
-from tests.core.properties import load_profile
-
-load_profile()

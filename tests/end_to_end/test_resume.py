@@ -1,0 +1,286 @@
+"""A run killed in mid-epoch and continued ends with the weights of the run never stopped, bit for bit, on the CPU."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from imagenet_mds.process.attempt import SHARED_MEMORY
+from tests.support.command import HANG_SECONDS, done, run, start, wait_until
+
+EPOCHS = 3
+BATCHES_PER_EPOCH = 158 // 8
+
+RECIPE = (
+    "global_batch_size=8",
+    "augment.size_px=32",
+    "augment.color_jitter={brightness: 0.2}",
+    "evaluation={resize_px: 36, crop_px: 32, device_batch_size: 16, workers_per_rank: 1}",
+    "model.depth=10",
+    "optimizer.lr=0.02",
+    f"schedule={{epochs: {EPOCHS}, warmup_epochs: 0.5}}",
+    "algorithms={mixup: {alpha: 0.2}, label_smoothing: {smoothing: 0.1}, ema: {half_life_batches: 10}}",
+    "data.workers_per_rank=2",
+    "system.deterministic=true",
+    "logging.every_batches=1",
+)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of one dataset under one folder, all of the same recipe."""
+
+    dataset: Path
+    folder: Path
+    blocks: dict[str, list[str]] = field(default_factory=dict)
+
+    def command(self, name: str, ranks: int, *overrides: str) -> list[object]:
+        """The arguments that start a run and that continue it."""
+        known = ["train", "--config", "demo", "--data", self.dataset, "--save", self.folder, "--run-name", name]
+        return [*known, "--ranks", ranks, *RECIPE, *overrides]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The run's log so far, but for a line being written."""
+        log = self.folder / name / "log.jsonl"
+        lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def interrupt(
+        self, name: str, number: int, ranks: int, *overrides: str, after: Callable[[int], bool], to_all: bool = False
+    ) -> int:
+        """Start or continue a run, send a signal once it has logged a batch that suits, `to_all` of its processes or to
+        the command's alone; return the exit status."""
+        log = self.folder / f"{name}.out"
+        process = start(*self.command(name, ranks, *overrides), log=log)
+        try:
+            while not any(event["event"] == "batch" and after(event["batch"]) for event in self.events(name)):
+                assert process.poll() is None, log.read_text(encoding="utf-8")
+                time.sleep(0.005)
+            self.blocks[name] = blocks_of(process.pid)
+            assert self.blocks[name]
+            for pid in tree_of(process.pid) if to_all else [process.pid]:
+                os.kill(pid, number)
+            return process.wait(timeout=HANG_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
+
+    def final(self, name: str) -> dict[str, Any]:
+        """The last checkpoint's state."""
+        path = self.folder / name / "checkpoints" / f"ep{EPOCHS}-ba{EPOCHS * BATCHES_PER_EPOCH}.pt"
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)["state"]
+        return state
+
+    def losses(self, name: str) -> dict[int, set[float]]:
+        """Every loss logged for each batch."""
+        losses: dict[int, set[float]] = {}
+        for event in self.events(name):
+            if event["event"] == "batch":
+                losses.setdefault(event["batch"], set()).add(event["loss"])
+        return losses
+
+
+def tree_of(pid: int) -> list[int]:
+    """A process and all below it, the deepest last."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text(encoding="ascii").split():
+            found += tree_of(int(child))
+    return found
+
+
+def blocks_of(pid: int) -> list[str]:
+    """The shared memory of a command's attempt: its owner file and its blocks."""
+    owner = next(
+        path for path in SHARED_MEMORY.glob("imagenet-mds-*") if path.read_text(encoding="ascii") == f"{pid}\n"
+    )
+    number = owner.name.removeprefix("imagenet-mds-")
+    return [path.name for path in SHARED_MEMORY.iterdir() if path.name.startswith(number)]
+
+
+@pytest.fixture(scope="module")
+def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Where the runs of this module lie."""
+    return Runs(dataset, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def whole(runs: Runs) -> Runs:
+    """With `whole1` and `whole2`, runs on 1 and 2 ranks that were never stopped."""
+    for ranks in (1, 2):
+        done(*runs.command(f"whole{ranks}", ranks, "checkpoint.every_batches=7"))
+    return runs
+
+
+def assert_same_end(runs: Runs, one: str, other: str) -> None:
+    """The last checkpoints agree in every bit of weights, averaged weights and momentum; so does every loss."""
+    first, second = runs.final(one), runs.final(other)
+    assert_same(first["model"], second["model"], "model")
+    assert_same(first["optimizers"], second["optimizers"], "optimizers")
+    assert_same(dict(first["algorithms"])["EMA"]["ema_model"], dict(second["algorithms"])["EMA"]["ema_model"], "EMA")
+    assert runs.losses(one) == runs.losses(other)
+
+
+def assert_same(first: Any, second: Any, where: str) -> None:
+    """Equal trees of tensors and plain values."""
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list):
+        assert len(first) == len(second), where
+        for place, (one, other) in enumerate(zip(first, second, strict=True)):
+            assert_same(one, other, f"{where}[{place}]")
+    else:
+        assert first == second, where
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of live processes that name a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has ended in the meantime
+            continue
+        if str(folder) in line and int(process.name) != os.getpid():
+            found.append(line)
+    return found
+
+
+def wait_for_nothing_left(folder: Path) -> None:
+    """Ranks and loader workers end with the launcher."""
+    wait_until(lambda: not processes_of(folder), "the end of ranks and workers")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_in_mid_epoch_and_continued(whole: Runs, ranks: int) -> None:
+    name, every = f"killed{ranks}", "checkpoint.every_batches=7"
+    status = whole.interrupt(name, signal.SIGKILL, ranks, every, after=lambda batch: batch >= BATCHES_PER_EPOCH + 3)
+    assert status == -signal.SIGKILL
+    wait_for_nothing_left(whole.folder / name)
+    outcome = done(*whole.command(name, ranks, every))
+    starts = [event["batch"] for event in whole.events(name) if event["event"] == "start"]
+    assert starts[0] == 0
+    assert starts[1] % BATCHES_PER_EPOCH, "it should have gone on in mid-epoch"
+    assert f"batch {starts[1]} of {EPOCHS * BATCHES_PER_EPOCH}" in outcome.out
+    assert_same_end(whole, f"whole{ranks}", name)
+
+
+def test_killed_and_continued_from_an_epochs_end(whole: Runs) -> None:
+    """Composer with a StreamingDataset repeats the epoch that ended (its default interval is the epoch)."""
+    every = "checkpoint.every_batches=null"
+    whole.interrupt("epoch", signal.SIGKILL, 1, every, after=lambda batch: batch >= BATCHES_PER_EPOCH + 4)
+    done(*whole.command("epoch", 1, every))
+    assert [event["batch"] for event in whole.events("epoch") if event["event"] == "start"] == [0, BATCHES_PER_EPOCH]
+    assert_same_end(whole, "whole1", "epoch")
+
+
+@pytest.mark.parametrize("to_all", [False, True])
+def test_stopped_in_good_order_loses_no_batch(whole: Runs, to_all: bool) -> None:
+    """By a signal to the command, or to every process of the run, loader workers too, as systemd sends it."""
+    every, name = "checkpoint.every_batches=null", f"stopped{to_all}"
+    status = whole.interrupt(name, signal.SIGTERM, 2, every, after=lambda batch: batch >= 5, to_all=to_all)
+    assert status == 75, (whole.folder / f"{name}.out").read_text(encoding="utf-8")
+    wait_for_nothing_left(whole.folder / name)
+    events = whole.events(name)
+    last = max(event["batch"] for event in events if event["event"] == "batch")
+    assert events[-1] | {"time": 0} == {"event": "stopped", "attempt": 1, "time": 0, "batch": last}
+    assert not any((SHARED_MEMORY / block).exists() for block in whole.blocks[name])
+    done(*whole.command(name, 2, every))
+    assert [event["batch"] for event in whole.events(name) if event["event"] == "start"] == [0, last]
+    assert_same_end(whole, "whole2", name)
+
+
+def test_the_same_command_after_the_end_says_so(whole: Runs) -> None:
+    outcome = done(*whole.command("whole1", 1))
+    assert "is finished: top-1" in outcome.out
+    assert len([event for event in whole.events("whole1") if event["event"] == "start"]) == 1
+
+
+def test_killed_between_the_last_checkpoint_and_the_result(whole: Runs) -> None:
+    result = whole.folder / "whole1" / "result.json"
+    before = json.loads(result.read_bytes())
+    result.unlink()
+    done(*whole.command("whole1", 1))
+    assert json.loads(result.read_bytes()) == before
+
+
+def test_a_loss_that_is_no_number_ends_the_run(whole: Runs) -> None:
+    arguments = whole.command("nan", 1, "optimizer.lr=1e30", "checkpoint.every_batches=1")
+    outcome = run(*arguments)
+    assert outcome.status == 1
+    assert "the loss is nan since batch" in outcome.err
+    assert "Traceback" not in outcome.err
+    # What can be read was written, with null for what is no number, and no checkpoint is from after it.
+    events = whole.events("nan")
+    lost = [event["batch"] for event in events if event["event"] == "batch" and event["loss"] is None]
+    saved = [event["batch"] for event in events if event["event"] == "checkpoint"]
+    assert not lost or max(saved) < min(lost)
+    assert saved
+
+
+def test_interrupted_while_it_starts_it_is_stopped(whole: Runs) -> None:
+    log = whole.folder / "early.out"
+    process = start(*whole.command("early", 2), log=log)
+    try:
+        while "learning rate" not in log.read_text(encoding="utf-8"):
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            time.sleep(0.01)
+        time.sleep(0.5)  # into the imports of the ranks, which say nothing
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=HANG_SECONDS) == 75, log.read_text(encoding="utf-8")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_eval_refuses_a_broken_shard(whole: Runs, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole.dataset, tmp_path / "mds"))
+    shard = copy / "val" / "shard.00000.mds"
+    shard.write_bytes(shard.read_bytes()[:-100] + bytes(100))
+    outcome = run("eval", whole.folder / "whole1", "--data", copy)
+    assert outcome.status == 1
+    assert "shard.00000.mds is broken" in outcome.err
+
+
+def test_eval_gives_what_the_run_ended_with(whole: Runs) -> None:
+    """In one process what two ranks found together: each sample counts once."""
+    outcome = done("eval", whole.folder / "whole2", "--data", whole.dataset, "--json")
+    found = json.loads(outcome.out)
+    result = json.loads((whole.folder / "whole2" / "result.json").read_bytes())
+    assert found["samples"] == 50
+    assert found["averaged"] is True
+    assert (found["top1"], found["top5"]) == (result["top1"], result["top5"])
+    assert found["loss"] == pytest.approx(result["loss"], rel=1e-5)
+
+
+def test_eval_refuses_a_dataset_of_other_classes(whole: Runs, few_classes: Path) -> None:
+    outcome = run("eval", whole.folder / "whole1", "--data", few_classes)
+    assert outcome.status == 2
+    assert "knows 10 classes" in outcome.err
+    assert "has 3" in outcome.err
+
+
+def test_eval_refuses_what_is_no_checkpoint(whole: Runs, tmp_path: Path) -> None:
+    (tmp_path / "notes.pt").write_text("not a checkpoint", encoding="utf-8")
+    outcome = run("eval", tmp_path / "notes.pt", "--data", whole.dataset)
+    assert outcome.status == 2
+    assert "notes.pt is not a checkpoint of imagenet-mds" in outcome.err
+
+
+def test_the_log_says_how_long_data_were_waited_for(whole: Runs) -> None:
+    waiting = [event["waiting_for_data"] for event in whole.events("whole1") if event["event"] == "batch"]
+    assert len(waiting) == EPOCHS * BATCHES_PER_EPOCH
+    assert all(0 <= share <= 1 for share in waiting)
+    assert any(waiting)
