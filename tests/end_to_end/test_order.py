@@ -136,7 +136,7 @@ def test_a_run_resumed_at_an_epochs_end_goes_on_with_the_next_epoch(order: Order
 
 
 def test_the_order_is_the_one_it_always_was(order: Order) -> None:
-    """Held, for a checkpoint of an earlier version continues only while this stays."""
+    """A checkpoint of an earlier version continues only while this order stays the same."""
     samples = [[sample for sample, _ in batch] for batch in order.global_batches(1, "0")]
     assert hashlib.sha256(json.dumps(samples).encode()).hexdigest()[:16] == "4edaa3b7499fc927"
 

@@ -52,7 +52,7 @@ def sampled(factors: tuple[int, ...], columns: int, rows: int, restart_mcus: int
     """
     blocks = sum((factor >> 4) * (factor & 15) for factor in factors)
     random = np.random.Generator(np.random.PCG64(blocks))
-    # Of little contrast, for the DC differences of a few blocks now add up in another order.
+    # Little contrast, because the DC differences of a few blocks now add up in another order.
     grey = Image.fromarray(random.integers(110, 146, (8 * rows, 8 * columns * blocks), np.uint8))
     data = jpeg(grey, quality=90, restart_marker_blocks=restart_mcus * blocks)
     width = columns * 8 * max(factor >> 4 for factor in factors) - 3

@@ -31,7 +31,7 @@ RESUME_WORKERS = {1: 0, 7: 2, 18: 1}
 """How many workers the second loader has; the first had none."""
 
 PREFETCH = {1: 5, 2: 1, 8: 3}
-"""How many batches each worker keeps ready, of so many workers."""
+"""Batches that each worker keeps ready, by the number of workers."""
 
 
 class Probe(TrainingImages):

@@ -1,4 +1,4 @@
-"""The run's log: each line speaks of the time since the one before it."""
+"""The run's log and screen: each line covers the time since the line before it."""
 
 import json
 import time
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow  # imports composer
 def test_speed_and_waiting_are_of_the_lines_own_interval(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Lines of the log and of the screen come in their own rhythms: the data are late for batch 4 alone."""
+    """Log and screen have lines at different intervals; the data are late only for batch 4."""
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     throughput = Throughput(global_batch_size=10, counts=dict)
@@ -44,7 +44,7 @@ def test_speed_and_waiting_are_of_the_lines_own_interval(
     logger = Logger(state, destinations=destinations)
 
     def happens(event: str) -> None:
-        """As Composer's engine has it: destinations come last."""
+        """Run an event in the order of Composer's engine: destinations come last."""
         for callback in (throughput, *destinations):
             getattr(callback, event)(state, logger)
 

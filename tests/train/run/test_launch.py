@@ -228,7 +228,7 @@ def test_a_run_that_ends_in_spite_of_an_interruption_is_done(tmp_path: Path) -> 
 
 
 def test_what_it_was_started_to_ignore_is_ignored(tmp_path: Path) -> None:
-    """As nohup starts it."""
+    """nohup starts a command with SIGHUP ignored."""
     program = "import signal\nos.kill(os.getppid(), signal.SIGHUP)\ntime.sleep(0.3)"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
