@@ -5,10 +5,14 @@ and every module with `pytestmark = pytest.mark.slow`. Slow modules are not even
 composer is what makes some of them slow.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported, here and in commands: two modules run at a time, and threads that wait for work burn a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from imagenet_mds.demo.draw import draw_tree
 from tests.support.command import done

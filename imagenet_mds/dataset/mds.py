@@ -204,6 +204,16 @@ def column_spans(data: bytes | memoryview, column_sizes: Sequence[int | None], s
     return spans
 
 
+_INTEGER = re.compile(r"u?int(8|16|32|64)?")
+_FLOATS = frozenset({"float16", "float32", "float64"})
+_TEXTS = frozenset({"str", "str_int", "str_float", "str_decimal", "json", "bytes"})
+
+
+def holds_labels(encoding: str) -> bool:
+    """Whether a column of this encoding may hold class numbers; see `decode_label`."""
+    return _INTEGER.fullmatch(encoding) is not None or encoding in _FLOATS | _TEXTS
+
+
 def decode_label(encoding: str, data: bytes) -> int:
     """Decode a class number from a cell of a label column.
 
@@ -214,12 +224,12 @@ def decode_label(encoding: str, data: bytes) -> int:
     Raises:
         ValueError: the encoding does not hold numbers, or the cell is not a number.
     """
-    if re.fullmatch(r"u?int(8|16|32|64)?", encoding):
+    if _INTEGER.fullmatch(encoding):
         return int.from_bytes(data, "little", signed=not encoding.startswith("u"))
-    if encoding in ("str", "str_int", "str_float", "str_decimal"):
-        return int(float(data))
-    if encoding in ("float16", "float32", "float64"):
+    if encoding in _FLOATS:
         return int(np.frombuffer(data, encoding)[0])
+    if encoding in _TEXTS:
+        return int(float(data))
     raise ValueError(f"column y holds {encoding} where class numbers should be")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagenet_mds.dataset.manifest import MANIFEST_BASENAME, WORK_FOLDER, read_manifest
-from imagenet_mds.dataset.mds import INDEX_BASENAME, ShardInfo
+from imagenet_mds.dataset.mds import INDEX_BASENAME, ShardInfo, holds_labels
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.storage.base import Storage
@@ -99,6 +99,11 @@ def _of_index(split: Storage) -> SplitInfo:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not an index of MDS shards ({error!r})") from None
+    if encoding := _unreadable_label(index["shards"]):
+        raise UserError(
+            f"{split.location} has labels in y as {encoding}: "
+            f"give a dataset with class numbers there, as numbers or text"
+        )
     if not {"x", "y"} <= columns:
         raise UserError(
             f"{split.location} has {', '.join(sorted(columns)) or 'no columns'}: give a dataset with images in x and "
@@ -113,6 +118,15 @@ def _of_index(split: Storage) -> SplitInfo:
         raw="pil" in encodings,
         packed=any(entry.get("zip_data") for entry in index["shards"]),
     )
+
+
+def _unreadable_label(shards: list[dict[str, Any]]) -> str | None:
+    """The encoding of a label column that holds no class numbers, None where all do."""
+    for entry in shards:
+        encodings = dict(zip(entry["column_names"], entry["column_encodings"], strict=False))
+        if "y" in encodings and not holds_labels(encodings["y"]):
+            return str(encodings["y"])
+    return None
 
 
 def _shard(entry: dict[str, Any]) -> ShardInfo:

@@ -90,8 +90,8 @@ def measure_dataset(dataset: Dataset, config: str, overrides: tuple[str, ...] = 
         overrides: `key=value` changes to the configuration.
 
     Raises:
-        UserError: the dataset or the configuration cannot be used, or a stored image is damaged.
-        WorldError: shards are missing or broken, or the disk or the network fails.
+        UserError: the dataset or the configuration cannot be used.
+        WorldError: a stored image is damaged, shards are missing or broken, or the disk or the network fails.
     """
     warnings.simplefilter("ignore")  # torch and Composer warn about what they deprecate
     train = _prefix(dataset.split("train"))

@@ -4,14 +4,15 @@ Streaming keeps its state in shared memory blocks and lock files that all jobs o
 (`000000_locals`). Those of a killed job stay, and the library's own cleaning destroys a live job's too. So each attempt
 gets a temporary folder and a range of block numbers of its own, both named by one random number:
 
-    /tmp/imagenet-mds-<number>-*           its temporary folder
-    /dev/shm/imagenet-mds-<number>         its owner file
-    /dev/shm/<number>00_* to <number>99_*  its blocks
+    /tmp/imagenet-mds-<machine>-<number>-*  its temporary folder
+    /dev/shm/imagenet-mds-<number>          its owner file
+    /dev/shm/<number>00_* to <number>99_*   its blocks
 
 The attempt is alive while the folder and the owner file are locked. The kernel releases the locks when the owner ends,
-however it ends. A process number would not do: it is used again, and in another container or virtual machine that
-shares a folder it names another process or none, so that a live attempt looks stale there. What stale attempts left is
-removed at the next start.
+however it ends. A process number would not do: it is used again, and in another container that shares a folder it names
+another process or none, so that a live attempt looks stale there. Locks of folders do not reach other machines, so the
+folder names its machine too, by a part of the boot's identifier, and only folders of this boot are ever removed. What
+stale attempts left is removed at the next start.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -31,13 +32,13 @@ BASE_VARIABLE = "IMAGENET_MDS_BLOCK_BASE"
 """The environment variable that tells a rank the first block number of its attempt."""
 
 _SOCKET_PATH_BYTES = 107  # sun_path on Linux, without its terminating zero
-_OURS_BYTES = len("/imagenet-mds-123456789012-12345678/pymp-12345678/listener-12345678")
+_OURS_BYTES = len("/imagenet-mds-12345678-123456789012-12345678/pymp-12345678/listener-12345678")
 
 _BLOCKS_PER_ATTEMPT = 100
 _NUMBERS = range(10**11, 10**12)  # twelve digits, so that our blocks are recognised by their length
 _BLOCK = re.compile(r"(\d{12})\d\d_[a-z_]+\Z")
 _OWNER = re.compile(r"imagenet-mds-(\d{12})\Z")
-_FOLDER = re.compile(r"imagenet-mds-\d{12}-")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def remove_stale() -> None:
     for number in owners:
         _remove_unless_locked(_owner_file(number), partial(_remove_owner, number))
     for path in _listed(_temporary_root()):
-        if _FOLDER.match(path.name):
+        if path.name.startswith(f"imagenet-mds-{_machine()}-"):
             _remove_unless_locked(path, partial(shutil.rmtree, path, ignore_errors=True))
 
 
@@ -111,29 +112,31 @@ def _owned_number() -> Iterator[int]:
 def _owned_folder(number: int) -> Iterator[Path]:
     """A temporary folder that this process holds."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=f"imagenet-mds-{number}-", dir=_temporary_root()))
+        folder = Path(tempfile.mkdtemp(prefix=f"imagenet-mds-{_machine()}-{number}-", dir=_temporary_root()))
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:  # unlocked yet, it looked stale to another start
             continue
         try:
             if _claim(descriptor, folder):
-                try:
-                    yield folder
-                finally:
-                    shutil.rmtree(folder, ignore_errors=True)
+                yield folder
                 return
         finally:
+            shutil.rmtree(folder, ignore_errors=True)
             os.close(descriptor)
 
 
 def _claim(descriptor: int, path: Path) -> bool:
     """Lock an open file or folder without waiting. Return whether this process holds it and it is still at its path:
-    another process may have found it unlocked and removed it."""
+    another process may have found it unlocked and removed it.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         there, here = path.stat(), os.fstat(descriptor)
-    except OSError:
+    except (BlockingIOError, FileNotFoundError):
         return False
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
@@ -162,6 +165,15 @@ def _remove_blocks(number: int) -> None:
 
 def _owner_file(number: int) -> Path:
     return SHARED_MEMORY / f"imagenet-mds-{number}"
+
+
+@cache
+def _machine() -> str:
+    """Eight hexadecimal digits for this boot of this machine, zeros where the kernel does not tell."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii")[:8]
+    except OSError:
+        return "0" * 8
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -3,12 +3,16 @@
 So a name never stands for a part of a file, whatever happens to the process or the machine.
 """
 
+import errno
 import json
 import os
 import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What `link` answers where the file system has no hard links."""
 
 
 class Draft:
@@ -120,11 +124,13 @@ def sync_file(path: Path) -> None:
 def create_atomic(path: Path, data: bytes | memoryview) -> None:
     """Write a file atomically if none exists at `path`. Of several processes that try, exactly one succeeds.
 
-    A hard link is used instead of `O_EXCL`, which would make the name visible before the content is there.
+    A hard link is used instead of `O_EXCL`, which would make the name visible before the content is there. On a file
+    system without hard links (exFAT, object stores mounted as folders) `O_EXCL` takes the name, and the content
+    follows: a kill in between leaves an empty file.
 
     Raises:
         FileExistsError: `path` exists; it is left as it is.
-        OSError: the system's own error, for example where the file system has no hard links.
+        OSError: the system's own error.
     """
     # A random name, because process numbers are not unique on a file system shared by several machines.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
@@ -139,6 +145,11 @@ def create_atomic(path: Path, data: bytes | memoryview) -> None:
             # NFS repeats a request whose answer was lost, and then reports its own link as a conflict: see open(2).
             if temporary.stat().st_nlink != 2:
                 raise
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)

@@ -165,7 +165,7 @@ class LocalStorage(RangeReads):
 
     def remove_partials(self, folder: str = "", *, complete: bool) -> None:
         """Remove the temporary files of killed runs. The caller must hold the lock of the folder."""
-        for path in (self.root / folder).glob(".*.tmp"):
+        for path in (self.root / folder).glob(".*.tmp*"):
             path.unlink(missing_ok=True)
 
     @contextmanager

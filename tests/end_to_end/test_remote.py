@@ -231,7 +231,7 @@ def test_a_dataset_of_stock_tools_is_trained_on_without_its_fingerprint_and_subs
     assert "pass data.subset=null to train on all of it" in refused.err
     few = run(*command, "--run-name", "few", "model.classes=3")
     assert few.status == 2
-    assert re.search(r"a sample is of class [3-9] and the model knows 3: give model\.classes", few.err)
+    assert re.search(r"a sample has class [3-9] and the model knows 3: pass model\.classes", few.err)
     # Another dataset of stock tools is another run's.
     shutil.rmtree(theirs / "val")
     shutil.copytree(theirs / "train", theirs / "val")

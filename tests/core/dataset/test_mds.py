@@ -177,7 +177,7 @@ def test_the_stock_imagenet_dataset_reads_images_and_classes(
     ("encoding", "value"),
     [
         *(("int", -1), ("int8", -1), ("uint8", 200), ("uint16", 40_000), ("int64", 999)),
-        *(("str", "12"), ("str_int", 12), ("str_float", 7.0), ("float32", 7.0)),
+        *(("str", "12"), ("str_int", 12), ("str_float", 7.0), ("float32", 7.0), ("json", 7), ("bytes", b"7")),
     ],
 )
 def test_a_label_of_any_encoding_is_read_as_streaming_reads_it(encoding: str, value: Any) -> None:

@@ -1,5 +1,6 @@
 """Atomic writes: a file is complete or does not exist."""
 
+import errno
 import multiprocessing
 import os
 import threading
@@ -181,3 +182,17 @@ def test_a_created_file_is_durable_before_its_name(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "link", noted_link)
     create_atomic(tmp_path / "a.bin", b"whole")
     assert events == ["fsync of the file", "link", "fsync of the folder"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_is_created_once_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    create_atomic(tmp_path / "a", b"first")
+    with pytest.raises(FileExistsError):
+        create_atomic(tmp_path / "a", b"second")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"first"}

@@ -134,6 +134,33 @@ def test_a_second_writer_does_not_overwrite_a_record(storage: Storage, save: Sav
         save(10)
 
 
+def test_a_second_writer_does_not_replace_the_checkpoint_of_the_first(storage: Storage, save: Save) -> None:
+    save(10)
+    with pytest.raises(WorldError):
+        save(10, content=b"others")
+    newest, warnings = CheckpointStore(storage).newest()
+    assert newest is not None
+    assert (newest.batch, warnings) == (10, [])
+
+
+def test_unreadable_records_are_discarded_so_that_the_run_can_pass_them(storage: Storage, save: Save) -> None:
+    save(10)
+    storage.write(save(20).replace(".pt", ".json"), b"")
+    store = CheckpointStore(storage)
+    newest, _ = store.newest()
+    store.discard_after(newest)
+    assert save(20) == "ep0-ba20.pt"
+
+
+def test_what_killed_starts_left_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in (".ep0-ba10.tmp.pt", ".ep0-ba10.json.0123456789abcdef.tmp"):
+        (folder / name).touch()
+    CheckpointStore(LocalStorage(folder)).discard_after(None)
+    assert list(folder.iterdir()) == []
+
+
 def test_a_record_of_a_later_version_is_refused(storage: Storage, save: Save) -> None:
     save(10)
     record = json.loads(storage.read("ep0-ba10.json"))

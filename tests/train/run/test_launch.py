@@ -1,5 +1,6 @@
 """Ranks that fail, are killed, or leave things behind. The ranks here are small programs in place of the trainer."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -161,6 +162,26 @@ def test_attempts_that_start_while_others_clean_up_keep_what_they_have() -> None
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(ROOTS)}
     processes = [subprocess.Popen([sys.executable, "-c", program], env=variables) for _ in range(4)]
     assert [process.wait(timeout=HANG_SECONDS) for process in processes] == [0] * 4
+
+
+def test_a_folder_without_locks_is_an_error_and_not_an_endless_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("imagenet_mds.process.attempt.fcntl.flock", refuse)
+    before = set(Path(tempfile.gettempdir()).iterdir())
+    with pytest.raises(OSError, match="No locks available"), attempt():
+        pass
+    assert not [path for path in set(Path(tempfile.gettempdir()).iterdir()) - before if "imagenet-mds" in path.name]
+
+
+def test_folders_of_other_machines_are_kept() -> None:
+    foreign = Path(tempfile.mkdtemp(prefix="imagenet-mds-ffffffff-123456789012-"))
+    try:
+        remove_stale()
+        assert foreign.exists()
+    finally:
+        foreign.rmdir()
 
 
 def test_blocks_without_an_owner_are_removed() -> None:

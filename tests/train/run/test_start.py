@@ -39,7 +39,7 @@ def begun(dataset: Path, folder: Path, *overrides: str) -> RunFolder:
 
 def save(folder: RunFolder, batch: int, content: bytes = b"weights", keep: int = 9) -> Path:
     """A checkpoint of the run, published as the trainer does."""
-    folder.staging.mkdir(exist_ok=True)
+    folder.staging.mkdir(parents=True, exist_ok=True)
     staged = folder.staging / f"ep0-ba{batch}.pt"
     staged.write_bytes(content)
     identity = folder.read_identity()
@@ -159,7 +159,7 @@ def test_old_checkpoints_go_with_their_records(dataset: Path, tmp_path: Path) ->
     folder = begun(dataset, tmp_path / "run")
     for batch in (5, 10, 20):
         save(folder, batch, keep=2)
-    assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == [
+    assert sorted(path.name for path in (folder.path / "checkpoints").glob("[!.]*")) == [
         "ep0-ba10.json",
         "ep0-ba10.pt",
         "ep0-ba20.json",
@@ -273,7 +273,7 @@ def test_broken_newer_checkpoints_take_no_place_from_whole_ones(dataset: Path, t
     start = prepare(demo(), dataset, folder)
     start.record()
     save(folder, 12, keep=1)
-    assert sorted(path.name for path in (folder.path / "checkpoints").iterdir()) == ["ep0-ba12.json", "ep0-ba12.pt"]
+    assert sorted(path.name for path in (folder.path / "checkpoints").glob("[!.]*")) == ["ep0-ba12.json", "ep0-ba12.pt"]
 
 
 def test_a_record_that_cannot_be_read_is_left_out_and_said(dataset: Path, tmp_path: Path) -> None:
@@ -339,3 +339,16 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, datas
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     start = prepare(demo("ranks=4"), dataset, RunFolder(tmp_path / "run"))
     assert dict(start.describe())["device"] == "CPU: there is no GPU here"
+
+
+def test_checkpoints_may_lie_on_another_disk(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to("/dev/shm/" + tmp_path.name, target_is_directory=True)
+    elsewhere = Path("/dev/shm") / tmp_path.name
+    elsewhere.mkdir()
+    try:
+        folder = begun(dataset, tmp_path / "run")
+        save(folder, 10)
+        assert prepare(demo(), dataset, folder).checkpoint is not None
+    finally:
+        shutil.rmtree(elsewhere)

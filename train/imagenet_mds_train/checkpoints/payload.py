@@ -1,6 +1,7 @@
 """What a checkpoint carries beside Composer's state: enough to rebuild the model without the folder of its run.
 
-{"state": Composer's, "rng": of every rank, "imagenet_mds": {"format", "config", "classes", "identity"}}
+A checkpoint is a dictionary with `state` (Composer's), `rng` (the random state of every rank) and the payload under
+`imagenet_mds`, which has `format`, `config`, `classes` and `identity`.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Saves checkpoints that continue exactly, in mid-epoch too.
 
 Composer's CheckpointSaver is the base class only because Composer's EMA looks for one to know when to put the averaged
-weights into the model. Everything it does is replaced: write to a staging file, then let the store publish it.
+weights into the model. All its saving and loading is replaced: a staging file is written, then the store publishes it.
 """
 
 from collections.abc import Callable
@@ -112,6 +112,8 @@ class Checkpoints(CheckpointSaver):
 
     def _save(self, state: State) -> None:
         """Save one checkpoint. Every rank gives its random state, the first one writes."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # near the memory limit, gathering the state needs some room
         checkpoint = {
             "state": state.state_dict(),
             "rng": self._random_state.to_save(),

@@ -60,8 +60,10 @@ class CheckpointStore:
             UserError: a later version of the program wrote the records.
             WorldError: the run saved checkpoints and none of them can be used.
         """
-        warnings: list[str] = []
-        records = self._records(warnings.append)
+        unreadable: list[str] = []
+        records = self._records(unreadable.append)
+        where = self.storage.location
+        warnings = [f"{where}/{name} is skipped: it is not a checkpoint's record" for name in unreadable]
         for record in records:
             fault = self._fault(record)
             if fault is None:
@@ -91,18 +93,22 @@ class CheckpointStore:
             keep_last: how many checkpoints stay, this one included.
 
         Raises:
-            WorldError: another process published a checkpoint of the same place; a record is never overwritten.
+            WorldError: another process published a checkpoint of the same place. Its record is not overwritten, nor its
+                checkpoint unless both are published at the same moment.
             OSError: the storage refuses. What was published before is kept.
         """
+        taken = WorldError(
+            f"{self.storage.location}/{file.name} was published by another process: only one may continue "
+            f"{self.storage.parent.location}"
+        )
+        if self.storage.size_bytes(_record_name(file.name)) is not None:
+            raise taken
         size_bytes, xxh64 = self.storage.adopt(file, file.name)
         record = CheckpointRecord(file.name, epoch, batch, size_bytes, xxh64, identity)
         try:
-            self.storage.create(_record_name(record), json_bytes(asdict(record)))
+            self.storage.create(_record_name(file.name), json_bytes(asdict(record)))
         except FileExistsError:
-            raise WorldError(
-                f"{self.location_of(record)} was published by another process: only one may continue "
-                f"{self.storage.parent.location}"
-            ) from None
+            raise taken from None
         others = [other for other in self._records() if other.age != record.age]
         # Another one of this batch is from before the epoch's validation, and holds nothing that this one lacks.
         kept = [other for other in others if other.batch != batch][: keep_last - 1]
@@ -110,12 +116,22 @@ class CheckpointStore:
             if old not in kept:
                 self._remove(old)
 
-    def discard_after(self, record: CheckpointRecord) -> None:
-        """Remove checkpoints newer than the one that the run continues from. They are broken, otherwise it would
-        continue from them, and must not count when the newest are kept."""
-        for other in self._records():
-            if other.age > record.age:
+    def discard_after(self, record: CheckpointRecord | None) -> None:
+        """Remove what would be in the way of a run that continues from `record`, None for its start: newer checkpoints,
+        unreadable records, and partial files of a killed start. Newer checkpoints are broken, otherwise the run would
+        continue from them, and must not count when the newest are kept. The run must be locked.
+
+        Raises:
+            UserError: a later version of the program wrote a record.
+            OSError: the storage refuses.
+        """
+        unreadable: list[str] = []
+        for other in self._records(unreadable.append):
+            if record is None or other.age > record.age:
                 self._remove(other)
+        for name in unreadable:
+            self.storage.delete(name)
+        self.storage.remove_partials(complete=False)
 
     def _fault(self, record: CheckpointRecord) -> str | None:
         size_bytes = self.storage.size_bytes(record.basename)
@@ -128,11 +144,11 @@ class CheckpointStore:
         return None
 
     def _remove(self, record: CheckpointRecord) -> None:
-        self.storage.delete(_record_name(record))
+        self.storage.delete(_record_name(record.basename))
         self.storage.delete(record.basename)
 
-    def _records(self, warn: Callable[[str], None] = lambda warning: None) -> list[CheckpointRecord]:
-        """The records, the newest first."""
+    def _records(self, on_unreadable: Callable[[str], None] = lambda name: None) -> list[CheckpointRecord]:
+        """The records, the newest first. Calls `on_unreadable` with the name of each that is not a record."""
         records = []
         try:
             names = self.storage.list_names()
@@ -149,7 +165,7 @@ class CheckpointStore:
             except (ValueError, TypeError) as error:
                 if _format_of(self.storage.read(name)) > FORMAT:
                     raise _too_new(place) from error
-                warn(f"{place} is skipped: it is not a checkpoint's record")
+                on_unreadable(name)
                 continue
             if record.format > FORMAT:
                 raise _too_new(place)
@@ -157,8 +173,9 @@ class CheckpointStore:
         return sorted(records, key=lambda record: record.age, reverse=True)
 
 
-def _record_name(record: CheckpointRecord) -> str:
-    return f"{Path(record.basename).stem}.json"
+def _record_name(basename: str) -> str:
+    """The name of the record of a checkpoint."""
+    return f"{Path(basename).stem}.json"
 
 
 def _format_of(data: bytes) -> int:

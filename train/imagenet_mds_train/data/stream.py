@@ -180,6 +180,7 @@ class ImageStream(StreamingDataset):
         """The stored bytes and the class of sample number `sample`. Its shard is fetched if it is not here.
 
         Raises:
+            UserError: the label is not a class number.
             WorldError: the shard is not available.
             OSError: the disk fails.
         """
@@ -196,7 +197,10 @@ class ImageStream(StreamingDataset):
             break
         else:
             raise WorldError(f"{path} is evicted as soon as it is fetched: raise --cache-limit")
-        return _image_and_class(data, reader)
+        try:
+            return _image_and_class(data, reader)
+        except ValueError as error:
+            raise UserError(f"sample {sample} of {self._dataset} has no class number in y: {error}") from None
 
     def seen(self, sample: int, view: Callable[[bytes], _View]) -> tuple[_View, int]:
         """What `view` makes of a sample's stored bytes, and the sample's class.

@@ -1,7 +1,7 @@
 """The request to stop: made by SIGTERM to any rank, agreed on by all ranks at the end of a batch.
 
 Nothing is saved in the signal handler. It sets a flag; the ranks agree on it at the end of each batch, the saver saves
-that batch, and every rank raises `StopRequested`.
+that batch if its loss is finite, and every rank raises `StopRequested`.
 """
 
 import os
@@ -18,7 +18,7 @@ from imagenet_mds.errors import EXIT_STOPPED
 
 
 class StopRequested(Exception):  # noqa: N818 # a request, not an error
-    """Everything is saved; the run ends now, ready to continue."""
+    """What is worth saving is saved; the run ends now, ready to continue."""
 
 
 class StopRequest(Callback):

@@ -1,10 +1,13 @@
-"""Measures what a run reports, once, and logs it through Composer's logger. Destinations decide when to show it.
+"""Measures what a run reports, once, and logs it through Composer's logger.
 
-train/loss                      mean over the ranks
-train/next_lr                   of the next batch
-train/images, train/batch_seconds, train/waited_seconds
-                                of one batch; the wait is for the loader
-val/NAME                        what the loaders counted since the start, over all ranks
+    train/loss             mean over the ranks
+    train/next_lr          learning rate of the next batch
+    train/images           images of the batch
+    train/batch_seconds    time of the batch
+    train/waited_seconds   part of it in which the loader was waited for
+    val/NAME               what the loaders of all ranks counted since the start
+
+Destinations decide when to show it.
 """
 
 import time
@@ -31,6 +34,10 @@ class Throughput(Callback):
         self._counts = counts
         self._since = self._asked_at = time.monotonic()
         self._waited_seconds = 0.0
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Start the clock. A run that resumes in mid-epoch has no start of an epoch."""
+        self._since = time.monotonic()
 
     def epoch_start(self, state: State, logger: Logger) -> None:
         """Start the clock again: the time between epochs (validation, a checkpoint) is not training time."""

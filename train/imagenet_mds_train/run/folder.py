@@ -1,10 +1,15 @@
 """The folder of a run on this machine. Imports no torch.
 
-FOLDER/NAME/run.json               configuration and identity of the run, written at its first start
-FOLDER/NAME/log.jsonl              a line per event: start, batch, eval, checkpoint, stopped, done
-FOLDER/NAME/checkpoints/           see `checkpoints.store`
-FOLDER/NAME/staging/               the checkpoint that is being written
-FOLDER/NAME/result.json            the final figures, written last: where it exists, the run is over
+    FOLDER/NAME/run.json               configuration and identity of the run, written at each start
+    FOLDER/NAME/verified.json          shards that were verified, see `dataset.verified`
+    FOLDER/NAME/job.json               what the ranks of the last start do
+    FOLDER/NAME/log.jsonl              a line per event: start, batch, eval, checkpoint, stopped, done
+    FOLDER/NAME/rank<N>.log            the output of every rank but the first
+    FOLDER/NAME/checkpoints/           see `checkpoints.store`
+    FOLDER/NAME/checkpoints/.staging/  the checkpoint that is being written
+    FOLDER/NAME/result.json            the final figures
+
+The result is written last: where it exists, the run is over.
 """
 
 import contextlib
@@ -42,8 +47,9 @@ class RunFolder:
 
     @property
     def staging(self) -> Path:
-        """Where a checkpoint is written before it is published, on the file system of `checkpoints`."""
-        return self.path / "staging"
+        """Where a checkpoint is written before it is published. It is within `checkpoints`, which may be a link to
+        another disk, because publishing renames."""
+        return self.path / "checkpoints" / ".staging"
 
     @property
     def log(self) -> Path:

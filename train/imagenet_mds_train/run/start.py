@@ -123,9 +123,8 @@ class Start:
         Raises:
             OSError: the run's folder cannot be written.
         """
-        if self.checkpoint is not None:
-            self.run.checkpoints.discard_after(self.checkpoint)
         self.run.create(self.config.model_dump(mode="json"), self.identity)
+        self.run.checkpoints.discard_after(self.checkpoint)
 
     def shards(self) -> list[tuple[Split, list[ShardInfo]]]:
         """The shards that the run reads, of both splits."""
