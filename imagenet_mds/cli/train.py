@@ -9,6 +9,7 @@ import typer
 
 from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
+from imagenet_mds.process.streams import forgive_lost_output
 
 if TYPE_CHECKING:
     from imagenet_mds_train.run.folder import RunFolder
@@ -37,6 +38,7 @@ def train(
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.start import Start
 
+    forgive_lost_output()
     if (phase is None) == (config is None):
         raise UserError("pass either --phase 1, 2 or 3 or --config FILE: they say what to train")
     if data is None:
@@ -46,6 +48,8 @@ def train(
     run_name = Path(name).stem if run_name is None else run_name
     if not run_name or run_name in (".", "..") or "/" in run_name:
         raise UserError(f"--run-name {run_name!r}: pass a folder name without slashes")
+    if save.parts and save.parts[0].endswith(":"):
+        raise UserError(f"--save {save}: runs are saved to a folder of this machine, not to an address")
     run = RunFolder(save / run_name)
     dataset = open_dataset(data, cache, cache_limit)
     start = Start.prepare(settings, dataset, run)
@@ -91,7 +95,7 @@ def _run(start: "Start", run: "RunFolder", lock: int) -> int:
         minutes = (time.monotonic() - started) / 60
         print(f"{run.path} is finished after {result['batches']:,} batches: {_figures(result)} ({minutes:.1f} minutes)")
     elif status == EXIT_STOPPED:
-        print(f"{run.path} is stopped and saved: run the same command again to continue", file=sys.stderr)
+        print(f"{run.path} is stopped: run the same command again to continue", file=sys.stderr)
     elif status != EXIT_USER:
         print(
             f"imagenet-mds: {run.path} failed. Its checkpoints are kept: once the cause is fixed, run the same "

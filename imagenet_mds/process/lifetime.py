@@ -26,6 +26,13 @@ def die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def ignore_warning_signals() -> None:
+    """Ignore the signals by which batch systems warn all processes of a job. The command answers them, for its workers
+    and ranks too, which would end at once."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def die_with_launcher() -> None:
     """Call `die_with` for the launcher that started this rank.
 
@@ -38,6 +45,7 @@ def die_with_launcher() -> None:
 def end_with_pool() -> None:
     """End this pool worker when its run is killed, so that it writes nothing into the destination of a later run."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    ignore_warning_signals()
 
 
 def _end_with_parent() -> None:

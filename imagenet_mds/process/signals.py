@@ -1,20 +1,30 @@
-"""Handling of the signals that ask the program to stop: SIGINT (Ctrl-C), SIGTERM and SIGHUP.
+"""Handling of the signals that ask the program to stop: SIGINT (Ctrl-C), SIGTERM, SIGHUP, and the two that batch
+systems such as SLURM send as a warning, SIGUSR1 and SIGUSR2.
 
-A signal that is ignored when the process starts, as SIGHUP is under nohup, stays ignored.
+A signal that is ignored when the process starts, as SIGHUP is under nohup, stays ignored. A second signal means that
+the sender does not want to wait. But supervisors and wrapper scripts pass on what they receive, so that one request may
+arrive several times: only Ctrl-C counts again within the first seconds.
 """
 
 import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from imagenet_mds.errors import EXIT_STOPPED
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+REPEAT_SECONDS = 5.0
+"""How long after a request to stop other signals than Ctrl-C are taken for the same request."""
 
 STOPPED_MESSAGE = "imagenet-mds: stopped; finished work is kept, run the same command again to continue\n"
+
+_first_at = 0.0
+"""When `stop_cleanly` was called, in seconds of the monotonic clock."""
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -35,12 +45,21 @@ def stop_cleanly(*_: object) -> None:
     Raises:
         KeyboardInterrupt: always.
     """
+    global _first_at
+    _first_at = time.monotonic()
     handle_stop_signals(_kill_workers)
     raise KeyboardInterrupt
 
 
-def _kill_workers(*_: object) -> None:
+def _is_repeated(number: int, first_at: float) -> bool:
+    """Whether a signal is most likely the same request as one that came at `first_at`."""
+    return number != signal.SIGINT and time.monotonic() - first_at < REPEAT_SECONDS
+
+
+def _kill_workers(number: int, frame: FrameType | None) -> None:
     """Second signal: kill the workers. Interrupting the wait for them would leave the pool unable to shut down."""
+    if _is_repeated(number, _first_at):
+        return
     from multiprocessing import active_children  # already imported if there are workers
 
     handle_stop_signals(_exit_now)
@@ -76,12 +95,17 @@ def sigint_blocked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def collected_stop_signals(on_first: Callable[[], None]) -> Iterator[list[int]]:
-    """Collect the stop signals that arrive in the block in a list that grows, and call `on_first` at the first one."""
+    """Collect the requests to stop that arrive in the block in a list that grows. Call `on_first` at the first one."""
     received: list[int] = []
+    first_at = 0.0
 
     def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal first_at
+        if received and _is_repeated(number, first_at):
+            return
         received.append(number)
         if len(received) == 1:
+            first_at = time.monotonic()
             on_first()
 
     before = {number: signal.signal(number, receive) for number in _not_ignored()}

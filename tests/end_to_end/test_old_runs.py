@@ -7,6 +7,7 @@ were numbered, in which each large tensor is filled with its mean, so that the f
 import json
 import lzma
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from imagenet_mds_train.config.load import load_config
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.identity import refuse_other, run_identity
 from tests.support import DATA
-from tests.support.command import done, run
+from tests.support.command import HANG_SECONDS, PROGRAM, done, environment, run
 
 RECIPE = (
     "global_batch_size=8",
@@ -33,6 +34,10 @@ RECIPE = (
 )
 
 
+ODD_NAME = "runs #1 of {rank}? 100%"
+"""Any folder will do: Composer takes paths for URIs and format strings."""
+
+
 def identity_on(dataset: Path, *overrides: str) -> dict[str, Any]:
     """The identity of the recipe on a dataset."""
     opened = Dataset.at(str(dataset))
@@ -42,7 +47,7 @@ def identity_on(dataset: Path, *overrides: str) -> dict[str, Any]:
 @pytest.fixture
 def old(dataset: Path, tmp_path: Path) -> RunFolder:
     """The run of format 0, on the dataset of these tests."""
-    folder = tmp_path / "runs" / "old"
+    folder = tmp_path / ODD_NAME / "old"
     shutil.copytree(DATA / "run_of_format_0", folder)
     packed = folder / "checkpoints" / "ep0-ba10.pt.xz"
     packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
@@ -66,6 +71,18 @@ def test_a_run_of_the_first_format_is_continued_and_evaluated(old: RunFolder, da
         *range(11, 20)
     ]
     assert events[-1]["event"] == "done"
+
+
+def test_a_run_goes_on_when_its_output_goes_away(old: RunFolder, dataset: Path) -> None:
+    command = ["train", "--config", "demo", "--data", dataset, "--save", old.path.parent, "--run-name", "old", *RECIPE]
+    process = subprocess.Popen(
+        [*PROGRAM, *map(str, command)], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout as output:
+        assert output.readline().startswith("run:")
+    assert process.wait(timeout=HANG_SECONDS) == 0
+    assert old.events()[-1]["event"] == "done"
 
 
 def test_a_run_of_a_later_format_is_refused(old: RunFolder, dataset: Path) -> None:

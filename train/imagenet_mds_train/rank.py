@@ -9,6 +9,7 @@ from composer import Trainer
 from composer.utils import dist, get_device, reproducibility
 
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, CommandError
+from imagenet_mds.process.streams import forgive_lost_output
 from imagenet_mds.storage.atomic import write_json
 from imagenet_mds_train.checkpoints.payload import make_payload
 from imagenet_mds_train.checkpoints.random_state import RandomStateOnResume
@@ -26,6 +27,7 @@ from imagenet_mds_train.trainer import build_trainer
 
 def main() -> None:
     """Run one rank: `python -c ... JOB.json`, with torch's distributed environment variables set."""
+    forgive_lost_output()
     status = run(RankJob.read(Path(sys.argv[1])))
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,7 +1,9 @@
 """The one place that makes a Composer Trainer: loaders, model, recipe, and what is always measured."""
 
+import tempfile
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from composer import Trainer
@@ -63,13 +65,21 @@ def build_trainer(
         seed=config.seed,
         dist_timeout=config.system.dist_timeout_seconds,
         run_name=job.run_name,
-        load_path=job.checkpoint,
+        load_path=_plain_path(job.checkpoint) if job.checkpoint else None,
         load_progress_bar=False,
         progress_bar=False,
         auto_log_hparams=False,
         # The sample order resumes by itself; spinning would only advance the validation loaders.
         spin_dataloaders=False,
     )
+
+
+def _plain_path(checkpoint: str) -> str:
+    """A link to a checkpoint in the attempt's temporary folder. Composer takes a path for a URI and a format string, so
+    that one with `#`, `?`, braces or a leading `//` names another file."""
+    link = Path(tempfile.mkdtemp()) / "checkpoint.pt"
+    link.symlink_to(Path(checkpoint).resolve())
+    return str(link)
 
 
 def _build_loaders(config: TrainConfig, job: RankJob, device: torch.device) -> tuple[DeviceLoader, DeviceLoader]:

@@ -70,6 +70,43 @@ def test_an_interruption_reaches_every_rank_as_sigterm(tmp_path: Path) -> None:
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_the_warning_of_a_batch_system_stops_the_run(tmp_path: Path, number: signal.Signals) -> None:
+    """SLURM sends it to the command alone, or to all processes of the job."""
+    program = (
+        "import signal\nfrom imagenet_mds.process.lifetime import ignore_warning_signals\nignore_warning_signals()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        f"for pid in (os.getpid(), os.getppid()): os.kill(pid, {int(number)})\ntime.sleep(10_000)"
+    )
+    before = signal.getsignal(number)
+    assert launch_program(1, tmp_path, program) == 75
+    assert signal.getsignal(number) == before
+
+
+def test_a_request_that_is_passed_on_twice_is_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A supervisor and a wrapper script may both pass it on. The rank takes a while to save."""
+    program = (
+        "import signal\n"
+        "def save(*_):\n    time.sleep(1)\n    open(sys.argv[1], 'w').write('saved')\n    os._exit(75)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP): os.kill(os.getppid(), number)\n"
+        "time.sleep(10_000)"
+    )
+    assert launch_program(1, tmp_path, program) == 75
+    assert (tmp_path / "job").read_text() == "saved"
+    assert "Killed" not in capfd.readouterr().err
+
+
+def test_a_second_ctrl_c_kills_and_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    program = (
+        "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "for _ in range(2):\n    os.kill(os.getppid(), signal.SIGINT)\n    time.sleep(0.5)\n"
+        "time.sleep(10_000)"
+    )
+    assert launch_program(1, tmp_path, program) == 75
+    assert "Killed before saving: the last checkpoint is kept." in capfd.readouterr().err
+
+
 def test_what_an_attempt_borrows_is_given_back() -> None:
     with attempt() as mine:
         block = SHARED_MEMORY / f"{mine.block_base}_locals"

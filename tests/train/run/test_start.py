@@ -352,3 +352,10 @@ def test_checkpoints_may_lie_on_another_disk(dataset: Path, tmp_path: Path) -> N
         assert prepare(demo(), dataset, folder).checkpoint is not None
     finally:
         shutil.rmtree(elsewhere)
+
+
+def test_runs_are_not_saved_to_an_address(dataset: Path, tmp_path: Path) -> None:
+    outcome = run("train", "--config", "demo", "--data", dataset, "--save", "s3://bucket/runs", cwd=tmp_path)
+    assert outcome.status == 2
+    assert "runs are saved to a folder of this machine, not to an address" in outcome.err
+    assert list(tmp_path.glob("s3*")) == []

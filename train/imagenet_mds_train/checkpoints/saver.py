@@ -49,7 +49,7 @@ class Checkpoints(CheckpointSaver):
         on_saved: Callable[[int, int], None],
     ) -> None:
         super().__init__(
-            folder=str(staging),
+            folder="unused",
             save_interval=self._is_due,
             overwrite=True,
             latest_filename=None,
@@ -81,6 +81,9 @@ class Checkpoints(CheckpointSaver):
         every = self._config.every_batches
         last_of_epoch = state.timestamp.batch_in_epoch.value == state.dataloader_len.value
         return self._stop.agreed or last_of_epoch or (every is not None and state.timestamp.batch.value % every == 0)
+
+    def init(self, state: State, logger: Logger) -> None:
+        """Keep the base class from making a folder of its own, whose name it takes for a format string."""
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Keep the base class from looking for files of its own."""

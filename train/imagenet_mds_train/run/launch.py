@@ -38,7 +38,8 @@ START_RANK = f"""
 import os, signal, sys
 sys.path[:] = [path for path in sys.path if path]
 signal.signal(signal.SIGTERM, lambda *_: os._exit({EXIT_STOPPED}))
-from imagenet_mds.process.lifetime import die_with_launcher
+from imagenet_mds.process.lifetime import die_with_launcher, ignore_warning_signals
+ignore_warning_signals()
 die_with_launcher()
 from imagenet_mds_train.rank import main
 main()
@@ -95,6 +96,8 @@ def launch(
                         )
                     )
                 _wait(processes, received, failure_grace_seconds, saving_seconds)
+                if len(received) > 1:
+                    print("Killed before saving: the last checkpoint is kept.", file=sys.stderr, flush=True)
         finally:
             _kill(processes)
         codes = [process.returncode for process in processes]
