@@ -28,7 +28,7 @@ def evaluate(
     from imagenet_mds.progress import ProgressLine
     from imagenet_mds_train.run.folder import find_checkpoint
 
-    path = find_checkpoint(checkpoint)
+    path = find_checkpoint(checkpoint, lambda warning: print(f"note: {warning}", file=sys.stderr))
     opened = open_dataset(data, cache, cache_limit).split(split)
     opened.check_available(opened.info.shards)
     for warning in [opened.warning, *opened.verify(opened.info.shards, len(os.sched_getaffinity(0)))]:

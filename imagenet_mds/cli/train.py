@@ -47,7 +47,7 @@ def train(
     settings = load_config(name, tuple(overrides or ()), ranks)
     run_name = Path(name).stem if run_name is None else run_name
     if not run_name or run_name in (".", "..") or "/" in run_name:
-        raise UserError(f"--run-name {run_name!r}: pass a folder name without slashes")
+        raise UserError(f"--run-name {run_name!r}: pass a folder name, not empty and without slashes")
     if save.parts and save.parts[0].endswith(":"):
         raise UserError(f"--save {save}: runs are saved to a folder of this machine, not to an address")
     run = RunFolder(save / run_name)

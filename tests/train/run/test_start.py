@@ -14,7 +14,7 @@ from imagenet_mds.dataset.split_info import SplitInfo
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds_train.config.load import load_config
 from imagenet_mds_train.config.schema import TrainConfig
-from imagenet_mds_train.run.folder import RunFolder
+from imagenet_mds_train.run.folder import RunFolder, find_checkpoint
 from imagenet_mds_train.run.start import Start
 from tests.support.command import run
 from tests.support.datasets import info_at, manifest_at
@@ -359,3 +359,12 @@ def test_runs_are_not_saved_to_an_address(dataset: Path, tmp_path: Path) -> None
     assert outcome.status == 2
     assert "runs are saved to a folder of this machine, not to an address" in outcome.err
     assert list(tmp_path.glob("s3*")) == []
+
+
+def test_a_broken_newer_checkpoint_is_named_where_an_older_one_is_taken(dataset: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    save(folder, 10)
+    save(folder, 20).write_bytes(b"broken!")
+    warnings: list[str] = []
+    assert find_checkpoint(str(tmp_path / "run"), warnings.append).name == "ep0-ba10.pt"
+    assert [("ep0-ba20.pt is skipped" in warning) for warning in warnings] == [True]

@@ -16,7 +16,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,12 @@ class RunFolder:
         return self.checkpoints.newest(reached)
 
 
-def find_checkpoint(location: str) -> Path:
+def find_checkpoint(location: str, warn: Callable[[str], None] = lambda warning: None) -> Path:
     """The checkpoint that a user means: a file, or the newest whole one of a run's folder.
+
+    Args:
+        location: what was typed.
+        warn: called with a line for each newer checkpoint that is broken.
 
     Raises:
         UserError: there is none.
@@ -158,7 +162,9 @@ def find_checkpoint(location: str) -> Path:
         return path
     if (path / "run.json").is_file():
         run = RunFolder(path)
-        record, _ = run.newest_checkpoint()
+        record, warnings = run.newest_checkpoint()
+        for warning in warnings:
+            warn(warning)
         if record is None:
             raise UserError(f"{path} has no checkpoint yet: continue it with its `imagenet-mds train` command")
         return Path(run.checkpoints.location_of(record))

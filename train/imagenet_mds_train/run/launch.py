@@ -124,7 +124,7 @@ def rendezvous(ranks: int) -> dict[str, str]:
 
 
 def _announce_stop() -> None:
-    print("Saving, then exiting. Press Ctrl-C again to kill.", file=sys.stderr, flush=True)
+    print("Saving, then exiting. Another Ctrl-C kills at once.", file=sys.stderr, flush=True)
 
 
 def _wait(
