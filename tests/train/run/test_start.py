@@ -155,18 +155,6 @@ def test_a_run_that_reached_a_batch_never_starts_at_0(dataset: Path, tmp_path: P
         prepare(demo(), dataset, folder)
 
 
-def test_old_checkpoints_go_with_their_records(dataset: Path, tmp_path: Path) -> None:
-    folder = begun(dataset, tmp_path / "run")
-    for batch in (5, 10, 20):
-        save(folder, batch, keep=2)
-    assert sorted(path.name for path in (folder.path / "checkpoints").glob("[!.]*")) == [
-        "ep0-ba10.json",
-        "ep0-ba10.pt",
-        "ep0-ba20.json",
-        "ep0-ba20.pt",
-    ]
-
-
 def test_a_run_is_held_against_a_second_start(dataset: Path, tmp_path: Path) -> None:
     folder = begun(dataset, tmp_path / "runs" / "demo")
     with folder.lock():
@@ -274,16 +262,6 @@ def test_broken_newer_checkpoints_take_no_place_from_whole_ones(dataset: Path, t
     start.record()
     save(folder, 12, keep=1)
     assert sorted(path.name for path in (folder.path / "checkpoints").glob("[!.]*")) == ["ep0-ba12.json", "ep0-ba12.pt"]
-
-
-def test_a_record_that_cannot_be_read_is_left_out_and_said(dataset: Path, tmp_path: Path) -> None:
-    folder = begun(dataset, tmp_path / "run")
-    save(folder, 10)
-    save(folder, 20).with_suffix(".json").write_bytes(b"")
-    start = prepare(demo(), dataset, folder)
-    assert start.checkpoint is not None
-    assert start.checkpoint.batch == 10
-    assert "ep0-ba20.json is skipped: it is not a checkpoint's record" in start.warnings[0]
 
 
 def test_a_damaged_run_file_is_said(dataset: Path, tmp_path: Path) -> None:
