@@ -29,7 +29,7 @@ def parse_size(text: str, option: str) -> int:
 
     Args:
         text: the size as typed.
-        option: the option it belongs to, for the error message.
+        option: the name of the option, which the error message starts with.
 
     Raises:
         UserError: the text is not a size.

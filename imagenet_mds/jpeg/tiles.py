@@ -197,8 +197,8 @@ def cut(jpeg: bytes, tile_map: TileMap, box: tuple[int, int, int, int]) -> tuple
     small = bytearray().join(
         [header, *[jpeg[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]]
     )
-    # Each segment was copied with the two bytes after it: its restart marker or, for the last segment of the scan, the
-    # marker that ends the scan or a fill byte before it. They become RST0, RST1 and so on, and the last one EOI.
+    # Each copied segment includes the two bytes after it: a restart marker or, after the last segment of the scan,
+    # whatever ends the scan. Renumber these markers RST0, RST1 and so on, and turn the last one into EOI.
     markers = tile_map.sizes_bytes[rows, first_column : last_column + 1].cumsum() + (len(header) - 1)
     np.frombuffer(small, np.uint8)[markers] = _restart_numbers(len(markers))
     small[-1] = EOI

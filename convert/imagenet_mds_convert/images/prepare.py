@@ -228,9 +228,9 @@ def _load(image: Image.Image) -> None:
     refuse_huge(*image.size)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # about broken metadata, as on opening
             image.load()
     except MemoryError:
-        raise  # as in _open
-    except Exception as error:  # as in _open
+        raise  # this machine's problem, not the image's
+    except Exception as error:  # Pillow's decoders raise anything on broken data, as its plugins do on opening
         raise Unusable(f"does not decode ({decoder_reason(error)})") from None

@@ -37,7 +37,7 @@ OFFICIAL_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
-"""As torchvision lists them. The archive that contains these files is not read, so its checksum is of no use here."""
+"""MD5 of each file, from torchvision. The archive itself is never read, so its checksum is not listed."""
 
 _SIDE = 32
 _IMAGE_BYTES = 3 * _SIDE * _SIDE

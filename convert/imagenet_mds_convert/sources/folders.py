@@ -113,6 +113,6 @@ def read_class_names(folder: Storage) -> dict[str, str]:
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """The first `most` names and the number of the others, for a message."""
+    """Format names for a message: at most `most` of them, then how many more there are."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

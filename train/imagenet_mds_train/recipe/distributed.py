@@ -32,7 +32,7 @@ class StaticBuckets(Algorithm):
 
     @property
     def find_unused_parameters(self) -> bool:
-        """True, for the effect on the buckets; the model has no unused parameters."""
+        """True because DDP then keeps its first buckets; the model has no unused parameters."""
         return True
 
     def match(self, event: Event, state: State) -> bool:
