@@ -47,7 +47,7 @@ def _run_until(command: Callable[[], int], root: Path, change: int) -> bool:
         sys.addaudithook(watch)
         try:
             status = command()
-        except BaseException:
+        except BaseException:  # the child must end here, not go on with the tests
             status = 98
         os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -100,7 +100,7 @@ def _fit(trainer: Trainer, *, is_first: bool) -> int:
     except CommandError as error:
         print(f"imagenet-mds: {_without_traceback(error)}", file=sys.stderr, flush=True)
         os._exit(error.exit_status)
-    except Exception:
+    except Exception:  # the rank ends here whatever the error, or the other ranks would wait for it
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(EXIT_FAILED)

@@ -32,7 +32,7 @@ PythonPickler: Any = pickle._Pickler
 """The one that is written in Python and can be changed."""
 
 
-class Python2Pickler(PythonPickler):  # type: ignore[misc]
+class Python2Pickler(PythonPickler):  # type: ignore[misc] # the base is Any
     """Writes bytes and module names as Python 2 with an old numpy did when CIFAR-10 was made."""
 
     dispatch: ClassVar[dict[type, Any]] = dict(PythonPickler.dispatch)

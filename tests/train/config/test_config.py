@@ -216,4 +216,4 @@ def test_the_recipe_excludes_settings_of_place_and_speed() -> None:
 def test_a_configuration_does_not_change_after_it_is_read() -> None:
     config = parse_config(LEAST, "least")
     with pytest.raises(ValidationError, match="frozen"):
-        config.seed = 3  # type: ignore[misc]
+        config.seed = 3  # type: ignore[misc] # it is frozen
