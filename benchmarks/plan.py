@@ -13,7 +13,7 @@ import numpy as np
 from imagenet_mds.dataset.manifest import Policy
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
-from imagenet_mds_convert.sources.base import Sample
+from imagenet_mds_convert.sources.base import Found, Sample
 from imagenet_mds_convert.sources.classes import imagenet_names
 from imagenet_mds_convert.sources.tree import TreeSource
 
@@ -24,7 +24,7 @@ IMAGES = 1_281_167
 class ListedTree(TreeSource):
     """A tree with an invented listing: ImageNet's number of images, with similar sizes."""
 
-    def samples(self, split: str) -> list[Sample]:
+    def find(self, split: str) -> Found:
         """Return every image, sorted by key."""
         sizes = np.random.default_rng(0).gamma(2, 55_000, IMAGES).astype(int).tolist()
         counts = [IMAGES // len(self.classes) + (label < IMAGES % len(self.classes)) for label in range(1000)]
@@ -33,9 +33,9 @@ class ListedTree(TreeSource):
             for label, (wnid, count) in enumerate(zip(self.classes, counts, strict=True))
             for number in range(count)
         )
-        return [
-            Sample(key, label, size, where=f"{split}/{key}") for (label, key), size in zip(keys, sizes, strict=True)
-        ]
+        return Found(
+            [Sample(key, label, size, where=f"{split}/{key}") for (label, key), size in zip(keys, sizes, strict=True)]
+        )
 
 
 def peak_bytes() -> int:

@@ -8,8 +8,12 @@ from typing import Literal, get_args
 
 SplitName = Literal["train", "val"]
 
-SourceKind = Literal["tree", "kaggle", "archives", "parquet", "cifar10"]
+SourceKind = Literal["tree", "kaggle", "archives", "class-tars", "webdataset", "parquet", "cifar10"]
 """Layouts of a source."""
+
+ClassNumbers = Literal["imagenet", "present"]
+"""How classes are numbered where all are ImageNet's: as the 1,000, or those with an image alone. Other classes are
+numbered alone in any case."""
 
 CheckLevel = Literal["decode", "structure", "none"]
 """How thoroughly each image is checked: by decoding it, by its markers, or by its header alone."""

@@ -1,7 +1,7 @@
 """The conversion of one split: what will be made, and what is already at the destination."""
 
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from imagenet_mds.dataset.manifest import (
     MANIFEST_BASENAME,
     WORK_FOLDER,
     Manifest,
+    NotTaken,
     Policy,
     SourceEntry,
     conversion_fingerprint,
@@ -51,10 +52,19 @@ class SplitConversion:
     samples: list[Sample]
     plan: Plan
     source_entry: SourceEntry
+    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
+    not_taken: tuple[NotTaken, ...] = ()
 
     @classmethod
     def plan_for(
-        cls, source: Source, split: SplitName, dataset: Storage, policy: Policy, track: Track = untracked
+        cls,
+        source: Source,
+        split: SplitName,
+        dataset: Storage,
+        policy: Policy,
+        track: Track = untracked,
+        present: frozenset[int] | None = None,
     ) -> "SplitConversion":
         """Plan the conversion of a split: fetch the split if the source needs that, list it, and cut it into shards.
 
@@ -64,21 +74,27 @@ class SplitConversion:
             dataset: the destination of the dataset, which holds its splits.
             policy: how images are checked and stored.
             track: shows the progress of a download.
+            present: the source's class numbers to keep, in which every image of the split is; None for all.
 
         Raises:
             UserError: the source has no such split, no images in it, or fewer than the subset needs.
             WorldError: the source cannot be downloaded.
         """
-        refuse_missing_split(source, split)
         source.fetch(split, track)
-        samples = source.samples(split)
+        found = source.find(split)
+        numbers = range(len(source.classes)) if present is None else sorted(present)
+        classes = tuple(source.classes[number] for number in numbers)
+        samples = found.samples
+        if present is not None:
+            renumbered = {number: place for place, number in enumerate(numbers)}
+            samples = [replace(sample, label=renumbered[sample.label]) for sample in samples]
         if policy.subset is not None and policy.subset > len(samples):
             raise UserError(f"--subset {policy.subset:,}: {split} has {len(samples):,} images; give that or less")
         entry = SourceEntry(
-            kind=source.kind,
+            kind=source.of(split).kind,
             samples=len(samples),
             # Classes are part of it: another class folder shifts later class numbers but changes no key.
-            fingerprint=fingerprint([list(source.classes), [[sample.key, sample.size_bytes] for sample in samples]]),
+            fingerprint=fingerprint([list(classes), [[sample.key, sample.size_bytes] for sample in samples]]),
         )
         plan = make_plan(
             samples,
@@ -87,7 +103,18 @@ class SplitConversion:
             subset=policy.subset,
             likely_bytes=partial(likely_bytes, scaling=_scaling(policy), form=policy.form),
         )
-        return cls(source, split, dataset.child(split), policy, samples, plan, entry)
+        return cls(
+            source.of(split),
+            split,
+            dataset.child(split),
+            policy,
+            samples,
+            plan,
+            entry,
+            classes,
+            tuple(source.class_names[number] for number in numbers),
+            found.not_taken,
+        )
 
     @property
     def location(self) -> str:
@@ -200,16 +227,6 @@ class SplitConversion:
         """
         started = _Started(conversion=self.fingerprint, policy=self.policy, source=self.source_entry)
         self.destination.write(_STARTED, json_bytes(started.model_dump()))
-
-
-def refuse_missing_split(source: Source, split: SplitName) -> None:
-    """Refuse a split that the source does not have.
-
-    Raises:
-        UserError: the source does not have it.
-    """
-    if split not in source.splits:
-        raise UserError(f"the source has no {split}/: it has {' and '.join(source.splits)}; see `--split`")
 
 
 def _scaling(policy: Policy) -> Scaling:

@@ -59,7 +59,7 @@ def publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifest
         raise UserError(
             f"none of the {len(left_out):,} images of {conversion.split} can be used; the first, {key}: {reason}"
         )
-    counts = [0] * len(conversion.source.classes)
+    counts = [0] * len(conversion.classes)
     for sample in stored:
         counts[sample.label] += 1
     shards = [record.info for record in records if record.info]
@@ -68,7 +68,7 @@ def publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifest
     keys = keys_file(stored)
     classes = [
         ClassEntry(wnid=wnid, name=name, samples=count)
-        for wnid, name, count in zip(conversion.source.classes, conversion.source.class_names, counts, strict=True)
+        for wnid, name, count in zip(conversion.classes, conversion.class_names, counts, strict=True)
     ]
     manifest = Manifest(
         split=conversion.split,
@@ -76,6 +76,7 @@ def publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifest
         classes=classes,
         shards=shards,
         left_out=[LeftOut(key=key, reason=reason) for record in records for key, reason in record.left_out],
+        not_taken=list(conversion.not_taken),
         # A change made to every image is not an exception, and 60,000 entries would hide the real ones.
         changed=[
             Changed(key=key, change=change)

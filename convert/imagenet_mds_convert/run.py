@@ -9,7 +9,7 @@ from imagenet_mds.dataset.manifest import Manifest, Policy
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage, writing_to
 from imagenet_mds.vocabulary import EngineName, SplitName
-from imagenet_mds_convert.conversion import SplitConversion, refuse_missing_split
+from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.cost import needed_bytes
 from imagenet_mds_convert.destination import clear_split, locked, refuse_foreign, remove_leftovers, remove_partials
 from imagenet_mds_convert.publish import publish
@@ -18,6 +18,7 @@ from imagenet_mds_convert.shards.pool import Engine, run_tasks
 from imagenet_mds_convert.shards.ray import run_tasks_on_ray
 from imagenet_mds_convert.shards.record import ShardRecord, read_record, recorded_shards
 from imagenet_mds_convert.sources.base import Source, Track, untracked
+from imagenet_mds_convert.sources.folders import some
 
 _SPARE_BYTES = 16 << 20
 """Free disk space required beyond the shards: for index, keys, manifest, and a margin."""
@@ -63,31 +64,54 @@ OnConverted = Callable[[SplitConversion, Manifest, Tally | None], None]
 """Called for each split that is complete; the tally is None if it was complete before."""
 
 
-def choose_splits(source: Source, split: SplitName | None) -> tuple[SplitName, ...]:
-    """The splits to convert: `split` alone, or all that the source has.
-
-    Raises:
-        UserError: the source does not have `split`.
-    """
-    if split is None:
-        return source.splits
-    refuse_missing_split(source, split)
-    return (split,)
-
-
 def plan_splits(
     source: Source, splits: Sequence[SplitName], dataset: Storage, policy: Policy, track: Track = untracked
 ) -> list[SplitConversion]:
-    """Plan each split. A subset applies to train only.
+    """Plan each split. A subset applies to train only, and classes that are present in any split of the source count.
 
     Raises:
         UserError, WorldError: as `SplitConversion.plan_for`.
     """
     whole = policy.model_copy(update={"subset": None})
+    present = present_classes(source, track) if policy.classes == "present" else None
     return [
-        SplitConversion.plan_for(source, split, dataset, policy if split == "train" else whole, track)
+        SplitConversion.plan_for(source, split, dataset, policy if split == "train" else whole, track, present)
         for split in splits
     ]
+
+
+def present_classes(source: Source, track: Track = untracked) -> frozenset[int]:
+    """The numbers of the classes that have an image in any split that the source was opened for.
+
+    Raises:
+        UserError: fewer than two have.
+        WorldError: the source cannot be downloaded.
+    """
+    for split in source.splits:
+        source.fetch(split, track)
+    present = frozenset(sample.label for split in source.splits for sample in source.find(split).samples)
+    if len(present) < 2:
+        raise UserError("the source has images of one class: a classifier needs two at least")
+    return present
+
+
+def class_notes(conversions: Sequence[SplitConversion]) -> list[str]:
+    """What a person should know about classes without an image: those that nobody has, and those that only one split
+    has, each in one line."""
+    notes = []
+    present = {one.split: {sample.label for sample in one.samples} for one in conversions}
+    classes = conversions[0].classes
+    anywhere = set().union(*present.values())
+    if len(anywhere) < len(classes):
+        notes.append(
+            f"{len(anywhere):,} of the {len(classes):,} classes have images, and a network will have {len(classes):,} "
+            f"outputs; `--classes present` numbers those {len(anywhere):,} alone"
+        )
+    for one in conversions:
+        if missing := sorted(anywhere - present[one.split]):
+            names = [one.classes[number] for number in missing]
+            notes.append(f"{one.split} has no image of {len(names):,} classes: {some(names)}")
+    return notes
 
 
 def convert_splits(

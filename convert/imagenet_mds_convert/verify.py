@@ -13,6 +13,7 @@ from imagenet_mds.dataset.mds import INDEX_BASENAME, decode_shard, index_json, s
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage, stored_xxh64, writing_to
+from imagenet_mds.vocabulary import SplitName
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.destination import locked, remove_partials
 from imagenet_mds_convert.images.policy import compiled_check_pays
@@ -35,7 +36,7 @@ def verify_dataset(
     *,
     on_split: Callable[[Storage, Manifest, list[Fault]], None],
     on_repair: Callable[[Storage, str], None],
-    source: Source | None = None,
+    source: Callable[[SplitName], Source] | None = None,
     deep: bool = False,
     threads: int = 1,
     track: Track = untracked,
@@ -46,7 +47,7 @@ def verify_dataset(
         location: the dataset.
         on_split: called with a split, its manifest and its faults, before they are repaired.
         on_repair: called with the name of each file that was rebuilt.
-        source: what to rebuild broken files from.
+        source: opens what to rebuild broken files of a split from.
         deep: decode every image as well.
         threads: number of shards to check at once.
         track: shows the progress.
@@ -69,7 +70,7 @@ def verify_dataset(
             with locked(split):
                 if read_manifest(split) != manifest:
                     raise UserError(f"{split.location} was converted again in the meantime: verify it again")
-                repaired = repair_split(split, manifest, faults, source, track)
+                repaired = repair_split(split, manifest, faults, source(manifest.split), track)
         for name in repaired:
             on_repair(split, name)
         # An image that does not decode in an intact shard came from the source like that, so nothing was rebuilt.
@@ -158,7 +159,10 @@ def repair_split(
         WorldError: the storage failed, or a rebuilt shard differs from the manifest because the images have changed;
             that shard was not written.
     """
-    conversion = SplitConversion.plan_for(source, manifest.split, split.parent, manifest.policy, track)
+    wnids, present = {entry.wnid for entry in manifest.classes}, None
+    if manifest.policy.classes == "present":
+        present = frozenset(number for number, wnid in enumerate(source.classes) if wnid in wnids)
+    conversion = SplitConversion.plan_for(source, manifest.split, split.parent, manifest.policy, track, present)
     before, now = manifest.source, conversion.source_entry
     # Any kind of source will do: the same images give the same shards, and each shard is compared before it is written.
     if (now.samples, now.fingerprint) != (before.samples, before.fingerprint):

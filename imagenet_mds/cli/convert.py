@@ -11,7 +11,7 @@ import typer
 
 from imagenet_mds.cli.tables import json_line, progress_tracker, report_exceptions, split_fields
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
-from imagenet_mds.vocabulary import CheckLevel, EngineName, SourceKind, SplitName
+from imagenet_mds.vocabulary import CheckLevel, ClassNumbers, EngineName, SourceKind, SplitName
 
 if TYPE_CHECKING:
     from imagenet_mds.dataset.manifest import Manifest
@@ -58,6 +58,12 @@ def convert(
     quality: Annotated[
         int | None, typer.Option(min=1, max=100, help="JPEG quality of scaled images; 90 if not given.")
     ] = None,
+    classes: Annotated[
+        ClassNumbers,
+        typer.Option(
+            help="Class numbers of a part of ImageNet: those of the 1,000, or of the classes that are present."
+        ),
+    ] = "imagenet",
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Add restart markers, losslessly, so that training decodes only its crops.")
     ] = False,
@@ -72,7 +78,9 @@ def convert(
     ] = "local",
     seed: Annotated[int, typer.Option(min=0, help="Seed for the sample order.")] = 0,
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan and its cost, and write nothing.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if any image was left out.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with status 1 if any image was left out, or any file not taken.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another dataset at DEST first.")] = False,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Write progress, plan and summary as JSON lines.")
@@ -86,7 +94,7 @@ def convert(
     from imagenet_mds.dataset.subsets import parse_subset
     from imagenet_mds.storage import open_storage
     from imagenet_mds_convert.destination import refuse_inside
-    from imagenet_mds_convert.run import choose_splits, convert_splits, plan_splits
+    from imagenet_mds_convert.run import class_notes, convert_splits, plan_splits
     from imagenet_mds_convert.sources import open_source
     from imagenet_mds_convert.sources.checksums import verify_checksums
 
@@ -101,6 +109,7 @@ def convert(
             quality=DEFAULT_QUALITY if quality is None else quality,
             tiles=tiles,
             raw=raw,
+            classes=classes,
         )
     except ValidationError as error:
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
@@ -110,12 +119,14 @@ def convert(
     track = progress_tracker(as_json=log_json)
     dataset = open_storage(dest)
     refuse_inside(source, dest)
-    opened = open_source(source, source_format)
+    # Which classes are present depends on both splits; otherwise a split that is not asked for is not looked at.
+    opened = open_source(source, source_format, None if split == "both" or classes == "present" else split)
     output.print_warnings(opened.warnings)
-    splits = choose_splits(opened, None if split == "both" else split)
+    splits = opened.splits if split == "both" else (split,)
     if verify_source:
         verify_checksums(opened, splits, track)
     conversions = plan_splits(opened, splits, dataset, policy, track)
+    output.print_warnings(class_notes(conversions))
     if plan:
         output.print_plan(conversions)
         return EXIT_DONE
@@ -128,9 +139,10 @@ def convert(
         overwrite=overwrite,
     )
     left_out = sum(len(manifest.left_out) for manifest in manifests)
-    if not left_out or not strict:
+    not_taken = sum(entry.files for manifest in manifests for entry in manifest.not_taken)
+    if not strict or not left_out + not_taken:
         return EXIT_DONE
-    output.print_refusal(left_out)
+    output.print_refusal(left_out, not_taken)
     return EXIT_FAILED
 
 
@@ -170,9 +182,12 @@ class _Output:
             counts = f"{manifest.samples:,} images ({manifest.fingerprint})"
             print(f"{conversion.location} is complete already: {counts}")
 
-    def print_refusal(self, left_out: int) -> None:
-        complaint = f"imagenet-mds: {left_out} images were left out, and --strict was given"
-        print(json_line("strict", left_out=left_out) if self.as_json else complaint, file=sys.stderr)
+    def print_refusal(self, left_out: int, not_taken: int) -> None:
+        both = [f"{left_out:,} images were left out"] if left_out else []
+        both += [f"{not_taken:,} files were not taken"] if not_taken else []
+        complaint = f"imagenet-mds: {' and '.join(both)}, and --strict was given"
+        as_json = json_line("strict", left_out=left_out, not_taken=not_taken)
+        print(as_json if self.as_json else complaint, file=sys.stderr)
 
     def _print_summary(self, conversion: "SplitConversion", manifest: "Manifest", tally: "Tally") -> None:
         seconds = tally.seconds
@@ -215,7 +230,7 @@ class _Output:
             table.add_row(
                 conversion.split,
                 f"{cost.images:,}",
-                f"{len(conversion.source.classes):,}",
+                f"{len(conversion.classes):,}",
                 f"{cost.shards:,}",
                 f"{cost.size_bytes:,}",
                 f"{cost.minutes:,.1f}",
@@ -240,7 +255,7 @@ def _print_json_plan(conversion: "SplitConversion", cost: "Cost", free_bytes: in
             split=conversion.split,
             location=conversion.location,
             images=cost.images,
-            classes=len(conversion.source.classes),
+            classes=len(conversion.classes),
             shards=cost.shards,
             bytes=cost.size_bytes,
             minutes=round(cost.minutes, 3),

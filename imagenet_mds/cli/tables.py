@@ -27,6 +27,7 @@ def split_fields(location: str, manifest: "Manifest") -> dict[str, Any]:
         "bytes": manifest.size_bytes,
         "fingerprint": manifest.fingerprint,
         "left_out": len(manifest.left_out),
+        "not_taken": [entry.model_dump() for entry in manifest.not_taken],
     }
 
 
@@ -51,6 +52,9 @@ def report_exceptions(manifest: "Manifest") -> None:
     if manifest.policy.tiles:
         untiled = manifest.samples - manifest.tiled
         print(f"  with restart tiles: {manifest.tiled:,} images; {untiled:,} cannot have them and are stored unchanged")
+    for group in manifest.not_taken:
+        what = f"{group.suffix} files" if group.suffix else "files without a suffix"
+        print(f"  not taken: {group.files:,} {what} in {group.place}, such as {group.example}")
     for verb, entries in (
         ("duplicate", [(entry.key, f"the same file as {entry.of}") for entry in manifest.duplicates]),
         ("left out", [(entry.key, entry.reason) for entry in manifest.left_out]),

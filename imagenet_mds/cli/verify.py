@@ -23,13 +23,15 @@ def verify(
     ] = None,
 ) -> int:
     """Check every shard against the manifest. List what is broken, or repair it."""
-    from imagenet_mds_convert.sources import open_source
+    from imagenet_mds_convert.sources import open_source, refuse_no_folder
     from imagenet_mds_convert.verify import verify_dataset
 
+    if repair is not None:
+        refuse_no_folder(repair)
     broken = verify_dataset(
         dataset,
         deep=deep,
-        source=None if repair is None else open_source(repair),
+        source=None if repair is None else (lambda split: open_source(repair, split=split)),
         threads=len(os.sched_getaffinity(0)),
         track=progress_tracker(),
         on_split=_print_split,

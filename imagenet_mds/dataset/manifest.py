@@ -14,7 +14,7 @@ from imagenet_mds.dataset.mds import INDEX_BASENAME, Count, ShardInfo
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.storage.base import Readable, Storage
-from imagenet_mds.vocabulary import SPLITS, CheckLevel, SplitName, StoredForm
+from imagenet_mds.vocabulary import SPLITS, CheckLevel, ClassNumbers, SplitName, StoredForm
 
 MANIFEST_BASENAME = "manifest.json"
 KEYS_BASENAME = "keys.txt"
@@ -51,6 +51,16 @@ class Changed(_Frozen):
     change: str
 
 
+class NotTaken(_Frozen):
+    """Files of the source that were not taken for images: how many, of which suffix, in which kind of folder, and the
+    first of them."""
+
+    place: str
+    suffix: str
+    files: Count
+    example: str
+
+
 class Policy(_Frozen):
     """Everything that decides the bytes of a split, given its source. Sides are in pixels; None keeps the original."""
 
@@ -63,6 +73,7 @@ class Policy(_Frozen):
     quality: int = Field(default=DEFAULT_QUALITY, ge=1, le=100)
     tiles: bool = False
     raw: bool = False
+    classes: ClassNumbers = "imagenet"
 
     @field_validator("shard_size_bytes")
     @classmethod
@@ -95,6 +106,10 @@ class Policy(_Frozen):
         return "raw" if self.raw else "tiles" if self.tiles else "file"
 
 
+_ADDED_LATER = ("classes",)
+"""Keys of `Policy` that datasets of earlier versions do not have."""
+
+
 class Duplicate(_Frozen):
     """A stored image whose file is identical to that of an earlier image of its class."""
 
@@ -120,6 +135,7 @@ class Manifest(_Frozen):
     classes: list[ClassEntry]
     shards: list[ShardInfo]
     left_out: list[LeftOut]
+    not_taken: list[NotTaken] = []
     changed: list[Changed]
     scaled: Count
     tiled: Count = 0
@@ -167,8 +183,14 @@ def content_fingerprint(classes: Sequence[ClassEntry], shards: Sequence[ShardInf
 
 
 def conversion_fingerprint(split: str, source: SourceEntry, policy: Policy) -> str:
-    """Fingerprint a conversion. The same split, source and policy always give the same bytes."""
-    return fingerprint({"split": split, "source": source.model_dump(), "policy": policy.model_dump()})
+    """Fingerprint a conversion. The same split, source and policy always give the same bytes.
+
+    A key that a later version added counts only where it differs from its default, so that a conversion keeps its
+    fingerprint from one version to the next.
+    """
+    added = {name for name in _ADDED_LATER if getattr(policy, name) == Policy.model_fields[name].default}
+    policy_fields = policy.model_dump(exclude=added)
+    return fingerprint({"split": split, "source": source.model_dump(), "policy": policy_fields})
 
 
 def read_manifest(split: Storage) -> Manifest:

@@ -14,7 +14,7 @@ imagenet-mds configs
 imagenet-mds configs ls
 imagenet-mds configs show name overrides
 imagenet-mds convert source dest --split --source-format --verify-source --subset --workers --check \
---max-side --min-side --quality --tiles --raw --shard-size \
+--max-side --min-side --quality --classes --tiles --raw --shard-size \
 --engine --seed --plan --strict --overwrite --log-json
 imagenet-mds demo folder
 imagenet-mds doctor overrides --data --config --cache --cache-limit --json

@@ -91,6 +91,8 @@ def test_another_class_makes_another_source_because_class_numbers_shift(small_tr
     shutil.copytree(small_tree, tree)
     convert_here(tree, tmp_path / "mds")
     (tree / "train" / "n00000000").mkdir()
+    assert convert_here(tree, tmp_path / "mds") == 0  # a folder without an image is no class
+    (tree / "train" / "n00000000" / "a.JPEG").write_bytes(encoded(noise()))
     for split in ("train", "val"):
         with pytest.raises(UserError, match="another source"):
             convert_here(tree, tmp_path / "mds", split=split)

@@ -169,3 +169,30 @@ def meta_mat(leaves: Sequence[tuple[str, int]] = DEVKIT_IDS) -> bytes:
     buffer = io.BytesIO()
     savemat(buffer, {"synsets": synsets}, do_compression=True)
     return buffer.getvalue()
+
+
+_NUMBERS = {wnid: number for number, wnid in enumerate(imagenet_names())}
+
+
+def put_class_tars(tree: Path, root: Path) -> Path:
+    """A tar for each class of each split."""
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        for folder in (tree / split).iterdir():
+            members = [member(path.name, path.read_bytes()) for path in sorted(folder.iterdir(), reverse=True)]
+            (root / split / f"{folder.name}.tar").write_bytes(tar_of(members))
+    return root
+
+
+def put_webdataset(tree: Path, root: Path) -> Path:
+    """The tars of `timm/imagenet-1k-wds`, two of train and one of val, with their companions."""
+    root.mkdir()
+    for name, split, part in (("train-0000", "train", 0), ("train-0001", "train", 1), ("validation-00", "val", None)):
+        paths = sorted((tree / split).glob("*/*"), key=lambda path: path.name[::-1])
+        members = []
+        for path in paths if part is None else paths[part::2]:
+            members.append(member(f"{path.stem}.cls", f"{_NUMBERS[path.parent.name]}\n".encode()))
+            members.append(member(f"{path.stem}.JPEG", path.read_bytes()))
+            members.append(member(f"{path.stem}.json", b"{}"))
+        (root / f"imagenet1k-{name}.tar").write_bytes(tar_of(members))
+    return root

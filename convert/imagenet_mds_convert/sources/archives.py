@@ -6,23 +6,23 @@ is read there in large pieces. Images are then read by their offsets. Keys are t
 images give the same shards.
 """
 
-import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
-from imagenet_mds.vocabulary import SourceKind, SplitName
-from imagenet_mds_convert.sources.base import OfficialFiles, Sample, SourceDefaults, Unusable
+from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
+from imagenet_mds_convert.sources.base import Found, OfficialFiles, Sample, SourceDefaults
 from imagenet_mds_convert.sources.classes import imagenet_names, name_classes, number_classes
 from imagenet_mds_convert.sources.devkit import DEVKIT_BASENAME, read_devkit
-from imagenet_mds_convert.sources.folders import is_image_name, some, sorted_by_key
+from imagenet_mds_convert.sources.folders import some, sorted_by_key
+from imagenet_mds_convert.sources.names import NotTakenCount, is_image_name
 from imagenet_mds_convert.sources.parallel import reads_at_once, run_ahead
 from imagenet_mds_convert.sources.ranges import HEADER_AHEAD_BYTES
-from imagenet_mds_convert.sources.tars import Member, walk_tar
+from imagenet_mds_convert.sources.tars import Member, Where, image_ahead_bytes, member_sample, read_member, walk_tar
 
 TRAIN_BASENAME = "ILSVRC2012_img_train.tar"
 VAL_BASENAME = "ILSVRC2012_img_val.tar"
@@ -40,11 +40,6 @@ _READ_FROM: dict[SplitName, tuple[str, ...]] = {"train": (TRAIN_BASENAME,), "val
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar\Z")
 _VAL_NUMBER = re.compile(r"_(\d{8})\.")
 _LOCAL_THREADS = 4
-_REMOTE_AHEAD_BYTES = 1 << 23
-"""Bytes read at once to list an archive in S3. The 138 GB of train then take 17,000 requests instead of 1.28 million:
-at 30 ms each and 16 at once, half a minute of waiting instead of 40. The bytes are free within a region and take two
-minutes at 1 GB/s. Reading a piece of this size takes four times as long as waiting for it, so larger pieces gain
-little; at 1 MiB most of the time would be waiting. 16 pieces take 128 MiB of memory."""
 
 TASK_3_MISTAKE = (
     "is the archive of task 3 (120 breeds of dogs), often mistaken for the whole: "
@@ -52,9 +47,12 @@ TASK_3_MISTAKE = (
 )
 
 
-def has_archives(storage: Storage) -> bool:
-    """Whether an archive of images is here, including the one of task 3."""
-    return any(storage.size_bytes(name) is not None for name in (*_ARCHIVES.values(), TASK_3_BASENAME))
+def find_archives(storage: Storage) -> dict[SplitName, str]:
+    """The archives of images that are here, by split; the one of task 3 counts as train's, so that it is refused."""
+    there = {split: name for split, name in _ARCHIVES.items() if storage.size_bytes(name) is not None}
+    if "train" not in there and storage.size_bytes(TASK_3_BASENAME) is not None:
+        there["train"] = TASK_3_BASENAME
+    return there
 
 
 @dataclass(frozen=True)
@@ -70,17 +68,18 @@ class ArchivesSource(SourceDefaults):
     drawn: bool = False
 
     @classmethod
-    def open(cls, storage: Storage) -> "ArchivesSource":
-        """Read the list of classes from the archive of train, and the labels of val.
+    def open(cls, storage: Storage, splits: tuple[SplitName, ...] = SPLITS) -> "ArchivesSource":
+        """Read the list of classes from the archive of train, and the labels of val, for the splits that are wanted.
 
         Raises:
             UserError: an archive or the devkit is missing, wrong or broken, or their classes do not match.
         """
-        splits = tuple(split for split, name in _ARCHIVES.items() if storage.size_bytes(name) is not None)
-        if "train" not in splits and storage.size_bytes(TASK_3_BASENAME) is not None:
-            raise UserError(f"{storage.location}/{TASK_3_BASENAME} {TASK_3_MISTAKE}")
-        if not splits:
+        there = find_archives(storage)
+        if not there:
             raise UserError(f"{storage.location} holds neither {TRAIN_BASENAME} nor {VAL_BASENAME}")
+        if "train" in splits and there.get("train") == TASK_3_BASENAME:
+            raise UserError(f"{storage.location}/{TASK_3_BASENAME} {TASK_3_MISTAKE}")
+        splits = tuple(split for split in splits if split in there)
         train = set(_class_tars(storage)) if "train" in splits else set()
         devkit = read_devkit(storage) if "val" in splits else None
         val = set(devkit.val_wnids) if devkit else set()
@@ -106,13 +105,14 @@ class ArchivesSource(SourceDefaults):
         md5 = {name: OFFICIAL_MD5[name] for split in splits for name in _READ_FROM[split]}
         return OfficialFiles(self.storage, md5, {TASK_3_MD5: TASK_3_MISTAKE})
 
-    def samples(self, split: SplitName) -> list[Sample]:
+    def find(self, split: SplitName) -> Found:
         """Every image of the split, sorted by key, including members that must not be read (links, devices).
 
         Raises:
             UserError: there is none, an archive is truncated or broken, or a name occurs twice or has no label.
         """
-        found = sorted_by_key(self._train() if split == "train" else self._val())
+        count = NotTakenCount()
+        found = sorted_by_key(self._train(count) if split == "train" else self._val(count))
         if not found:
             raise UserError(f"{self.storage.location}/{_ARCHIVES[split]} has no images")
         for one, other in pairwise(found):
@@ -121,41 +121,40 @@ class ArchivesSource(SourceDefaults):
                     f"{self.storage.location}/{_ARCHIVES[split]} has {one.key} twice: it is not the official one; "
                     f"download it again, or unpack it and convert the folders"
                 )
-        return found
+        return Found(found, count.not_taken())
 
-    def read(self, where: tuple[str, int, int] | str) -> bytes:
+    def read(self, where: Where) -> bytes:
         """The bytes of a member, by archive, offset and size.
 
         Raises:
             OSError: the archive cannot be read, or has become shorter.
             Unusable: `where` is the reason not to read it.
         """
-        if isinstance(where, str):
-            raise Unusable(where)
-        name, offset, size_bytes = where
-        data = self.storage.read_range(name, offset, size_bytes)
-        if len(data) < size_bytes:
-            raise OSError(errno.EIO, f"{name} ends before byte {offset + size_bytes:,}; it was longer before")
-        return data
+        return read_member(self.storage, where)
 
-    def _train(self) -> Iterable[Sample]:
+    def _train(self, count: NotTakenCount) -> Iterator[Sample]:
         tars = _class_tars(self.storage)
 
-        def list_class(label: int, wnid: str) -> list[Sample]:
+        def list_class(label: int, wnid: str) -> tuple[list[Sample], list[Member]]:
             tar = tars[wnid]
-            ahead_bytes = _image_ahead_bytes(self.storage)
-            members = walk_tar(self.storage, TRAIN_BASENAME, tar.offset, tar.size_bytes, ahead_bytes)
-            return [_sample(TRAIN_BASENAME, wnid, label, member) for member in members if _is_image(member)]
+            ahead_bytes = image_ahead_bytes(self.storage)
+            members = list(walk_tar(self.storage, TRAIN_BASENAME, tar.offset, tar.size_bytes, ahead_bytes))
+            others = [member for member in members if not _is_image(member)]
+            return [member_sample(TRAIN_BASENAME, wnid, label, one) for one in members if _is_image(one)], others
 
         calls = (partial(list_class, label, wnid) for label, wnid in enumerate(self.classes) if wnid in tars)
         for listed in run_ahead(calls, max(_LOCAL_THREADS, self.reads_at_once)):
-            yield from listed()
+            samples, others = listed()
+            for member in others:
+                count.count(f"{TRAIN_BASENAME}, in the tar of a class", member.basename, member.name)
+            yield from samples
 
-    def _val(self) -> Iterable[Sample]:
+    def _val(self, count: NotTakenCount) -> Iterator[Sample]:
         wnids = read_devkit(self.storage).val_wnids
         numbers = {wnid: number for number, wnid in enumerate(self.classes)}
-        for member in _walk_whole(self.storage, VAL_BASENAME, _image_ahead_bytes(self.storage)):
+        for member in _walk_whole(self.storage, VAL_BASENAME, image_ahead_bytes(self.storage)):
             if not _is_image(member):
+                count.count(VAL_BASENAME, member.basename, member.name)
                 continue
             match = _VAL_NUMBER.search(member.basename)
             number = int(match[1]) if match else 0
@@ -165,12 +164,7 @@ class ArchivesSource(SourceDefaults):
                     f"for images 1 to {len(wnids):,}: one of the two is not the official one"
                 )
             wnid = wnids[number - 1]
-            yield _sample(VAL_BASENAME, wnid, numbers[wnid], member)
-
-
-def _image_ahead_bytes(storage: Storage) -> int:
-    """Bytes of a tar of images to read at once when listing it."""
-    return _REMOTE_AHEAD_BYTES if storage.remote else HEADER_AHEAD_BYTES
+            yield member_sample(VAL_BASENAME, wnid, numbers[wnid], member)
 
 
 def _walk_whole(storage: Storage, name: str, ahead_bytes: int = HEADER_AHEAD_BYTES) -> Iterable[Member]:
@@ -198,11 +192,3 @@ def _class_tars(storage: Storage) -> dict[str, Member]:
 
 def _is_image(member: Member) -> bool:
     return is_image_name(member.basename)
-
-
-def _sample(archive: str, wnid: str, label: int, member: Member) -> Sample:
-    """A member as a sample, under its key in the extracted tree; one that must not be read, under its full name."""
-    if member.refused:
-        return Sample(f"{wnid}/{member.name}", label, 0, where=member.refused)
-    where = (archive, member.offset, member.size_bytes)
-    return Sample(f"{wnid}/{member.basename}", label, member.size_bytes, where)

@@ -1,10 +1,12 @@
 """What a source of images is to the converter."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from imagenet_mds.dataset.manifest import NotTaken
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SourceKind, SplitName
 
@@ -30,6 +32,14 @@ class Sample:
     where: Any = None
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a source has of a split: its images, sorted by key, and the files beside them that are not taken."""
+
+    samples: list[Sample]
+    not_taken: tuple[NotTaken, ...] = ()
+
+
 class Source(Protocol):
     """Lists its samples without reading a pixel, and reads any one of them at random.
 
@@ -51,7 +61,7 @@ class Source(Protocol):
 
     @property
     def splits(self) -> tuple[SplitName, ...]:
-        """The splits that this source has."""
+        """The splits that were asked for and are here."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -74,12 +84,18 @@ class Source(Protocol):
             WorldError: a file cannot be downloaded.
         """
 
-    def samples(self, split: SplitName) -> list[Sample]:
-        """Every image of the split, sorted by key. The split must have been fetched.
+    def find(self, split: SplitName) -> Found:
+        """What there is of the split, which must have been fetched.
 
         Raises:
-            UserError: there is none.
+            UserError: it has no image.
         """
+
+    def samples(self, split: SplitName) -> list[Sample]:
+        """The images of `find`."""
+
+    def of(self, split: SplitName) -> "Source":
+        """The source of this split alone, for its shard tasks; another object only where two layouts are mixed."""
 
     def read(self, where: Any) -> bytes:
         """The bytes of the image at a sample's `where`.
@@ -104,10 +120,25 @@ class OfficialFiles:
     mistaken: Mapping[str, str] = field(default_factory=dict)
 
 
-class SourceDefaults:
-    """The methods of a source that is read in place and has no official checksums."""
+_Self = TypeVar("_Self")
 
-    def fetch(self, split: SplitName, track: Track = untracked) -> None:
+
+class SourceDefaults(ABC):
+    """The methods of a source that is read in place, has one layout and no official checksums."""
+
+    @abstractmethod
+    def find(self, split: SplitName) -> Found:
+        """See `Source.find`."""
+
+    def samples(self, split: SplitName) -> list[Sample]:
+        """The images of `find`."""
+        return self.find(split).samples
+
+    def of(self: _Self, split: SplitName) -> _Self:
+        """The source itself."""
+        return self
+
+    def fetch(self, split: SplitName, track: Track = untracked) -> None:  # noqa: B027 # most need nothing else
         """Do nothing: files are read in place."""
 
     def official_files(self, splits: Iterable[SplitName]) -> OfficialFiles | None:

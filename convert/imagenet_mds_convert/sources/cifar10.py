@@ -18,8 +18,8 @@ from PIL import Image
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
-from imagenet_mds.vocabulary import SourceKind, SplitName
-from imagenet_mds_convert.sources.base import OfficialFiles, Sample, SourceDefaults
+from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
+from imagenet_mds_convert.sources.base import Found, OfficialFiles, Sample, SourceDefaults
 from imagenet_mds_convert.sources.folders import sorted_by_key
 
 FOLDER_NAME = "cifar-10-batches-py"
@@ -43,7 +43,17 @@ _SIDE = 32
 _IMAGE_BYTES = 3 * _SIDE * _SIDE
 
 
-def find_cifar10(storage: Storage) -> Storage | None:
+def find_cifar10(storage: Storage) -> dict[SplitName, Storage]:
+    """The folder of CIFAR-10, by the splits of which it has a batch."""
+    folder = _folder(storage)
+    if folder is None:
+        return {}
+    return {
+        split: folder for split, names in BATCHES.items() if any(folder.size_bytes(name) is not None for name in names)
+    }
+
+
+def _folder(storage: Storage) -> Storage | None:
     """The folder that holds `batches.meta`: this one, or the one that unpacking the download creates in it."""
     return next((at for at in (storage, storage.child(FOLDER_NAME)) if at.size_bytes(META_BASENAME) is not None), None)
 
@@ -60,16 +70,17 @@ class Cifar10Source(SourceDefaults):
     drawn: bool = True
 
     @classmethod
-    def open(cls, storage: Storage) -> "Cifar10Source":
-        """Read the names of the classes, and look which batches there are.
+    def open(cls, storage: Storage, wanted: tuple[SplitName, ...] = SPLITS) -> "Cifar10Source":
+        """Read the names of the classes, and look which batches of the splits there are.
 
         Raises:
             UserError: it is not CIFAR-10, or a batch is missing.
         """
-        if (found := find_cifar10(storage)) is None:
+        if (found := _folder(storage)) is None:
             raise UserError(f"{storage.location} has no {META_BASENAME}, here or in {FOLDER_NAME}/: it is not CIFAR-10")
         splits: list[SplitName] = []
-        for split, batches in BATCHES.items():
+        for split in wanted:
+            batches = BATCHES[split]
             missing = [name for name in batches if found.size_bytes(name) is None]
             if missing and len(missing) < len(batches):
                 raise UserError(f"{found.location} lacks {missing[0]}: download it again")
@@ -94,7 +105,7 @@ class Cifar10Source(SourceDefaults):
         names = [META_BASENAME, *(name for split in splits for name in BATCHES[split])]
         return OfficialFiles(self.storage, {name: OFFICIAL_MD5[name] for name in names})
 
-    def samples(self, split: SplitName) -> list[Sample]:
+    def find(self, split: SplitName) -> Found:
         """Every image of the split, sorted by key: `cat/data_batch_1_00000.png`.
 
         Raises:
@@ -102,11 +113,12 @@ class Cifar10Source(SourceDefaults):
         """
         names = _label_names(self.storage)
         numbers = {name: number for number, name in enumerate(self.classes)}
-        return sorted_by_key(
+        samples = (
             Sample(f"{names[label]}/{batch}_{index:05}.png", numbers[names[label]], _IMAGE_BYTES, (batch, index))
             for batch in BATCHES[split]
             for index, label in enumerate(_batch(self, batch)[1])
         )
+        return Found(sorted_by_key(samples))
 
     def read(self, where: tuple[str, int]) -> bytes:
         """An image as PNG.

@@ -44,8 +44,7 @@ def read_devkit(storage: Storage) -> Devkit:
         return Devkit(tuple(wnids[number] for number in ids), dict(synsets.values()))
     except FileNotFoundError:
         raise UserError(
-            f"{where} is missing, and val has no labels without it: download it, or move the archive of val "
-            f"elsewhere and convert only train"
+            f"{where} is missing, and val has no labels without it: download it, or pass `--split train`"
         ) from None
     except KeyError as error:
         raise UserError(f"{where} is not the official one, it has no {error}: download it again") from None

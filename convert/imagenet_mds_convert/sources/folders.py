@@ -1,25 +1,24 @@
 """Folders of images, on a disk or in S3: the code shared by sources that read plain files.
 
-A folder is listed once, with sizes, and no file is looked up on its own. In S3 that takes one request per thousand
-files, and several folders are listed at once.
+A folder is listed once, with sizes, and no file is looked up on its own unless its name has no suffix. In S3 that takes
+one request per thousand files, and several folders are listed at once.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
+from imagenet_mds.dataset.manifest import NotTaken
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Listing, Storage
-from imagenet_mds_convert.sources.base import Sample
+from imagenet_mds_convert.sources.base import Found, Sample
+from imagenet_mds_convert.sources.classes import WNID
+from imagenet_mds_convert.sources.names import NotTakenCount, is_image, is_system_file, is_system_folder
 from imagenet_mds_convert.sources.parallel import reads_at_once, run_ahead
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
-SYNSET_MAPPING_BASENAME = "LOC_synset_mapping.txt"
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image: by its suffix, unless it is hidden."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+_DEEPEST = 32
+"""Levels of folders below a class; more are a link that leads back to a folder above it."""
 
 
 def sorted_by_key(samples: Iterable[Sample]) -> list[Sample]:
@@ -41,51 +40,159 @@ def find_listing(folder: Storage) -> Listing | None:
         raise UserError(f"{folder.location} cannot be listed: {error.strerror or error}") from None
 
 
-def image_files(folder: Storage) -> list[tuple[str, int]]:
-    """Name and size in bytes of every image file directly in a folder, in no particular order; empty if there is no
-    such folder.
+@dataclass(frozen=True)
+class FlatFolder:
+    """The images directly in a folder, (name, size in bytes), and the files that are none."""
+
+    images: list[tuple[str, int]]
+    not_taken: tuple[NotTaken, ...]
+
+
+def list_flat(folder: Storage, place: str) -> FlatFolder:
+    """List a folder of images without class folders; nothing if there is no such folder.
+
+    Args:
+        folder: the folder.
+        place: what it is called in the count of files that are not taken.
 
     Raises:
         UserError: the folder cannot be listed, or a name cannot be written to `keys.txt`.
     """
+    images, count = [], NotTakenCount()
     found = find_listing(folder)
-    files = [(entry.name, entry.size_bytes) for entry in found.files if is_image_name(entry.name)] if found else []
-    for name, _ in files:
-        refuse_unwritable_name(folder, name)
-    return files
+    for entry in found.files if found else ():
+        if is_image(entry.name, partial(folder.read_range, entry.name, 0)):
+            refuse_unwritable_name(folder, entry.name)
+            images.append((entry.name, entry.size_bytes))
+        else:
+            count.count(place, entry.name, entry.name)
+    return FlatFolder(images, count.not_taken())
 
 
-def class_folder_images(root: Storage, split: str, classes: Sequence[str]) -> list[Sample]:
-    """Every image of `<root>/<split>/<class>/`, sorted by key; `where` is the path under the root.
+@dataclass(frozen=True)
+class ClassFolders:
+    """The class folders of a split.
+
+    `images` maps the name of each that holds an image to its images: (path within the class folder, size in bytes).
+    `empty` are the folders without one, `skipped` those that are the system's own or cannot be read.
+    """
+
+    split: Storage
+    images: dict[str, list[tuple[str, int]]]
+    empty: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    not_taken: tuple[NotTaken, ...] = ()
+
+    def number(self, classes: Sequence[str]) -> Found:
+        """The images as samples of these classes, which include every folder's; `where` is the path under the root."""
+        numbers = {name: number for number, name in enumerate(classes)}
+        samples = (
+            Sample(f"{name}/{path}", numbers[name], size_bytes, where=f"{self.split.name}/{name}/{path}")
+            for name, images in self.images.items()
+            for path, size_bytes in images
+        )
+        return Found(sorted_by_key(samples), self.not_taken)
+
+
+@dataclass
+class _ClassFolder:
+    """What one class folder holds; `error` is the reason if it cannot be listed."""
+
+    name: str
+    images: list[tuple[str, int]] = field(default_factory=list)
+    count: NotTakenCount = field(default_factory=NotTakenCount)
+    error: UserError | None = None
+
+
+def list_class_folders(split: Storage) -> ClassFolders:
+    """List the class folders of a split to any depth, as torchvision's ImageFolder does.
+
+    Args:
+        split: the folder that holds the class folders, which exists.
 
     Raises:
-        UserError: there is none, a folder cannot be listed, or a name cannot be written to `keys.txt`.
+        UserError: a folder that may be a class cannot be listed, or a name cannot be written to `keys.txt`.
     """
-    folder = root.child(split)
+    top = find_listing(split) or Listing((), ())
+    count = NotTakenCount()
+    for entry in top.files:
+        count.count(f"{split.name}/", entry.name, entry.name)
+    system = [name for name in top.folders if is_system_folder(name)]
+    names = sorted(set(top.folders) - set(system))
+    for name in names:
+        refuse_unwritable_name(split, name)
+    calls = (partial(_list_class, split, name) for name in names)
+    listed = [call() for call in run_ahead(calls, reads_at_once(split))]
+    wnids = sum(bool(WNID.match(one.name)) for one in listed if not one.error)
+    for one in listed:
+        count.add(one.count)
+        # Among wnids only a wnid can be a class; among other names every folder can.
+        if one.error and (WNID.match(one.name) or not wnids):
+            raise one.error
+    return ClassFolders(
+        split,
+        {one.name: one.images for one in listed if one.images},
+        tuple(one.name for one in listed if not one.images and not one.error),
+        tuple(sorted([name for name in system if not name.startswith(".")] + [x.name for x in listed if x.error])),
+        count.not_taken(),
+    )
 
-    def list_class(label: int, name: str) -> list[Sample]:
-        keys = ((f"{name}/{basename}", size_bytes) for basename, size_bytes in image_files(folder.child(name)))
-        return [Sample(key, label, size_bytes, where=f"{split}/{key}") for key, size_bytes in keys]
 
-    # A source may have few of ImageNet's 1,000 classes; in S3, each missing one would cost a request.
-    there = folders_in(folder) or () if root.remote else classes
-    calls = (partial(list_class, label, name) for label, name in enumerate(classes) if name in there)
-    found: list[Sample] = []
-    for listed in run_ahead(calls, reads_at_once(root)):
-        found += listed()
-    if not found:
-        raise UserError(f"{folder.location} has no images ({', '.join(IMAGE_SUFFIXES)}) in its folders")
-    return sorted_by_key(found)
+def _list_class(split: Storage, name: str) -> _ClassFolder:
+    found = _ClassFolder(name)
+    folder = split.child(name)
+    try:
+        top = folder.listing()
+    except OSError as error:
+        found.error = UserError(f"{folder.location} cannot be listed: {error.strerror or error}")
+        return found
+    _take(folder, top, "", f"{split.name}/<class>/", found, depth=0)
+    return found
+
+
+def _take(folder: Storage, listing: Listing, prefix: str, place: str, found: _ClassFolder, depth: int) -> None:
+    """Take the images of a folder and of those in it."""
+    for entry in listing.files:
+        if is_image(entry.name, partial(folder.read_range, entry.name, 0)):
+            refuse_unwritable_name(folder, entry.name)
+            found.images.append((f"{prefix}{entry.name}", entry.size_bytes))
+        else:
+            found.count.count(place, entry.name, f"{found.name}/{prefix}{entry.name}")
+    if listing.folders and depth == _DEEPEST:
+        raise UserError(
+            f"{folder.location} lies more than {_DEEPEST} folders deep: a link probably leads back to a folder above it"
+        )
+    for name in listing.folders:
+        if is_system_folder(name):
+            continue
+        refuse_unwritable_name(folder, name)
+        inner = folder.child(name)
+        if below := find_listing(inner):
+            _take(inner, below, f"{prefix}{name}/", f"{place}*/" if depth == 0 else place, found, depth + 1)
 
 
 def folders_in(folder: Storage) -> set[str] | None:
-    """The names of the folders in a folder, except hidden ones; None if it does not exist.
+    """The names of the folders in a folder, except hidden and system ones; None if it does not exist.
 
     Raises:
         UserError: it cannot be listed.
     """
     found = find_listing(folder)
-    return {name for name in found.folders if not name.startswith(".")} if found else None
+    return {name for name in found.folders if not is_system_folder(name)} if found else None
+
+
+def names_in(folder: Storage) -> list[str]:
+    """The names of the files and folders in a folder, sorted, except hidden and system ones; none if there is no such
+    folder.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
+    found = find_listing(folder)
+    if found is None:
+        return []
+    files = [entry.name for entry in found.files if not is_system_file(entry.name)]
+    return sorted(files + [name for name in found.folders if not is_system_folder(name)])
 
 
 def refuse_unwritable_name(folder: Storage, name: str) -> None:
@@ -102,17 +209,66 @@ def refuse_unwritable_name(folder: Storage, name: str) -> None:
         raise UserError(f"{folder.location} has a name with a line break in it, {name!r}: rename it")
 
 
-def read_class_names(folder: Storage) -> dict[str, str]:
-    """Kaggle's mapping of a wnid to its first lemma: `n01440764 tench, Tinca tinca` gives tench. Empty if there is no
-    such file."""
-    if folder.size_bytes(SYNSET_MAPPING_BASENAME) is None:
-        return {}
-    lines = folder.read(SYNSET_MAPPING_BASENAME).decode("utf-8").splitlines()
-    pairs = (line.split(maxsplit=1) for line in lines if line.strip())
-    return {pair[0]: pair[-1].split(",")[0].strip() for pair in pairs}
+def class_notes(listed: Iterable[ClassFolders], classes: Iterable[str]) -> list[str]:
+    """What a person should know about the folders that are no class, or a class without an image; a line per split.
+
+    Args:
+        listed: the class folders of each split.
+        classes: the source's classes.
+    """
+    notes = []
+    for split in listed:
+        if split.skipped:
+            notes.append(f"{split.split.location} has folders that are not read: {some(split.skipped)}")
+        if others := sorted(set(split.empty) - set(classes)):
+            notes.append(f"{split.split.location} has folders without an image, which are no classes: {some(others)}")
+        if empty := sorted(set(split.empty) & set(classes)):
+            notes.append(
+                f"{split.split.location} has classes without an image: {some(empty)}; "
+                f"if an extraction broke off, repeat it"
+            )
+    return notes
+
+
+def number_notes(classes: Sequence[str]) -> list[str]:
+    """A note if class folders are numbers and sorting them as text gives other class numbers than they name."""
+    if all(name.isascii() and name.isdigit() for name in classes) and list(classes) != sorted(classes, key=int):
+        first = next(name for name, by_value in zip(classes, sorted(classes, key=int), strict=True) if name != by_value)
+        number = list(classes).index(first)
+        return [
+            f"class folders are numbers, and are sorted as text, as everywhere: {first} is class {number}; "
+            f"pad them with zeros if their values should be the class numbers"
+        ]
+    return []
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
     """Format names for a message: at most `most` of them, then how many more there are."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def flat_samples(
+    folder: Storage, listed: FlatFolder, labels: Mapping[str, str], table: str, classes: Sequence[str], prefix: str
+) -> Found:
+    """The images of a folder without class folders, labelled by a table.
+
+    Args:
+        folder: the folder.
+        listed: its content.
+        labels: maps a file's name, or its name without the suffix, to its class.
+        table: the location of the table, for messages.
+        classes: the source's classes.
+        prefix: path of the folder under the source's root, with a slash at its end.
+
+    Raises:
+        UserError: an image has no label.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    samples = []
+    for name, size_bytes in listed.images:
+        label = labels.get(name, labels.get(name.rpartition(".")[0]))
+        if label is None:
+            raise UserError(f"{folder.location}/{name} has no line in {table}, so its label is unknown: remove it")
+        samples.append(Sample(f"{label}/{name}", numbers[label], size_bytes, where=f"{prefix}{name}"))
+    return Found(sorted_by_key(samples), listed.not_taken)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.local import LocalStorage
-from imagenet_mds.vocabulary import SplitName
+from imagenet_mds.vocabulary import SPLITS, SplitName
 from imagenet_mds_convert.sources.base import Track, untracked
-from imagenet_mds_convert.sources.parquet import NEEDS_HF, ParquetSource, select_files
+from imagenet_mds_convert.sources.parquet import NEEDS_HF, ParquetSource, is_of, select_files
 
 _PREFIXES = ("hf://datasets/", "hf://", "huggingface:")
 _OWNER = "ILSVRC"
@@ -25,8 +25,8 @@ def is_hub(location: str) -> bool:
     return location.startswith(_PREFIXES)
 
 
-def open_hub(location: str) -> "HubSource":
-    """Ask the hub which files there are; none is downloaded yet.
+def open_hub(location: str, splits: tuple[SplitName, ...] = SPLITS) -> "HubSource":
+    """Ask the hub which files of the splits there are; none is downloaded yet.
 
     Raises:
         UserError: huggingface_hub is not installed, the token is missing or gives no access, or there are no such
@@ -58,7 +58,8 @@ def open_hub(location: str) -> "HubSource":
             repo, repo_type="dataset", revision=info.sha, endpoint=os.environ.get("HF_ENDPOINT"), allow_patterns=[]
         )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    return HubSource(LocalStorage(Path(snapshot)), files, repo=repo, revision=info.sha, sizes_bytes=sizes)
+    wanted = tuple(name for split in splits for name in files if is_of(name, split))
+    return HubSource(LocalStorage(Path(snapshot)), wanted, repo=repo, revision=info.sha, sizes_bytes=sizes)
 
 
 @dataclass(frozen=True)

@@ -4,29 +4,28 @@ the labels of `val` in `LOC_val_solution.csv` beside `ILSVRC/`; on a disk or in 
 Keys are those of the extracted tree, so the same images give the same shards.
 """
 
-import csv
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
-from imagenet_mds_convert.sources.base import Sample, SourceDefaults
-from imagenet_mds_convert.sources.classes import WNID, name_classes, number_classes
+from imagenet_mds_convert.sources.base import Found, SourceDefaults
+from imagenet_mds_convert.sources.classes import WNID, imagenet_names, name_classes, number_classes
 from imagenet_mds_convert.sources.folders import (
-    class_folder_images,
+    ClassFolders,
+    class_notes,
+    flat_samples,
     folders_in,
-    image_files,
-    read_class_names,
+    list_class_folders,
+    list_flat,
     some,
-    sorted_by_key,
 )
 from imagenet_mds_convert.sources.parallel import reads_at_once
+from imagenet_mds_convert.sources.tables import SOLUTION_BASENAME, read_solution, read_synset_names
 
-SOLUTION_BASENAME = "LOC_val_solution.csv"
 _IMAGES = ("ILSVRC", "Data", "CLS-LOC")
 
 
@@ -49,6 +48,15 @@ def find_kaggle(storage: Storage) -> tuple[Storage, Storage] | None:
     return None
 
 
+def find_kaggle_splits(storage: Storage) -> dict[SplitName, Storage]:
+    """The folders of the splits, if this is Kaggle's layout."""
+    if (found := find_kaggle(storage)) is None:
+        return {}
+    images, _ = found
+    inside = folders_in(images) or set()
+    return {split: images.child(split) for split in SPLITS if split in inside}
+
+
 def _above(storage: Storage, parts: Sequence[str]) -> Storage | None:
     """The storage that has this one at the path `parts`, None if this one's path does not end so."""
     for part in reversed(parts):
@@ -62,7 +70,7 @@ def _above(storage: Storage, parts: Sequence[str]) -> Storage | None:
 class KaggleSource(SourceDefaults):
     """The unzipped download of `kaggle competitions download imagenet-object-localization-challenge`.
 
-    `images` holds `train/` and `val/`, and `tables` the CSV files.
+    `images` holds `train/` and `val/`, and `tables` the CSV files. A val sorted into class folders is taken too.
     """
 
     images: Storage
@@ -73,67 +81,61 @@ class KaggleSource(SourceDefaults):
     warnings: tuple[str, ...] = ()
     kind: SourceKind = "kaggle"
     drawn: bool = False
+    found: Mapping[SplitName, Found] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def open(cls, storage: Storage) -> "KaggleSource":
-        """List the folders and read the labels of `val`.
+    def open(cls, storage: Storage, splits: tuple[SplitName, ...] = SPLITS) -> "KaggleSource":
+        """List the files of the splits, and read the labels of `val`.
 
         Raises:
-            UserError: it is not Kaggle's layout, it has fewer than two classes, or labels are missing or do not match.
+            UserError: it is not Kaggle's layout, a split has no image, there are fewer than two classes, or labels are
+                missing or do not match.
         """
         if (found := find_kaggle(storage)) is None:
             path = "/".join(_IMAGES)
             raise UserError(f"{storage.location} is not Kaggle's layout: it has no {path}/train or {path}/val")
         images, tables = found
         inside = folders_in(images) or set()
-        splits = tuple(split for split in SPLITS if split in inside)
-        train_folder = images.child("train")
-        train = folders_in(train_folder) or set()
-        labels = _read_solution(tables) if "val" in splits else {}
-        if strange := sorted(name for name in train if not WNID.match(name)):
-            raise UserError(f"{train_folder.location} has folders whose names are not wnids: {some(strange)}")
-        val = set(labels.values())
-        if train and (strange := sorted(val - train)):
-            raise UserError(
-                f"{tables.location}/{SOLUTION_BASENAME} has classes that {train_folder.location} lacks: "
-                f"{some(strange)}; extract all of train/"
-            )
-        classes = number_classes(train | val)
-        if len(train | val) < 2:
+        wanted = tuple(split for split in splits if split in inside)
+        unused = sorted(inside - set(SPLITS))
+        warnings = [f"{images.location} has folders that are not used: {some(unused)}"] if unused else []
+        folders = {split: list_class_folders(images.child(split)) for split in wanted}
+        for split, listed in folders.items():
+            where = listed.split.location
+            if strange := sorted(name for name in listed.images if not WNID.match(name)):
+                raise UserError(f"{where} has folders whose names are not wnids: {some(strange)}")
+            if split == "train" and not listed.images:
+                raise UserError(f"{where} has no images in its folders")
+        labels: Mapping[str, str] = {}
+        if "val" in wanted and not folders["val"].images:
+            labels = _labels(tables)
+            del folders["val"]
+        names = set(labels.values()).union(*(listed.images for listed in folders.values()))
+        if "train" in inside and "train" not in wanted and not names <= imagenet_names().keys():
+            names |= folders_in(images.child("train")) or set()
+        if len(names) < 2:
             raise UserError(f"{images.location} has fewer than two classes: a classifier needs two at least")
-        return cls(images, tables, classes, name_classes(classes, read_class_names(tables)), splits)
+        classes = number_classes(names)
+        _refuse_strange(images, tables, folders, labels)
+        by_split = {split: listed.number(classes) for split, listed in folders.items()}
+        if labels:
+            by_split["val"] = _flat_val(images.child("val"), tables, labels, classes)
+        warnings += class_notes(folders.values(), classes)
+        names_for_people = name_classes(classes, read_synset_names(tables))
+        return cls(images, tables, classes, names_for_people, wanted, tuple(warnings), found=by_split)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the listing: a shard task carries the samples that it needs."""
+        return vars(self) | {"found": {}}
 
     @property
     def reads_at_once(self) -> int:
         """Several where requests go over a network, else 1."""
         return reads_at_once(self.images)
 
-    def samples(self, split: SplitName) -> list[Sample]:
-        """Every image file of the split, sorted by key.
-
-        Raises:
-            UserError: there is none, a folder cannot be listed, or an image has no label.
-        """
-        if split == "train":
-            return class_folder_images(self.images, split, self.classes)
-        solution, folder = f"{self.tables.location}/{SOLUTION_BASENAME}", self.images.child(split)
-        labels = _read_solution(self.tables)
-        numbers = {wnid: number for number, wnid in enumerate(self.classes)}
-        found = []
-        for name, size_bytes in image_files(folder):
-            wnid = labels.get(Path(name).stem)
-            if wnid is None:
-                raise UserError(
-                    f"{folder.location}/{name} has no line in {solution}, so its label is unknown: remove it"
-                )
-            found.append(Sample(f"{wnid}/{name}", numbers[wnid], size_bytes, where=f"{split}/{name}"))
-        if not found:
-            inside = sorted(folders_in(folder) or ())
-            other = f", but folders ({some(inside)}): give {self.images.location} as `--source-format tree`"
-            raise UserError(
-                f"{folder.location} has no images directly in it, as Kaggle's has" + (other if inside else "")
-            )
-        return sorted_by_key(found)
+    def find(self, split: SplitName) -> Found:
+        """Every image of the split, sorted by key, as `open` found it."""
+        return self.found[split]
 
     def read(self, where: str) -> bytes:
         """The bytes of a file, by its path under the folder of images.
@@ -144,29 +146,32 @@ class KaggleSource(SourceDefaults):
         return self.images.read(where)
 
 
-def _read_solution(tables: Storage) -> dict[str, str]:
-    """Image name to wnid: the first word of each prediction string, `n01978287 85 1 499 272`.
-
-    Raises:
-        UserError: the file is missing or broken, or a line is malformed.
-    """
-    path = f"{tables.location}/{SOLUTION_BASENAME}"
+def _labels(tables: Storage) -> Mapping[str, str]:
     try:
-        text = tables.read(SOLUTION_BASENAME).decode("utf-8")
-        rows = list(csv.reader(io.StringIO(text, newline="")))
+        return read_solution(tables)
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing, and val/ has no labels without it: copy it from the download, or pass `--split train`"
+            f"{tables.location}/{SOLUTION_BASENAME} is missing, and val/ has no labels without it: copy it from the "
+            f"download, or pass `--split train`"
         ) from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    if not rows or [cell.strip() for cell in rows[0]] != ["ImageId", "PredictionString"]:
-        raise UserError(f"{path} does not begin with ImageId,PredictionString: copy it from the download again")
-    labels = {}
-    for number, row in enumerate(rows[1:], 2):
-        wnid = row[1].split()[0] if len(row) == 2 and row[1].split() else ""
-        if row and not WNID.match(wnid):
-            raise UserError(f"{path}, line {number}: expected ImageId,PredictionString, and found no wnid")
-        if row:
-            labels[row[0]] = wnid
-    return labels
+
+
+def _refuse_strange(
+    images: Storage, tables: Storage, folders: Mapping[SplitName, ClassFolders], labels: Mapping[str, str]
+) -> None:
+    """Refuse a val with classes that train lacks, which shows that train is not whole."""
+    if "train" not in folders:
+        return
+    val = set(labels.values()) if labels else set(folders["val"].images) if "val" in folders else set()
+    if strange := sorted(val - set(folders["train"].images)):
+        where = f"{tables.location}/{SOLUTION_BASENAME}" if labels else folders["val"].split.location
+        raise UserError(
+            f"{where} has classes that {images.child('train').location} lacks: {some(strange)}; extract all of train/"
+        )
+
+
+def _flat_val(folder: Storage, tables: Storage, labels: Mapping[str, str], classes: Sequence[str]) -> Found:
+    listed = list_flat(folder, "val/")
+    if not listed.images:
+        raise UserError(f"{folder.location} has no images")
+    return flat_samples(folder, listed, labels, f"{tables.location}/{SOLUTION_BASENAME}", classes, "val/")

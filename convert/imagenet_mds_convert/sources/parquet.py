@@ -22,9 +22,10 @@ from typing import Any
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
-from imagenet_mds_convert.sources.base import Sample, SourceDefaults
+from imagenet_mds_convert.sources.base import Found, Sample, SourceDefaults
 from imagenet_mds_convert.sources.classes import imagenet_names
-from imagenet_mds_convert.sources.folders import is_image_name, sorted_by_key
+from imagenet_mds_convert.sources.folders import sorted_by_key
+from imagenet_mds_convert.sources.names import is_image_name
 from imagenet_mds_convert.sources.ranges import RangeFile
 
 _FILE = re.compile(r"(train|validation)-\d{5}-of-(\d{5})(-[0-9a-f]+)?\.parquet\Z")
@@ -51,6 +52,18 @@ def select_files(names: list[str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if _FILE.match(name.rpartition("/")[2])))
 
 
+def find_parquet(storage: Storage) -> dict[SplitName, str]:
+    """The first file of each split that has any."""
+    files = parquet_files(storage)
+    first = {split: next((name for name in files if is_of(name, split)), None) for split in SPLITS}
+    return {split: name for split, name in first.items() if name}
+
+
+def is_of(name: str, split: SplitName) -> bool:
+    """Whether a file is one of the split's."""
+    return name.rpartition("/")[2].startswith(_PREFIXES[split])
+
+
 @dataclass(frozen=True)
 class ParquetSource(SourceDefaults):
     """Parquet files of ImageNet. A sample's `where` is (file, row group, row)."""
@@ -61,8 +74,8 @@ class ParquetSource(SourceDefaults):
     drawn: bool = False
 
     @classmethod
-    def open(cls, storage: Storage) -> "ParquetSource":
-        """List the names of the files.
+    def open(cls, storage: Storage, splits: tuple[SplitName, ...] = SPLITS) -> "ParquetSource":
+        """List the names of the splits' files.
 
         Raises:
             UserError: there are none, or pyarrow is not installed.
@@ -73,7 +86,7 @@ class ParquetSource(SourceDefaults):
                 f"{storage.location} has no train-*-of-*.parquet or validation-*-of-*.parquet, here or in data/"
             )
         _parquet()
-        return cls(storage, files)
+        return cls(storage, tuple(name for split in splits for name in files if is_of(name, split)))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -104,14 +117,14 @@ class ParquetSource(SourceDefaults):
 
     def split_files(self, split: SplitName) -> list[str]:
         """The files of a split, in order."""
-        return [name for name in self.files if name.rpartition("/")[2].startswith(_PREFIXES[split])]
+        return [name for name in self.files if is_of(name, split)]
 
     @property
     def reads_at_once(self) -> int:
         """A few where requests go over a network, because each read holds a row group; else 1."""
         return _THREADS if self.storage.remote else 1
 
-    def samples(self, split: SplitName) -> list[Sample]:
+    def find(self, split: SplitName) -> Found:
         """Every image of the split, sorted by key.
 
         Raises:
@@ -133,7 +146,7 @@ class ParquetSource(SourceDefaults):
                     f"{name}, row group {group}, row {row}" for name, group, row in (one.where, other.where)
                 )
                 raise UserError(f"{self.storage.location} has {one.key} twice: {places}")
-        return found
+        return Found(found)
 
     def read(self, where: tuple[str, int, int]) -> bytes:
         """The bytes of an image, by file, row group and row.

@@ -1,29 +1,64 @@
-"""The extracted ILSVRC2012 tree: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, on a disk or in S3.
+"""The extracted tree: class folders in `train/` and `val/`, on a disk or in S3.
 
 A class folder's name need not be a wnid. If all names are among ImageNet's 1,000 wnids, the class numbers are those of
 ImageNet; otherwise they are positions among the sorted names of both splits together, so that `train` and `val` agree.
-`LOC_synset_mapping.txt` beside the splits, as Kaggle ships it, gives the classes' names.
+Files that come with ImageNet are used where they lie: `LOC_synset_mapping.txt` or `words.txt` for the names of classes,
+and for a val without class folders `val_annotations.txt` (Tiny-ImageNet), `LOC_val_solution.csv` or the devkit.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
-from imagenet_mds_convert.sources.base import Sample, SourceDefaults
-from imagenet_mds_convert.sources.classes import WNID, name_classes, number_classes
+from imagenet_mds_convert.sources.base import Found, SourceDefaults
+from imagenet_mds_convert.sources.classes import WNID, imagenet_names, name_classes, number_classes
 from imagenet_mds_convert.sources.folders import (
-    class_folder_images,
+    ClassFolders,
+    class_notes,
     find_listing,
+    flat_samples,
     folders_in,
-    read_class_names,
-    refuse_unwritable_name,
+    list_class_folders,
+    list_flat,
+    number_notes,
     some,
 )
+from imagenet_mds_convert.sources.others import refusal
 from imagenet_mds_convert.sources.parallel import reads_at_once
+from imagenet_mds_convert.sources.tables import find_val_labels, read_synset_names
 
+_FOLDER_NAMES: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+}
+"""The names of a split's folder, in lower case."""
+_FLAT_FOLDERS = ("", "images")
+"""Where the images of a val without class folders lie in it; Tiny-ImageNet has them in `images`."""
 _MOST_LOOKED_INTO = 20
 """Folders in S3 searched for splits, for an error message; each takes two requests."""
+
+
+def find_tree(storage: Storage) -> dict[SplitName, Storage]:
+    """The folders of the splits, by split.
+
+    Raises:
+        UserError: a split has two folders.
+    """
+    inside = sorted(folders_in(storage) or ())
+    found: dict[SplitName, Storage] = {}
+    for split, names in _FOLDER_NAMES.items():
+        folders = [name for name in inside if name.lower() in names]
+        if len(folders) > 1:
+            raise UserError(
+                f"{storage.location} has {split} twice, in {' and in '.join(f'{name}/' for name in folders)}: "
+                f"remove or rename one of them"
+            )
+        if folders:
+            found[split] = storage.child(folders[0])
+    return found
 
 
 @dataclass(frozen=True)
@@ -34,54 +69,66 @@ class TreeSource(SourceDefaults):
     classes: tuple[str, ...]
     class_names: tuple[str, ...]
     splits: tuple[SplitName, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     kind: SourceKind = "tree"
     drawn: bool = False
+    found: Mapping[SplitName, Found] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def open(cls, storage: Storage) -> "TreeSource":
-        """List the folders, not yet the files.
+    def open(cls, storage: Storage, splits: tuple[SplitName, ...] = SPLITS) -> "TreeSource":
+        """List the files of the splits.
+
+        Args:
+            storage: the folder that holds the splits.
+            splits: the splits that are wanted; nothing is read of another one but what the class numbers need.
 
         Raises:
-            UserError: there is no `train/` or `val/`, there are fewer than two class folders, or `val/` has a class
-                that `train/` lacks.
+            UserError: there is no folder of a split, there are fewer than two classes, `val/` has a class that `train/`
+                lacks, a folder cannot be listed, or a name cannot be written to `keys.txt`.
         """
-        below = {split: storage.child(split) for split in SPLITS}
-        folders = {split: names for split, at in below.items() if (names := folders_in(at)) is not None}
+        folders = find_tree(storage)
         if not folders:
-            raise UserError(_why_no_splits(storage))
-        for split, names in folders.items():
-            if not names:
-                at = below[split].location
-                raise UserError(f"{at} has no class folders: put the images into {at}/<wnid>/")
-            for name in names:
-                refuse_unwritable_name(below[split], name)
-        if len(folders) == 2 and (strange := sorted(folders["val"] - folders["train"])):
-            raise UserError(
-                f"{below['val'].location} has classes that {below['train'].location} lacks: {some(strange)}; "
-                f"a class number would be ambiguous, so make the folders agree"
-            )
-        found = sorted(set().union(*folders.values()))
-        if len(found) == 1:
-            raise UserError(f"{storage.location} has one class, {found[0]}: a classifier needs two at least")
-        warnings = []
-        if strange := [name for name in found if not WNID.match(name)]:
+            raise refusal(_why_no_splits(storage), storage)
+        wanted = tuple(split for split in splits if split in folders)
+        unused = sorted((folders_in(storage) or set()) - {at.name for at in folders.values()})
+        warnings = [f"{storage.location} has folders that are not used: {some(unused)}"] if unused else []
+        listed = {split: list_class_folders(folders[split]) for split in wanted}
+        labelled: dict[SplitName, _Flat] = {}
+        if "val" in wanted and not any(WNID.match(name) for name in listed["val"].images):
+            labelled = {"val": flat} if (flat := _Flat.find(folders["val"], storage)) else {}
+        for split, at in listed.items():
+            if split not in labelled and not at.images:
+                raise refusal(_why_no_images(split, at, folders), folders[split])
+        trees = {split: at for split, at in listed.items() if split not in labelled}
+        present = {split: set(at.images) for split, at in trees.items()}
+        present |= {split: set(one.labels.values()) for split, one in labelled.items()}
+        _refuse_strange(folders, present)
+        names = set().union(*present.values())
+        if "train" in folders and "train" not in wanted:
+            names |= _classes_of_train(folders["train"], names)
+        if len(names) == 1:
+            raise UserError(f"{storage.location} has one class, {min(names)}: a classifier needs two at least")
+        classes = number_classes(names)
+        if strange := [name for name in sorted(names) if not WNID.match(name)]:
             warnings.append(f"class folders whose names are not wnids are taken as they are: {some(strange)}")
-        classes = number_classes(found)
-        return cls(storage, classes, name_classes(classes, read_class_names(storage)), tuple(folders), tuple(warnings))
+        warnings += class_notes(trees.values(), classes) + number_notes(classes)
+        found = {split: at.number(classes) for split, at in trees.items()}
+        found |= {split: one.samples(classes) for split, one in labelled.items()}
+        names_for_people = name_classes(classes, read_synset_names(storage))
+        return cls(storage, classes, names_for_people, wanted, tuple(warnings), found=found)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the listing: a shard task carries the samples that it needs."""
+        return vars(self) | {"found": {}}
 
     @property
     def reads_at_once(self) -> int:
         """Several where requests go over a network, else 1."""
         return reads_at_once(self.storage)
 
-    def samples(self, split: SplitName) -> list[Sample]:
-        """Every image file of the split, sorted by key.
-
-        Raises:
-            UserError: there is none, a folder cannot be listed, or a name cannot be written to `keys.txt`.
-        """
-        return class_folder_images(self.storage, split, self.classes)
+    def find(self, split: SplitName) -> Found:
+        """Every image of the split, sorted by key, as `open` found it."""
+        return self.found[split]
 
     def read(self, where: str) -> bytes:
         """The bytes of a file, by its path under the root.
@@ -90,6 +137,61 @@ class TreeSource(SourceDefaults):
             OSError: it cannot be read.
         """
         return self.storage.read(where)
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """A val without class folders, and its labels."""
+
+    folder: Storage
+    prefix: str
+    labels: Mapping[str, str]
+    table: str
+
+    @classmethod
+    def find(cls, split: Storage, root: Storage) -> "_Flat | None":
+        """The folder of a split that holds its images directly and has a table of labels, if there is one."""
+        for inner in _FLAT_FOLDERS:
+            folder = split.child(inner) if inner else split
+            if list_flat(folder, "").images and (labels := find_val_labels(split, root)):
+                return cls(folder, f"{split.name}/{inner}/" if inner else f"{split.name}/", *labels)
+        return None
+
+    def samples(self, classes: tuple[str, ...]) -> Found:
+        """The images, labelled."""
+        listed = list_flat(self.folder, self.prefix)
+        return flat_samples(self.folder, listed, self.labels, self.table, classes, self.prefix)
+
+
+def _refuse_strange(folders: Mapping[SplitName, Storage], present: Mapping[SplitName, set[str]]) -> None:
+    if len(present) == 2 and (strange := sorted(present["val"] - present["train"])):
+        raise UserError(
+            f"{folders['val'].location} has classes that {folders['train'].location} lacks: {some(strange)}; "
+            f"a class number would be ambiguous, so make the folders agree"
+        )
+
+
+def _classes_of_train(train: Storage, names: set[str]) -> set[str]:
+    """The classes of train, when val is converted alone: its class numbers count them too. ImageNet's need no look at
+    the files, because their numbers are the same in any case."""
+    folders = folders_in(train) or set()
+    wnids = imagenet_names().keys()
+    return folders if names | folders <= wnids else set(list_class_folders(train).images)
+
+
+def _why_no_images(split: SplitName, at: ClassFolders, folders: Mapping[SplitName, Storage]) -> str:
+    where = at.split.location
+    other = next((name for name in folders if name != split), None)
+    instead = f"; `--split {other}` converts {other} alone" if other else ""
+    if at.empty or at.skipped:
+        return f"{where} has no images in its folders ({some(at.empty or at.skipped)}){instead}"
+    direct = list_flat(at.split, "").images
+    if direct and split == "val":
+        return (
+            f"{where} has its {len(direct):,} images directly in it, and no labels for them: sort them into "
+            f"{where}/<wnid>/, or put ILSVRC2012_devkit_t12.tar.gz or LOC_val_solution.csv beside it{instead}"
+        )
+    return f"{where} has no class folders: put the images into {where}/<wnid>/{instead}"
 
 
 def _why_no_splits(storage: Storage) -> str:

@@ -176,7 +176,7 @@ def test_programs_get_json_of_everything(tree: Path, tmp_path: Path, capsys: pyt
     assert notes[0]["note"].endswith(" no wnid")
     made, complaints = said(strict=True)
     assert [line["event"] for line in made] == ["done", "done"]
-    assert complaints == [*notes, {"event": "strict", "left_out": 2}]
+    assert complaints == [*notes, {"event": "strict", "left_out": 2, "not_taken": 0}]
     again, _ = said()
     same = ("split", "location", "images", "shards", "bytes", "fingerprint", "left_out")
     assert [line["event"] for line in again] == ["complete", "complete"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagenet_mds.errors import UserError
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.kaggle import KaggleSource
 from imagenet_mds_convert.sources.tree import TreeSource
@@ -53,15 +54,15 @@ def test_one_split_alone_is_a_source(kaggle: Path) -> None:
     assert open_source(str(kaggle)).splits == ("train",)
 
 
-def test_class_folders_without_the_solution_above_are_a_tree(kaggle: Path) -> None:
-    """A val/ that was sorted into class folders, away from the CSV files."""
+def test_a_sorted_val_needs_no_solution(kaggle: Path) -> None:
+    """A val/ that was sorted into class folders, with the CSV files and without."""
     images = kaggle / "ILSVRC" / "Data" / "CLS-LOC"
     shutil.rmtree(images / "val")
     shutil.copytree(kaggle.parent / "tree" / "val", images / "val")
-    with pytest.raises(UserError, match=r"but folders \(n01440764, .* as `--source-format tree`"):
-        open_source(str(kaggle)).samples("val")
-    assert isinstance(open_source(str(images), "tree"), TreeSource)
+    sorted_val = open_source(str(kaggle)).samples("val")
+    assert sorted_val == TreeSource.open(LocalStorage(images)).samples("val")
     (kaggle / "LOC_val_solution.csv").unlink()
+    assert open_source(str(kaggle)).samples("val") == sorted_val
     assert isinstance(open_source(str(images)), TreeSource)
 
 
@@ -78,7 +79,7 @@ def test_class_folders_without_the_solution_above_are_a_tree(kaggle: Path) -> No
             "LOC_val_solution.csv, line 3: expected ImageId",
         ),
         ("ImageId,PredictionString\nx,n99999999 1\n", "has classes that .*/train lacks: n99999999; extract all"),
-        ("ImageId,PredictionString\n\xff,n01440764 1\n", "LOC_val_solution.csv cannot be read: 'utf-8' codec"),
+        ("ImageId,PredictionString\n\0\xff,n01440764 1\n", "LOC_val_solution.csv is no text file: save it as UTF-8"),
     ],
 )
 def test_labels_that_cannot_be_used_are_refused(kaggle: Path, csv: str | None, words: str) -> None:
@@ -102,10 +103,12 @@ def test_what_is_not_kaggles_is_not_taken_for_it(kaggle: Path, tmp_path: Path) -
         open_source(str(tmp_path / "tree"), "kaggle")
     images = kaggle / "ILSVRC" / "Data" / "CLS-LOC"
     (images / "train" / "cats").mkdir()
+    (images / "train" / "cats" / "a.JPEG").write_bytes(b"x")
     with pytest.raises(UserError, match="train has folders whose names are not wnids: cats"):
         open_source(str(kaggle))
     shutil.rmtree(images / "train")
     shutil.rmtree(images / "val")
     (images / "train" / "n01440764").mkdir(parents=True)
+    (images / "train" / "n01440764" / "a.JPEG").write_bytes(b"x")
     with pytest.raises(UserError, match="fewer than two classes"):
         open_source(str(kaggle))

@@ -1,0 +1,132 @@
+"""Tars of classes, as ImageNet-21k has them, and WebDataset's tars: the images of a tree give the tree's shards."""
+
+import pickle
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imagenet_mds.errors import UserError
+from imagenet_mds_convert.sources import open_source
+from tests.support.datasets import manifest_at
+from tests.support.running import convert_here
+from tests.support.sources import make_images, member, put_class_tars, put_webdataset, shards, tar_of
+
+
+@pytest.mark.parametrize("put", [put_class_tars, put_webdataset], ids=["class tars", "webdataset"])
+def test_it_gives_the_same_shards_as_the_tree(
+    tmp_path: Path, in_process: None, put: Callable[[Path, Path], Path]
+) -> None:
+    tree = make_images(tmp_path / "tree")
+    root = put(tree, tmp_path / "root")
+    assert convert_here(tree, tmp_path / "a") == convert_here(root, tmp_path / "b") == 0
+    assert shards(tmp_path / "a") == shards(tmp_path / "b") != {}
+    manifest = manifest_at(tmp_path / "b" / "train")
+    assert (manifest.source.kind, manifest.not_taken) == (open_source(str(root)).kind, [])
+    assert manifest.source.fingerprint == manifest_at(tmp_path / "a" / "train").source.fingerprint
+    source = open_source(str(root))
+    assert pickle.loads(pickle.dumps(source)) == source
+
+
+def test_class_tars_in_the_folder_itself_are_train(tmp_path: Path) -> None:
+    tree = make_images(tmp_path / "tree")
+    root = put_class_tars(tree, tmp_path / "root") / "train"
+    source = open_source(str(root))
+    assert (source.kind, source.splits) == ("class-tars", ("train",))
+    expected = [(sample.key, sample.label) for sample in open_source(str(tree)).samples("train")]
+    assert [(sample.key, sample.label) for sample in source.samples("train")] == expected
+
+
+def test_classes_that_imagenet_lacks_are_numbered_by_themselves(tmp_path: Path) -> None:
+    for wnid in ("n90000002", "n01440764", "n90000001"):
+        (tmp_path / f"{wnid}.tar").write_bytes(tar_of([member(f"{wnid}_1.JPEG", b"x"), member("readme.txt", b"x")]))
+    (tmp_path / "words.txt").write_text("n90000001\tfirst thing, other\n")
+    source = open_source(str(tmp_path))
+    assert source.classes == ("n01440764", "n90000001", "n90000002")
+    assert source.class_names == ("tench", "first thing", "n90000002")
+    (not_taken,) = source.find("train").not_taken
+    assert (not_taken.place, not_taken.suffix, not_taken.files) == ("<class>.tar", ".txt", 3)
+
+
+def test_an_unpacking_that_broke_off_is_refused_with_both_counts(tmp_path: Path) -> None:
+    root = put_class_tars(make_images(tmp_path / "tree"), tmp_path / "root")
+    shutil.copytree(tmp_path / "tree" / "train" / "n01440764", root / "train" / "n01440764")
+    with pytest.raises(UserError, match=r"train has 4 classes as tars and 1 as folders \(n01440764\): unpack the rest"):
+        open_source(str(root))
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([("a.jpg", b"x"), ("b.jpg", b"y"), ("b.cls", b"0")], r"has a\.jpg without a label \(a\.cls\)"),
+        ([("a.jpg", b"x"), ("a.png", b"x"), ("a.cls", b"0")], r"has a\.png and a\.jpg: keep one"),
+        ([("n01440764_1.jpg", b"x"), ("n01440764_1.cls", b"7")], "n01440764_1 has label '7', which is not ImageNet's"),
+        ([("n01440764_1.jpg", b"x"), ("n01440764_1.cls", b"x")], "n01440764_1 has label 'x', which is not ImageNet's"),
+        ([("a.txt", b"x")], "fewer than two classes"),
+        ([("a.jpg", b"x"), ("a.cls", b"0")], "fewer than two classes"),
+        (
+            [("a.jpg", b"x"), ("a.cls", b"0"), ("./a.jpg", b"x"), ("b.jpg", b""), ("b.cls", b"1")],
+            r"has \./a\.jpg and a\.jpg",
+        ),
+    ],
+)
+def test_a_tar_that_cannot_be_used_is_refused(tmp_path: Path, members: list[tuple[str, bytes]], words: str) -> None:
+    (tmp_path / "imagenet-train-000000.tar").write_bytes(tar_of([member(name, data) for name, data in members]))
+    with pytest.raises(UserError, match=words):
+        open_source(str(tmp_path))
+
+
+def test_labels_of_ones_own_are_numbers_or_names(tmp_path: Path) -> None:
+    def tars(train: list[str], val: list[str]) -> Path:
+        for name, labels in (("train/000.tar", train), ("val/000.tar", val)):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            members = [
+                one
+                for number, label in enumerate(labels)
+                for one in (member(f"{number}.png", b"x"), member(f"{number}.cls", label.encode()))
+            ]
+            (tmp_path / name).write_bytes(tar_of(members))
+        return tmp_path
+
+    source = open_source(str(tars(["11", "2", "2"], ["3"])))
+    assert source.classes == tuple(str(number) for number in range(12))
+    assert [(sample.key, sample.label) for sample in source.samples("train")] == [
+        ("11/0.png", 11),
+        ("2/1.png", 2),
+        ("2/2.png", 2),
+    ]
+    assert open_source(str(tmp_path), split="val").classes == source.classes
+    named = open_source(str(tars(["dog", "cat"], ["dog"])))
+    assert (named.classes, [sample.label for sample in named.samples("val")]) == (("cat", "dog"), [1])
+
+
+def test_members_that_belong_to_no_image_are_counted_and_links_left_out(tmp_path: Path) -> None:
+    members = [
+        member("a.jpg", b"x"),
+        member("a.cls", b"0"),
+        member("a.json", b"{}"),
+        member("b.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        member("b.cls", b"1"),
+        member("notes.md", b"x"),
+        member(".hidden.jpg", b"x"),
+    ]
+    (tmp_path / "x-train-0.tar").write_bytes(tar_of(members))
+    found = open_source(str(tmp_path)).find("train")
+    assert [(sample.key, sample.where) for sample in found.samples][1] == (
+        "1/b.jpg",
+        "a symbolic link in the archive, not followed",
+    )
+    assert [(entry.suffix, entry.files) for entry in found.not_taken] == [(".md", 1)]
+
+
+@pytest.mark.parametrize("put", [put_class_tars, put_webdataset], ids=["class tars", "webdataset"])
+def test_a_tar_cut_off_anywhere_is_reported(tmp_path: Path, put: Callable[[Path, Path], Path]) -> None:
+    root = put(make_images(tmp_path / "tree"), tmp_path / "root")
+    path = sorted(root.rglob("*.tar"))[0]
+    whole = path.read_bytes()
+    for length in range(0, len(whole.rstrip(b"\0")), 777):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=rf"{path.name} is truncated or broken at byte"):
+            open_source(str(root)).samples("train")
