@@ -116,3 +116,27 @@ def seen_by_simplejpeg(data: bytes, eighths: int = 8) -> Pixels:
 def markers(data: bytes) -> list[int]:
     """The markers of its header, in order."""
     return [marker for marker, _, _ in header_segments(data)]
+
+
+def lossless(gray: Pixels) -> bytes:
+    """A lossless JPEG (SOF3) of gray pixels, each predicted by its neighbour on the left, with codes of 5 bits."""
+    height, width = gray.shape
+    values = gray.astype(int)
+    predicted = np.roll(values, 1, axis=1)
+    predicted[1:, 0] = values[:-1, 0]
+    predicted[0, 0] = 128
+    bits = []
+    for difference in (values - predicted).ravel().tolist():
+        category = abs(difference).bit_length()
+        bits.append(f"{category:05b}")
+        if category:
+            bits.append(f"{difference if difference > 0 else difference + (1 << category) - 1:0{category}b}")
+    joined = "".join(bits)
+    joined += "1" * (-len(joined) % 8)
+    entropy = int(joined, 2).to_bytes(len(joined) // 8, "big").replace(b"\xff", b"\xff\0")
+    categories = 10
+    table = bytes([0, 0, 0, 0, 0, categories, *11 * [0], *range(categories)])
+    frame = b"\x08" + height.to_bytes(2, "big") + width.to_bytes(2, "big") + b"\x01\x01\x11\0"
+    segments = ((0xC4, table), (0xC3, frame), (SOS, b"\x01\x01\0\x01\0\0"))
+    header = b"".join(bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + body for marker, body in segments)
+    return b"\xff\xd8" + header + entropy + b"\xff\xd9"

@@ -75,7 +75,7 @@ def decide(frame: Frame | None, scaling: Scaling, form: StoredForm) -> Action:
     """
     if form == "raw":
         return "pixels"
-    if frame is None or frame.is_cmyk:
+    if frame is None or not frame.is_stock:
         return "reencode"
     return "scale" if scaling.target(frame.width, frame.height) else "keep"
 

@@ -17,6 +17,7 @@ import simplejpeg
 from PIL import Image
 
 from imagenet_mds.dataset.raw_pixels import decode_raw, encode_raw, is_raw
+from imagenet_mds.dataset.rgb import to_rgb
 from imagenet_mds.jpeg.decoder_messages import damage_in, decoder_reason
 from imagenet_mds.vocabulary import CheckLevel, StoredForm
 from imagenet_mds_convert.images.policy import AS_IT_IS, REENCODE_QUALITY, Scaling, Stored, decide
@@ -152,19 +153,21 @@ def _refuse_damage(error: ValueError) -> None:
 
 
 def _raw(data: bytes, frame: Frame | None, scaling: Scaling) -> Stored:
-    if frame and not frame.is_cmyk:
-        target = scaling.target(frame.width, frame.height)
-        image = _pixels(data, (2 * target[0], 2 * target[1]) if target else (frame.width, frame.height))
+    if frame and frame.is_stock:
+        target, note = scaling.target(frame.width, frame.height), None
+        rgb = _pixels(data, (2 * target[0], 2 * target[1]) if target else (frame.width, frame.height)).convert("RGB")
     else:
         image = _open(data)
+        kind = f"{image.mode} {image.format}"
         _load(image)
         target = scaling.target(*image.size)
-    try:
-        rgb = image.convert("RGB")
-    except (OSError, ValueError) as error:  # a mode that cannot be converted
-        raise Unusable(f"{image.mode} cannot be RGB ({error})") from None
+        try:
+            rgb, note = to_rgb(image)
+        except (OSError, ValueError) as error:  # a mode that cannot be converted
+            raise Unusable(f"{kind} cannot be RGB ({error})") from None
+        note = note and f"{kind} to RGB, {note}"
     scaled = rgb.resize(target, Image.Resampling.LANCZOS) if target else rgb
-    return Stored(encode_raw(np.asarray(scaled)), scaled=target is not None)
+    return Stored(encode_raw(np.asarray(scaled)), note, scaled=target is not None)
 
 
 def _scaled_jpeg(data: bytes, frame: Frame, scaling: Scaling) -> Stored:
@@ -201,14 +204,15 @@ def _to_rgb_jpeg(data: bytes, scaling: Scaling) -> Stored:
     _load(image)
     buffer = io.BytesIO()
     try:
-        rgb = image.convert("RGB")
+        rgb, note = to_rgb(image)
         if target := scaling.target(*image.size):
             rgb.resize(target, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=scaling.quality)
         else:
             rgb.save(buffer, "JPEG", quality=REENCODE_QUALITY, subsampling=0)
     except (OSError, ValueError) as error:  # a side longer than 65,500 pixels, or a mode that cannot be converted
         raise Unusable(f"{kind} of {image.width} x {image.height} pixels cannot be RGB JPEG ({error})") from None
-    return Stored(buffer.getvalue(), f"{kind} to RGB JPEG", scaled=target is not None)
+    change = f"{kind} to RGB JPEG" + (f", {note}" if note else "")
+    return Stored(buffer.getvalue(), change, scaled=target is not None)
 
 
 def _open(data: bytes) -> Image.Image:

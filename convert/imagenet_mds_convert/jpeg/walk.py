@@ -3,9 +3,9 @@
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from imagenet_mds.jpeg.markers import EOI, FRAMES, SOS, STANDALONE
+from imagenet_mds.jpeg.markers import EOI, FRAMES, SOF0, SOS, STANDALONE, is_scalable
 from imagenet_mds_convert.sources.base import Unusable
 
 MAX_PIXELS = 1 << 27
@@ -18,18 +18,22 @@ _AFTER_ENTROPY = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
 @dataclass(frozen=True)
 class Frame:
-    """What a JPEG's header says: the number of colour components, and the size in pixels. `scan` is the offset of the
-    entropy-coded data of the first scan, None if the file ended before it."""
+    """What a JPEG's header says: the number of colour components, the size in pixels, the marker of the frame and the
+    bits of a sample. `scan` is the offset of the entropy-coded data of the first scan, None if the file ended before
+    it."""
 
     components: int
     width: int
     height: int
+    marker: int = SOF0
+    bits: int = 8
     scan: int | None = None
 
     @property
-    def is_cmyk(self) -> bool:
-        """Whether it has four components, CMYK or YCCK."""
-        return self.components == 4
+    def is_stock(self) -> bool:
+        """Whether all stock readers take it as it is: gray or three components of 8 bits, in DCT blocks. They do not
+        take CMYK and YCCK, lossless and hierarchical JPEGs."""
+        return self.components < 4 and is_scalable(self.marker, self.bits)
 
 
 def read_frame(data: bytes) -> Frame:
@@ -42,13 +46,15 @@ def read_frame(data: bytes) -> Frame:
         Unusable: there is no frame and scan, or the file is not a sequence of segments up to there, or is too large.
     """
     frame, scans = None, 0
+    if data[2:3] not in (b"", b"\xff"):
+        raise Unusable("broken JPEG: no marker at byte 2")  # Pillow would not take it for a JPEG
     for marker, start, end in _segments(data, 2):
         if marker in FRAMES:
-            frame = _parse_frame(data, start, end)
+            frame = _parse_frame(data, marker, start, end)
         elif marker == SOS:
             scans += 1
             if frame:
-                return Frame(frame.components, frame.width, frame.height, scan=end)
+                return replace(frame, scan=end)
     if not frame or not scans:
         raise Unusable("broken JPEG: it ends without an image")
     return frame
@@ -68,7 +74,7 @@ def walk_to_end(data: bytes, frame: Frame) -> None:
         return
     for marker, start, end in _segments(data, _end_of_entropy(data, frame.scan)):
         if marker in FRAMES:
-            _parse_frame(data, start, end)
+            _parse_frame(data, marker, start, end)
 
 
 def refuse_huge(width: int, height: int) -> None:
@@ -89,10 +95,13 @@ def _segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
         if at + 2 > file_end:
             raise Unusable("truncated JPEG: the file ends before the end-of-image marker")
         if data[at] != 0xFF:
-            raise Unusable(f"broken JPEG: no marker at byte {at}")
+            # Decoders pass over bytes between two segments with a warning, and the picture is whole.
+            if (at := data.find(b"\xff", at)) < 0:
+                raise Unusable("truncated JPEG: the file ends before the end-of-image marker")
+            continue
         marker = data[at + 1]
         at += 1 if marker == 0xFF else 2
-        if marker == 0xFF or marker in STANDALONE:
+        if marker in (0x00, 0xFF) or marker in STANDALONE:
             continue
         if marker == EOI:
             return
@@ -111,11 +120,11 @@ def _end_of_entropy(data: bytes, at: int) -> int:
     return found.start()
 
 
-def _parse_frame(data: bytes, start: int, end: int) -> Frame:
+def _parse_frame(data: bytes, marker: int, start: int, end: int) -> Frame:
     if end - start < 8:
         raise Unusable("broken JPEG: its frame header is cut short")
-    height, width, components = struct.unpack_from(">HHB", data, start + 3)
+    bits, height, width, components = struct.unpack_from(">BHHB", data, start + 2)
     if not width or not height or not components:
         raise Unusable(f"broken JPEG: {width} x {height} pixels, {components} components")
     refuse_huge(width, height)
-    return Frame(components, width, height)
+    return Frame(components, width, height, marker, bits)

@@ -15,13 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagenet_mds.vocabulary import CheckLevel
+from imagenet_mds.jpeg.markers import FRAMES, header_segments
+from imagenet_mds.vocabulary import CheckLevel, StoredForm
 from imagenet_mds_convert.images.policy import Scaling, Stored
 from imagenet_mds_convert.images.prepare import prepare
 from imagenet_mds_convert.jpeg.walk import MAX_PIXELS, read_frame, walk_to_end
 from imagenet_mds_convert.sources.base import Unusable
 from tests.support.command import environment
 from tests.support.drawing import encoded, noise
+from tests.support.jpegs import lossless
 
 CHECKS: tuple[CheckLevel, ...] = get_args(CheckLevel)
 KINDS: list[dict[str, Any]] = [
@@ -40,7 +42,7 @@ SEEN_OTHERWISE = [
     ("RGB", "PNG", "RGB PNG to RGB JPEG"),
     ("RGBA", "PNG", "RGBA PNG to RGB JPEG"),
     ("P", "PNG", "P PNG to RGB JPEG"),
-    ("I;16", "PNG", "I;16 PNG to RGB JPEG"),
+    ("I;16", "PNG", "I;16 PNG to RGB JPEG, 16 bits scaled to 8"),
     ("1", "PNG", "1 PNG to RGB JPEG"),
     ("P", "GIF", "P GIF to RGB JPEG"),
     ("RGB", "BMP", "RGB BMP to RGB JPEG"),
@@ -109,6 +111,7 @@ def test_a_flipped_byte_makes_a_jpeg_unusable_or_changes_nothing_stored(data: st
         (b"\xff", "no image that can be read"),
         (b"\xff\xd8\xff\xd9", "broken JPEG: it ends without an image"),
         (b"\xff\xd8this is not one", "broken JPEG: no marker at byte 2"),
+        (b"\xff\xd8\xff\xfe\0\2not one", "truncated JPEG: the file ends before the end-of-image marker"),
         (b"\xff\xd8\xff\xe0\x00\x01", "truncated JPEG: the file ends within a segment"),
         (b"\xff\xd8\xff\xc0\x00\x04\x08\x00", "broken JPEG: its frame header is cut short"),
         (encoded(noise(), "PNG")[:-30], "does not decode"),
@@ -249,3 +252,40 @@ def test_surplus_bytes_leave_an_image_whole() -> None:
     data = encoded(noise(64, 64))
     for odd in (data[:-2] + bytes(300) + data[-2:], data + b"behind the end"):
         assert prepare(odd, "decode") == Stored(odd)
+
+
+@pytest.mark.parametrize("form", ["file", "tiles", "raw"])
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("scaling", [Scaling(max_side=16), Scaling(min_side=16), Scaling(max_side=4000)])
+def test_a_lossless_jpeg_is_decoded_whole_and_never_scaled_while_decoding(
+    check: CheckLevel, scaling: Scaling, form: StoredForm
+) -> None:
+    """A scaled decode of it writes past the buffer; thousands of them would crash the tests."""
+    gray = np.asarray(noise(70, 60).convert("L"))
+    stored = prepare(lossless(gray), check, scaling, form)
+    assert stored.change == (None if form == "raw" else "L JPEG to RGB JPEG")
+    whole = prepare(lossless(gray), check)
+    assert whole.change == "L JPEG to RGB JPEG"
+    with Image.open(io.BytesIO(whole.image)) as image:
+        assert np.abs(np.asarray(image.convert("L")).astype(int) - gray).mean() < 2
+
+
+@pytest.mark.parametrize("marker", sorted(FRAMES - {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}))
+def test_what_says_it_is_a_jpeg_of_another_kind_is_left_out_or_decoded_by_pillow(marker: int) -> None:
+    data = encoded(noise()).replace(b"\xff\xc0", bytes([0xFF, marker]))
+    for check in CHECKS:
+        for form in get_args(StoredForm):
+            with contextlib.suppress(Unusable):
+                assert prepare(data, check, Scaling(max_side=16), form).change is not None or form == "raw"
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("junk", [b"\0", b"junk", b"\xff\0\xff\xff", bytes(1000)])
+def test_bytes_between_two_segments_leave_a_picture_whole(check: CheckLevel, junk: bytes) -> None:
+    data = encoded(noise())
+    places = [start for _, start, _ in header_segments(data)]
+    for at in places[1:]:
+        odd = data[:at] + junk + data[at:]
+        assert prepare(odd, check) == Stored(odd)
+        with Image.open(io.BytesIO(odd)) as one, Image.open(io.BytesIO(data)) as other:
+            assert np.array_equal(np.asarray(one), np.asarray(other))

@@ -15,10 +15,21 @@ from imagenet_mds.dataset.raw_pixels import encode_raw
 from imagenet_mds.seeds import SampleRandom
 from imagenet_mds_convert.jpeg.tiling import tile_jpeg
 from imagenet_mds_train.augment.crop import Crop, draw_crop, on_grid
-from imagenet_mds_train.augment.decode import OVERSAMPLING, decode_fast, decode_slowly, jpeg_size, part_of, resize
+from imagenet_mds_train.augment.decode import (
+    OVERSAMPLING,
+    Resize,
+    centre,
+    decode_fast,
+    decode_picture,
+    decode_slowly,
+    jpeg_size,
+    part_of,
+    resize,
+)
 from imagenet_mds_train.augment.views import Augmentation
 from imagenet_mds_train.config.schema import AugmentConfig, ProgressiveConfig
-from tests.support.drawing import encoded
+from tests.support.drawing import encoded, noise
+from tests.support.jpegs import lossless
 
 
 def natural(width: int, height: int, seed: int) -> Image.Image:
@@ -189,3 +200,19 @@ def test_randaugment_and_the_flip_come_from_the_seed() -> None:
         assert np.array_equal(one.pixels, other.pixels)
         flips.append(one.flip)
     assert 8 < sum(flips) < 32
+
+
+@pytest.mark.parametrize("how", ["antialias", "linear"])
+def test_a_lossless_jpeg_is_never_decoded_at_a_fraction(how: Resize) -> None:
+    """libjpeg's scaled decode of it writes past the buffer. Stock datasets may hold some."""
+    gray = np.asarray(noise(320, 240).convert("L"))
+    data = lossless(gray)
+    assert jpeg_size(data) is None
+    assert np.array_equal(decode_slowly(data)[..., 0], gray)
+    assert centre(data, 32, 28, how).shape == (28, 28, 3)
+    assert np.array_equal(np.asarray(decode_picture(data))[..., 0], gray)
+
+
+def test_16_bit_gray_of_a_stock_dataset_is_not_white() -> None:
+    ramp = np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64)
+    assert np.array_equal(decode_slowly(encoded(Image.fromarray(ramp), "PNG"))[..., 0], ramp >> 8)

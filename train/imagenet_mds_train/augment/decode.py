@@ -18,7 +18,9 @@ from PIL import Image
 from torch.nn import functional
 
 from imagenet_mds.dataset.raw_pixels import decode_raw, is_raw, open_stored
+from imagenet_mds.dataset.rgb import to_rgb
 from imagenet_mds.jpeg.decoder_messages import damage_in
+from imagenet_mds.jpeg.markers import frame_is_scalable
 from imagenet_mds.jpeg.tiles import TileMap, cut
 from imagenet_mds_train.augment.crop import Crop
 
@@ -35,7 +37,7 @@ promised."""
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Width and height of a JPEG that the fast decoder can read; None for anything else."""
-    if not data.startswith(b"\xff\xd8"):
+    if not data.startswith(b"\xff\xd8") or not frame_is_scalable(data):
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
@@ -113,7 +115,8 @@ def decode_picture(data: bytes) -> Image.Image:
     """
     if jpeg_size(data) is not None and (whole := _decode_whole(data)) is not None:
         return Image.fromarray(whole)
-    return open_stored(data).convert("RGB")
+    rgb, _ = to_rgb(open_stored(data))
+    return rgb
 
 
 def decode_slowly(data: bytes) -> Pixels:
@@ -124,7 +127,8 @@ def decode_slowly(data: bytes) -> Pixels:
     """
     if is_raw(data):
         return decode_raw(data)
-    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    rgb, _ = to_rgb(Image.open(io.BytesIO(data)))
+    return np.array(rgb)
 
 
 def part_of(whole: Pixels, crop: Crop) -> Pixels:
