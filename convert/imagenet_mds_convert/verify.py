@@ -1,15 +1,16 @@
 """Verifies a dataset against its manifest, and rebuilds broken files from the source."""
 
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from imagenet_mds.dataset.access import read_dataset
-from imagenet_mds.dataset.integrity import faulty_shards, shard_fault
-from imagenet_mds.dataset.manifest import KEYS_BASENAME, Manifest, read_manifest
-from imagenet_mds.dataset.mds import INDEX_BASENAME, decode_shard, index_json, shard_basename
+from imagenet_mds.dataset.integrity import faulty_shards
+from imagenet_mds.dataset.manifest import KEYS_BASENAME, Manifest, read_keys, read_manifest
+from imagenet_mds.dataset.mds import INDEX_BASENAME, ShardInfo, decode_shard, index_json, shard_basename
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage, stored_xxh64, writing_to
@@ -20,6 +21,7 @@ from imagenet_mds_convert.images.policy import compiled_check_pays
 from imagenet_mds_convert.images.prepare import check_stored
 from imagenet_mds_convert.publish import keys_file, versions
 from imagenet_mds_convert.shards.build import build_shard
+from imagenet_mds_convert.shards.lost import CRASH_REASON, run_in_processes
 from imagenet_mds_convert.sources.base import Source, Track, Unusable, untracked
 
 
@@ -31,21 +33,40 @@ class Fault:
     reason: str
 
 
+@dataclass(frozen=True)
+class BadImage:
+    """An image of an intact shard that does not decode: the shard's name, the image's key, and what is wrong with it.
+    It came from the source like that, so rebuilding the shard would change nothing."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+@dataclass
+class Broken:
+    """What is broken in a dataset: the number of files that still are, and of images that do not decode."""
+
+    files: int = 0
+    images: int = 0
+
+
 def verify_dataset(
     location: str,
     *,
-    on_split: Callable[[Storage, Manifest, list[Fault]], None],
+    on_split: Callable[[Storage, Manifest, list[Fault], list[BadImage]], None],
     on_repair: Callable[[Storage, str], None],
     source: Callable[[SplitName], Source] | None = None,
     deep: bool = False,
     threads: int = 1,
     track: Track = untracked,
-) -> int:
+) -> Broken:
     """Verify every split of a dataset, and repair what is broken if a source is given.
 
     Args:
         location: the dataset.
-        on_split: called with a split, its manifest and its faults, before they are repaired.
+        on_split: called with a split, its manifest, its faults before they are repaired, and the images that do not
+            decode.
         on_repair: called with the name of each file that was rebuilt.
         source: opens what to rebuild broken files of a split from.
         deep: decode every image as well.
@@ -53,18 +74,24 @@ def verify_dataset(
         track: shows the progress.
 
     Returns:
-        The number of files that are still broken.
+        What is still broken.
 
     Raises:
         UserError: there is no complete dataset at the location, another process is writing to it, or it was made from
             other images than the source has.
         WorldError: the storage failed, or a file cannot be rebuilt.
     """
-    broken = 0
+    broken = Broken()
     for split, manifest in read_dataset(location):
         with track(f"verify {split.name}", len(manifest.shards), "shards") as advance:
-            faults = verify_split(split, manifest, deep=deep, threads=threads, on_shard=lambda: advance(1))
-        on_split(split, manifest, faults)
+            faults = verify_split(split, manifest, threads=threads, on_shard=lambda: advance(1))
+        bad: list[BadImage] = []
+        if deep:
+            damaged = {fault.name for fault in faults}
+            whole = [shard for shard in manifest.shards if shard.basename not in damaged]
+            with track(f"decode {split.name}", len(whole), "shards") as advance:
+                bad = bad_images(split, manifest, whole, workers=threads, on_shard=lambda: advance(1))
+        on_split(split, manifest, faults, bad)
         repaired: list[str] = []
         if faults and source:
             with locked(split):
@@ -73,40 +100,113 @@ def verify_dataset(
                 repaired = repair_split(split, manifest, faults, source(manifest.split), track)
         for name in repaired:
             on_repair(split, name)
-        # An image that does not decode in an intact shard came from the source like that, so nothing was rebuilt.
-        broken += len({fault.name for fault in faults} - set(repaired))
+        broken.files += len({fault.name for fault in faults} - set(repaired))
+        broken.images += len(bad)
     return broken
 
 
 def verify_split(
-    split: Storage, manifest: Manifest, *, deep: bool, threads: int, on_shard: Callable[[], None] = lambda: None
+    split: Storage, manifest: Manifest, *, threads: int, on_shard: Callable[[], None] = lambda: None
 ) -> list[Fault]:
     """Compare every shard with the manifest by size and hash, and index and keys with it too.
 
     Args:
         split: the split's storage.
         manifest: its manifest.
-        deep: decode every image of the intact shards as well.
-        threads: number of shards to check at once; hashing and decoding run outside Python's lock.
+        threads: number of shards to check at once; hashing runs outside Python's lock.
         on_shard: called after each shard.
 
     Returns:
-        The faults of index and keys, of shards that differ, and of shards with images that do not decode, each in
-        order; empty if nothing is broken.
+        The faults of index and keys, and of shards that differ, each in order; empty if nothing is broken.
 
     Raises:
         WorldError: the storage failed.
     """
     broken = faulty_shards(split, manifest.shards, threads, lambda shard: on_shard())
-    faults = [*_index_faults(split, manifest), *(Fault(shard.basename, reason) for shard, reason in broken)]
-    if deep:
-        known = {shard.basename for shard, _ in broken}
-        whole = [shard.basename for shard in manifest.shards if shard.basename not in known]
-        with ThreadPoolExecutor(threads) as pool:
-            compiled = compiled_check_pays(manifest.samples)
-            reasons = pool.map(lambda name: _undecodable(split, name, compiled), whole)
-            faults += [Fault(name, reason) for name, reason in zip(whole, reasons, strict=True) if reason]
-    return faults
+    return [*_index_faults(split, manifest), *(Fault(shard.basename, reason) for shard, reason in broken)]
+
+
+@dataclass(frozen=True)
+class _DeepCheck:
+    """The check of every image of a shard; `first` is the number in the split of its first sample."""
+
+    split: Storage
+    shard: str
+    first: int
+    compiled_check: bool
+    crashing: Mapping[int, str] = field(default_factory=dict)
+
+
+def bad_images(
+    split: Storage,
+    manifest: Manifest,
+    shards: Sequence[ShardInfo],
+    *,
+    workers: int,
+    on_shard: Callable[[], None] = lambda: None,
+) -> list[BadImage]:
+    """Decode every image of intact shards, in processes, because an image may crash its decoder.
+
+    Args:
+        split: the split's storage.
+        manifest: its manifest.
+        shards: the shards to decode.
+        workers: number of processes.
+        on_shard: called after each shard.
+
+    Returns:
+        The images that do not decode, in stored order.
+
+    Raises:
+        WorldError: the storage failed, or a worker was lost.
+    """
+    keys = _keys(split, manifest)
+    firsts = dict(zip((shard.basename for shard in manifest.shards), _starts(manifest), strict=True))
+    compiled = compiled_check_pays(manifest.samples)
+    tasks = (_DeepCheck(split, shard.basename, firsts[shard.basename], compiled) for shard in shards)
+    found: dict[int, BadImage] = {}
+    for shard, bad in run_in_processes(_decode_shard, tasks, workers, _images_of, _without_crashing):
+        for number, reason in bad.items():
+            found[number] = BadImage(shard, keys[number] if keys else f"sample {number:,}", reason)
+        on_shard()
+    return [found[number] for number in sorted(found)]
+
+
+def _starts(manifest: Manifest) -> list[int]:
+    """The number in the split of each shard's first sample."""
+    return list(accumulate((shard.samples for shard in manifest.shards), initial=0))[:-1]
+
+
+def _keys(split: Storage, manifest: Manifest) -> list[str] | None:
+    """The keys of the split's samples; None if they are broken, which is a fault of its own."""
+    try:
+        keys = read_keys(split)
+    except (OSError, ValueError):
+        return None
+    return keys if len(keys) == manifest.samples else None
+
+
+def _decode_shard(task: _DeepCheck) -> tuple[str, dict[int, str]]:
+    """The name of the shard, and the number in the split of each image that does not decode, with the reason."""
+    bad = {}
+    for position, check in enumerate(_images_of(task)):
+        try:
+            if reason := task.crashing.get(position):
+                raise Unusable(reason)
+            check()
+        except Unusable as unusable:
+            bad[task.first + position] = str(unusable)
+    return task.shard, bad
+
+
+def _images_of(task: _DeepCheck) -> Sequence[Callable[[], object]]:
+    """The images of a shard as calls that decode one each."""
+    records = decode_shard(task.split.read(task.shard), f"{task.split.location}/{task.shard}")
+    return [partial(check_stored, record.image, task.compiled_check) for record in records]
+
+
+def _without_crashing(task: _DeepCheck, crashing: Mapping[int, str]) -> _DeepCheck:
+    return replace(task, crashing=crashing)
 
 
 def _index_faults(split: Storage, manifest: Manifest) -> Iterator[Fault]:
@@ -128,15 +228,6 @@ def _index_faults(split: Storage, manifest: Manifest) -> Iterator[Fault]:
 def _index(manifest: Manifest) -> dict[str, Any]:
     policy = manifest.policy
     return index_json(manifest.shards, policy.shard_size_bytes, raw=policy.raw)
-
-
-def _undecodable(split: Storage, name: str, compiled_check: bool) -> str | None:
-    for position, record in enumerate(decode_shard(split.read(name), f"{split.location}/{name}")):
-        try:
-            check_stored(record.image, compiled_check)
-        except Unusable as reason:
-            return f"sample {position} (source index {record.index}): {reason}"
-    return None
 
 
 def repair_split(
@@ -171,10 +262,8 @@ def repair_split(
             f"this one has {now.samples:,} images, {now.fingerprint}): give one with the same images"
         )
     entries = {shard.basename: shard for shard in manifest.shards}
-    # An intact shard needs no rebuilding, even if an image in it does not decode.
-    broken = {
-        name for name in {fault.name for fault in faults} if name not in entries or shard_fault(split, entries[name])
-    }
+    broken = {fault.name for fault in faults}
+    crashing = {entry.key: entry.reason for entry in manifest.left_out if entry.reason.startswith(CRASH_REASON)}
     with writing_to(split):
         remove_partials(split, complete=True)
     written = []
@@ -182,7 +271,7 @@ def repair_split(
         name = shard_basename(shard)
         if name not in broken:
             continue
-        record, shard_bytes = build_shard(conversion.task(shard))
+        record, shard_bytes = build_shard(replace(conversion.task(shard), crashing=crashing))
         found = record.info.xxh64 if record.info else "nothing"
         if found != entries[name].xxh64:
             raise WorldError(

@@ -8,11 +8,12 @@ import typer
 
 from imagenet_mds.cli.tables import progress_tracker
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED
+from imagenet_mds.words import counted
 
 if TYPE_CHECKING:
     from imagenet_mds.dataset.manifest import Manifest
     from imagenet_mds.storage.base import Storage
-    from imagenet_mds_convert.verify import Fault
+    from imagenet_mds_convert.verify import BadImage, Fault
 
 
 def verify(
@@ -37,16 +38,24 @@ def verify(
         on_split=_print_split,
         on_repair=lambda split, name: print(f"repaired: {split.location}/{name}"),
     )
-    if not broken:
-        return EXIT_DONE
-    how = "" if repair else f"; `imagenet-mds verify {dataset} --repair SOURCE` rebuilds just those"
-    print(f"imagenet-mds: {broken} files are broken{how}", file=sys.stderr)
-    return EXIT_FAILED
+    if broken.files:
+        how = "" if repair else f"; `imagenet-mds verify {dataset} --repair SOURCE` rebuilds just those"
+        print(f"imagenet-mds: {counted(broken.files, 'broken file')}{how}", file=sys.stderr)
+    if broken.images:
+        print(
+            f"imagenet-mds: {counted(broken.images, 'image')} of intact shards cannot be decoded: the source has "
+            f"them like that, and training passes over them. To leave them out, convert again with `--check decode "
+            f"--overwrite`; to have them, replace them in the source first",
+            file=sys.stderr,
+        )
+    return EXIT_FAILED if broken.files or broken.images else EXIT_DONE
 
 
-def _print_split(split: "Storage", manifest: "Manifest", faults: "list[Fault]") -> None:
+def _print_split(split: "Storage", manifest: "Manifest", faults: "list[Fault]", bad: "list[BadImage]") -> None:
     if not faults:
-        counts = f"{len(manifest.shards):,} shards, {manifest.samples:,} images"
+        counts = f"{counted(len(manifest.shards), 'shard')}, {counted(manifest.samples, 'image')}"
         print(f"{split.location}: {counts}, all as the manifest has it")
     for fault in faults:
         print(f"broken: {split.location}/{fault.name}: {fault.reason}")
+    for image in bad:
+        print(f"does not decode: {image.key} ({split.location}/{image.shard}): {image.reason}")

@@ -90,7 +90,7 @@ def test_each_fault_is_found_named_and_repaired(
     assert reason in said.out
     assert said.out.count("broken: ") == 1
     assert said.err == (
-        f"imagenet-mds: 1 files are broken; `imagenet-mds verify {copy} --repair SOURCE` rebuilds just those\n"
+        f"imagenet-mds: 1 broken file; `imagenet-mds verify {copy} --repair SOURCE` rebuilds just those\n"
     )
     others = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file() and path != copy / name}
     assert verify(str(copy), repair=str(tree)) == 0
@@ -104,7 +104,7 @@ def test_many_faults_are_found_and_repaired_at_once_by_the_command(copy: Path, d
         damage(copy / name)
     found = run("verify", copy)
     assert (found.status, found.out.count("broken: ")) == (1, 7)
-    assert "imagenet-mds: 7 files are broken" in found.err
+    assert "imagenet-mds: 7 broken files" in found.err
     repaired = run("verify", copy, "--repair", tree)
     assert (repaired.status, repaired.err) == (0, "")
     assert repaired.out.count("repaired: ") == 7
@@ -168,25 +168,40 @@ def test_repair_from_images_that_have_changed_is_refused_and_replaces_nothing(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_deep_finds_an_image_that_does_not_decode_and_repair_does_not_claim_to_fix_it(
+def test_deep_names_every_image_that_does_not_decode_and_promises_no_repair(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tree = make_tree(tmp_path / "tree", n00000001=2, n00000002=2)
+    tree = make_tree(tmp_path / "tree", n00000001=3, n00000002=3)
     undecodable = encoded(noise()).replace(b"\xff\xdb", b"\xff\xfe")
-    (tree / "train" / "n00000002" / "n00000002_1.JPEG").write_bytes(undecodable)
+    bad = ["n00000001/n00000001_0.JPEG", "n00000002/n00000002_1.JPEG", "n00000002/n00000002_2.JPEG"]
+    for key in bad:
+        (tree / "train" / key).write_bytes(undecodable)
     dest = tmp_path / "mds"
     convert_here(tree, dest, check="structure", shard_size="64KiB")
     before = files(dest)
     assert verify(str(dest)) == 0
+    for repair in (None, str(tree)):
+        capsys.readouterr()
+        assert verify(str(dest), deep=True, repair=repair) == 1
+        said, complaint = capsys.readouterr()
+        lines = [line for line in said.splitlines() if line.startswith("does not decode: ")]
+        assert sorted(line.split()[3] for line in lines) == bad
+        assert all("/train/shard.00000.mds): does not decode (" in line for line in lines)
+        assert "repair" not in said + complaint
+        assert complaint == (
+            "imagenet-mds: 3 images of intact shards cannot be decoded: the source has them like that, and training "
+            "passes over them. To leave them out, convert again with `--check decode --overwrite`; to have them, "
+            "replace them in the source first\n"
+        )
+    assert files(dest) == before
+    assert convert_here(tree, dest, check="decode", shard_size="64KiB", overwrite=True) == 0
+    assert verify(str(dest), deep=True) == 0
+    # Without keys, images are named by number.
+    convert_here(tree, dest, check="structure", shard_size="64KiB", overwrite=True)
+    (dest / "train" / "keys.txt").unlink()
     capsys.readouterr()
     assert verify(str(dest), deep=True) == 1
-    assert "shard.00000.mds: sample " in (said := capsys.readouterr().out)
-    assert "(source index 3): does not decode (" in said
-    assert verify(str(dest), deep=True, repair=str(tree)) == 1
-    said, complaint = capsys.readouterr()
-    assert "repaired: " not in said
-    assert complaint == "imagenet-mds: 1 files are broken\n"
-    assert files(dest) == before
+    assert capsys.readouterr().out.count("does not decode: sample ") == 3
 
 
 def test_what_is_no_dataset_is_reported(dataset: Path, tmp_path: Path) -> None:

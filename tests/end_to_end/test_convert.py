@@ -18,9 +18,11 @@ from imagenet_mds.errors import WorldError
 from imagenet_mds.process.signals import STOPPED_MESSAGE
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.run import convert_split
 from imagenet_mds_convert.shards.pool import run_tasks
 from imagenet_mds_convert.sources import open_source
 from imagenet_mds_convert.sources.tree import TreeSource
+from imagenet_mds_convert.verify import repair_split, verify_split
 from tests.support.command import HANG_SECONDS, PROGRAM, done, environment, run, start, wait_until
 from tests.support.datasets import manifest_at
 from tests.support.drawing import encoded, files, folders
@@ -176,11 +178,14 @@ def test_a_disk_that_refuses_is_reported_and_finished_shards_are_kept(tree: Path
 
 @dataclass(frozen=True)
 class DeadlySource(TreeSource):
-    """A source that kills the process that reads one of its images, as the kernel does when memory runs out."""
+    """A source of which some images end the process that reads them by a signal: SIGKILL as the kernel does when memory
+    runs out, SIGSEGV as a broken decoder does."""
+
+    number: int = signal.SIGKILL
 
     def read(self, where: str) -> bytes:
-        if where.endswith("_2.JPEG"):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if where.endswith(("_2.JPEG", "_3.JPEG")):
+            os.kill(os.getpid(), self.number)
         return super().read(where)
 
 
@@ -193,6 +198,29 @@ def test_a_lost_worker_is_reported_and_finished_shards_are_kept(small_tree: Path
         list(run_tasks(iter(tasks), 1, conversion.destination))
     assert not (tmp_path / "train" / "manifest.json").exists()
     assert not list((tmp_path / "train").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
+def test_an_image_that_crashes_its_decoder_is_left_out_by_name(
+    small_tree: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    source = DeadlySource(**vars(open_source(str(small_tree))), number=number)
+    policy = Policy(shard_size_bytes=1 << 12)
+    conversion = SplitConversion.plan_for(source, "train", LocalStorage(tmp_path), policy)
+    assert conversion.plan.shards > 1
+    manifest = convert_split(conversion, workers=2)
+    deadly = sorted(sample.key for sample in conversion.samples if sample.key.endswith(("_2.JPEG", "_3.JPEG")))
+    assert len(deadly) > 1
+    assert sorted(entry.key for entry in manifest.left_out) == deadly
+    assert {entry.reason for entry in manifest.left_out} == {f"crashes the process that decodes it ({number.name})"}
+    assert manifest.samples == len(conversion.samples) - len(deadly)
+    # A repair leaves them out as well, unread.
+    shard = tmp_path / "train" / manifest.shards[-1].basename
+    before = shard.read_bytes()
+    shard.write_bytes(b"x")
+    faults = verify_split(conversion.destination, manifest, threads=1)
+    assert repair_split(conversion.destination, manifest, faults, source) == [shard.name]
+    assert shard.read_bytes() == before
 
 
 def test_tasks_come_back_once_each_however_many_are_in_flight(small_tree: Path, tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ A task is independent of what runs it, a process pool or a cluster, and carries 
 
 import errno
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import xxhash
 
@@ -44,6 +45,8 @@ class ShardTask:
     compiled_check: bool
     size_limit_bytes: int
     destination: Storage
+    crashing: Mapping[str, str] = field(default_factory=dict)
+    """Keys of images that crash the process that decodes them, each with the reason; they are left out unread."""
 
 
 @dataclass
@@ -98,9 +101,11 @@ def build_shard(
     written, _ = encoder.filled
     for index, sample, read in read_all(task.source, task.samples):
         try:
+            if reason := task.crashing.get(sample.key):
+                raise Unusable(reason)
             data, stored = _take(task, sample, read, spent)
-        except Unusable as reason:
-            record.left_out.append((sample.key, str(reason)))
+        except Unusable as unusable:
+            record.left_out.append((sample.key, str(unusable)))
             continue
         started = time.perf_counter()
         record.digests.append(xxhash.xxh3_64_hexdigest(data))
@@ -163,6 +168,19 @@ def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spe
         return data, prepare(data, task.check, task.scaling, task.form, task.compiled_check)
     finally:
         spent.decode += time.perf_counter() - got
+
+
+def images_of(task: ShardTask) -> Sequence[Callable[[], object]]:
+    """The images of a task as calls that read and prepare one each, to find out which of them crash."""
+    return [
+        partial(_take, task, sample, partial(task.source.read, sample.where), Spent()) for _, sample in task.samples
+    ]
+
+
+def without_crashing(task: ShardTask, crashing: Mapping[int, str]) -> ShardTask:
+    """The task, with the images at these positions left out for these reasons."""
+    found = {task.samples[position][1].key: reason for position, reason in crashing.items()}
+    return replace(task, crashing={**task.crashing, **found})
 
 
 _buffers: list[bytearray] = []

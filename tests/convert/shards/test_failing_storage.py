@@ -120,4 +120,4 @@ def test_what_another_process_has_made_since_the_first_look_is_seen(
     monkeypatch.setattr(LocalStorage, "lock", after_another)
     with pytest.raises(UserError, match=r"another seed \(0, now 1\)"):
         convert_here(tree, tmp_path, **options, seed=1)
-    assert verify_split(LocalStorage(tmp_path / "val"), manifest_at(tmp_path / "val"), deep=False, threads=1) == []
+    assert verify_split(LocalStorage(tmp_path / "val"), manifest_at(tmp_path / "val"), threads=1) == []
