@@ -209,9 +209,21 @@ _FLOATS = frozenset({"float16", "float32", "float64"})
 _TEXTS = frozenset({"str", "str_int", "str_float", "str_decimal", "json", "bytes"})
 
 
+_IMAGES = frozenset({"jpeg", "png", "pil", "jpeg_array", "jpegarray", "bytes"})
+
+
+def holds_images(encoding: str) -> bool:
+    """Whether a column of this encoding holds an image as a file or as Streaming's `pil` pixels."""
+    return encoding in _IMAGES
+
+
 def holds_labels(encoding: str) -> bool:
     """Whether a column of this encoding may hold class numbers; see `decode_label`."""
     return _INTEGER.fullmatch(encoding) is not None or encoding in _FLOATS | _TEXTS
+
+
+class NotAClass(ValueError):  # noqa: N818 # what the label is
+    """A label that is no class number."""
 
 
 def decode_label(encoding: str, data: bytes) -> int:
@@ -222,15 +234,23 @@ def decode_label(encoding: str, data: bytes) -> int:
         data: the cell.
 
     Raises:
-        ValueError: the encoding does not hold numbers, or the cell is not a number.
+        NotAClass: the encoding does not hold numbers, or the cell is not a whole number from 0 on.
     """
     if _INTEGER.fullmatch(encoding):
-        return int.from_bytes(data, "little", signed=not encoding.startswith("u"))
-    if encoding in _FLOATS:
-        return int(np.frombuffer(data, encoding)[0])
-    if encoding in _TEXTS:
-        return int(float(data))
-    raise ValueError(f"column y holds {encoding} where class numbers should be")
+        number: float = int.from_bytes(data, "little", signed=not encoding.startswith("u"))
+    elif encoding in _FLOATS:
+        number = float(np.frombuffer(data, encoding)[0])
+    elif encoding in _TEXTS:
+        try:
+            number = float(data)
+        except ValueError:
+            text = data.decode("utf-8", "backslashreplace")
+            raise NotAClass(f"column y ({encoding}) holds '{text}' where a class number should be") from None
+    else:
+        raise NotAClass(f"column y holds {encoding} where class numbers should be")
+    if not 0 <= number < 1 << 31 or number != int(number):
+        raise NotAClass(f"column y ({encoding}) holds {number:g}, which is no class number")
+    return int(number)
 
 
 def decode_stock_shard(data: bytes, path: str) -> Iterator[Record]:
@@ -243,6 +263,7 @@ def decode_stock_shard(data: bytes, path: str) -> Iterator[Record]:
         path: the file's name in messages.
 
     Raises:
+        NotAClass: a label is no class number.
         ValueError: the file is not such a shard, or is truncated.
     """
     try:
@@ -255,6 +276,8 @@ def decode_stock_shard(data: bytes, path: str) -> Iterator[Record]:
             cells = [data[begin:end] for begin, end in column_spans(data, header["column_sizes"], start)]
             index = int.from_bytes(cells[columns["i"]], "little", signed=True) if "i" in columns else place
             yield Record(index, cells[images], decode_label(encodings[labels], cells[labels]))
+    except NotAClass as error:
+        raise NotAClass(f"{path}: sample {place}: {error}") from None
     except (struct.error, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not an MDS shard with images in x and classes in y ({error!r})") from None
 

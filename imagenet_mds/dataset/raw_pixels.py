@@ -1,7 +1,7 @@
 """Raw samples: pixels instead of an image file, for machines with more disk than processor time.
 
 The layout is Streaming's own `pil` encoding, so that stock readers return an image: width, height and the length of the
-mode's name as little-endian uint32, the name (RGB), then the rows of pixels.
+mode's name as little-endian uint32, the name (RGB), then the rows of pixels. Stock datasets may have other modes.
 """
 
 import io
@@ -49,4 +49,26 @@ def open_stored(data: bytes) -> Image.Image:
     Raises:
         Exception: `data` is not an image. Pillow raises several types.
     """
-    return Image.fromarray(decode_raw(data)) if is_raw(data) else Image.open(io.BytesIO(data))
+    if is_raw(data):
+        return Image.fromarray(decode_raw(data))
+    if pixels := _of_another_mode(data):
+        mode, size, start = pixels
+        return Image.frombytes(mode, size, data[start:])
+    return Image.open(io.BytesIO(data))
+
+
+_BITS_OF_MODE = {"1": 1, "L": 8, "P": 8, "LA": 16, "I;16": 16, "RGBA": 32, "CMYK": 32, "YCbCr": 24, "I": 32, "F": 32}
+
+
+def _of_another_mode(data: bytes) -> tuple[str, tuple[int, int], int] | None:
+    """Mode, size and start of the pixels of what stock writers store of an image that is not RGB; None for a file,
+    which neither has such a name there nor the length that would fit."""
+    if len(data) < 12:
+        return None
+    width, height, length = struct.unpack_from("<III", data)
+    name = data[12 : 12 + length] if length <= 5 else b""
+    mode = name.decode("ascii", "replace")
+    if mode not in _BITS_OF_MODE:
+        return None
+    row_bytes = -(-width * _BITS_OF_MODE[mode] // 8)
+    return (mode, (width, height), 12 + length) if len(data) == 12 + length + row_bytes * height else None

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from imagenet_mds.dataset.manifest import read_keys
-from imagenet_mds.dataset.mds import Record, decode_shard, decode_stock_shard
+from imagenet_mds.dataset.mds import NotAClass, Record, decode_shard, decode_stock_shard
 from imagenet_mds.dataset.raw_pixels import open_stored
 from imagenet_mds.dataset.split_info import SplitInfo
-from imagenet_mds.errors import WorldError
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.base import Readable
 
 
@@ -27,6 +27,7 @@ def stored_samples(split: Readable, info: SplitInfo, start: int = 0) -> Iterator
     """Yield the samples of a split in stored order, from index `start` on. Shards before it are not read.
 
     Raises:
+        UserError: a label of a stock dataset is no class number.
         WorldError: a shard is damaged.
         OSError: a shard cannot be read.
     """
@@ -41,6 +42,8 @@ def stored_samples(split: Readable, info: SplitInfo, start: int = 0) -> Iterator
                         raise ValueError(f"{path}: sample {place} is of class {record.label}, which does not exist")
                     if first + place >= start:
                         yield StoredSample(first + place, shard.basename, place, record)
+            except NotAClass as error:
+                raise UserError(f"{error}: give a dataset with class numbers in y, as numbers or text") from None
             except ValueError as error:
                 raise WorldError(f"{error}: {_hint(split, info)}") from None
         first += shard.samples

@@ -5,11 +5,12 @@ not be balanced. Such a dataset is read all the same, and identified by its inde
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from imagenet_mds.dataset.manifest import MANIFEST_BASENAME, WORK_FOLDER, read_manifest
-from imagenet_mds.dataset.mds import INDEX_BASENAME, ShardInfo, holds_labels
+from imagenet_mds.dataset.mds import INDEX_BASENAME, ShardInfo, holds_images, holds_labels
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.storage.base import Storage
@@ -99,10 +100,15 @@ def _of_index(split: Storage) -> SplitInfo:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not an index of MDS shards ({error!r})") from None
-    if encoding := _unreadable_label(index["shards"]):
+    if encoding := _other_encoding(index["shards"], "y", holds_labels):
         raise UserError(
             f"{split.location} has labels in y as {encoding}: "
             f"give a dataset with class numbers there, as numbers or text"
+        )
+    if encoding := _other_encoding(index["shards"], "x", holds_images):
+        raise UserError(
+            f"{split.location} has x as {encoding}: "
+            f"give a dataset with images there, one in each sample, as jpeg, png, pil or bytes"
         )
     if not {"x", "y"} <= columns:
         raise UserError(
@@ -120,12 +126,12 @@ def _of_index(split: Storage) -> SplitInfo:
     )
 
 
-def _unreadable_label(shards: list[dict[str, Any]]) -> str | None:
-    """The encoding of a label column that holds no class numbers, None where all do."""
+def _other_encoding(shards: list[dict[str, Any]], column: str, known: Callable[[str], bool]) -> str | None:
+    """The encoding of a column that is not one of those known, None where all shards' are."""
     for entry in shards:
         encodings = dict(zip(entry["column_names"], entry["column_encodings"], strict=False))
-        if "y" in encodings and not holds_labels(encodings["y"]):
-            return str(encodings["y"])
+        if column in encodings and not known(encodings[column]):
+            return str(encodings[column])
     return None
 
 

@@ -15,7 +15,15 @@ from streaming import MDSWriter, StreamingDataset
 from streaming.vision import StreamingImageNet
 
 from imagenet_mds.dataset import mds
-from imagenet_mds.dataset.mds import Record, ShardEncoder, decode_label, describe_shard, index_json, shard_basename
+from imagenet_mds.dataset.mds import (
+    NotAClass,
+    Record,
+    ShardEncoder,
+    decode_label,
+    describe_shard,
+    index_json,
+    shard_basename,
+)
 from tests.support.command import done
 from tests.support.datasets import keys_at, manifest_at
 from tests.support.shards import encode_shard, read_shard
@@ -176,7 +184,7 @@ def test_the_stock_imagenet_dataset_reads_images_and_classes(
 @pytest.mark.parametrize(
     ("encoding", "value"),
     [
-        *(("int", -1), ("int8", -1), ("uint8", 200), ("uint16", 40_000), ("int64", 999)),
+        *(("int", 153), ("int8", 127), ("uint8", 200), ("uint16", 40_000), ("int64", 999)),
         *(("str", "12"), ("str_int", 12), ("str_float", 7.0), ("float32", 7.0), ("json", 7), ("bytes", b"7")),
     ],
 )
@@ -187,6 +195,27 @@ def test_a_label_of_any_encoding_is_read_as_streaming_reads_it(encoding: str, va
     assert decode_label(encoding, data) == int(mds_decode(encoding, data))
 
 
+@pytest.mark.parametrize(
+    ("encoding", "value", "words"),
+    [
+        ("str", "dog", r"column y \(str\) holds 'dog' where a class number should be"),
+        ("json", ["a", 1], r"column y \(json\) holds '\[\"a\", 1\]' where"),
+        ("bytes", b"\xff\xd8", r"holds '\\xff\\xd8' where"),
+        ("str", "", r"holds '' where"),
+        ("str", "nan", "holds nan, which is no class number"),
+        ("str_float", 2.5, r"holds 2\.5, which is no class number"),
+        ("float64", float("inf"), "holds inf, which"),
+        ("int", -1, "holds -1, which"),
+        ("int8", -103, "holds -103, which"),
+    ],
+)
+def test_a_label_that_is_no_class_number_is_refused(encoding: str, value: Any, words: str) -> None:
+    from streaming.base.format.mds.encodings import mds_encode
+
+    with pytest.raises(NotAClass, match=words):
+        decode_label(encoding, mds_encode(encoding, value))
+
+
 def test_a_column_without_class_numbers_is_refused() -> None:
-    with pytest.raises(ValueError, match="column y holds jpeg"):
+    with pytest.raises(NotAClass, match="column y holds jpeg"):
         decode_label("jpeg", b"")

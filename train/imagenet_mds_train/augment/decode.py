@@ -6,7 +6,6 @@ pixels is a slice. Pillow decodes what the fast decoder refuses, and every other
 resize gives the same pixels within one level and takes several times as long.
 """
 
-import io
 import math
 from typing import Any, Literal
 
@@ -115,7 +114,9 @@ def decode_picture(data: bytes) -> Image.Image:
     """
     if jpeg_size(data) is not None and (whole := _decode_whole(data)) is not None:
         return Image.fromarray(whole)
-    rgb, _ = to_rgb(open_stored(data))
+    image = open_stored(data)
+    image.load()
+    rgb, _ = to_rgb(image)
     return rgb
 
 
@@ -127,7 +128,9 @@ def decode_slowly(data: bytes) -> Pixels:
     """
     if is_raw(data):
         return decode_raw(data)
-    rgb, _ = to_rgb(Image.open(io.BytesIO(data)))
+    image = open_stored(data)
+    image.load()  # `to_rgb` asks for a loaded one
+    rgb, _ = to_rgb(image)
     return np.array(rgb)
 
 
