@@ -8,12 +8,19 @@ import json
 import sys
 import time
 from datetime import timedelta
+from functools import cache
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 PLAIN_INTERVAL_SECONDS = 10.0
+
+
+@cache
+def _console() -> Console:
+    """One console for all lines, so that rich draws one line below the other while both are live."""
+    return Console(stderr=True)
 
 
 class ProgressLine:
@@ -40,7 +47,7 @@ class ProgressLine:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rates]}"),
-                console=Console(stderr=True),
+                console=_console(),
                 transient=True,
             )
             self._task = self._live.add_task(what, total=total, rates="")

@@ -1,8 +1,12 @@
 """The conversion of one split: what will be made, and what is already at the destination."""
 
-from collections.abc import Iterable, Sequence, Set
+import shutil
+import tempfile
+import time
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,10 +26,12 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.vocabulary import SplitName
 from imagenet_mds_convert.images.policy import Scaling, compiled_check_pays, likely_bytes
 from imagenet_mds_convert.plan import Plan, make_plan
 from imagenet_mds_convert.shards.build import ShardTask
+from imagenet_mds_convert.shards.passes import GATHERED_BYTES
 from imagenet_mds_convert.sources.base import Sample, Source, Track, untracked
 
 _STARTED = f"{WORK_FOLDER}/conversion.json"
@@ -55,6 +61,8 @@ class SplitConversion:
     classes: tuple[str, ...]
     class_names: tuple[str, ...]
     not_taken: tuple[NotTaken, ...] = ()
+    listing_seconds: float = 0.0
+    """What listing the split took. A source that gathers reads as much in each pass."""
 
     @classmethod
     def plan_for(
@@ -81,7 +89,9 @@ class SplitConversion:
             WorldError: the source cannot be downloaded.
         """
         source.fetch(split, track)
+        started = time.perf_counter()
         found = source.find(split)
+        listing_seconds = time.perf_counter() - started
         numbers = range(len(source.classes)) if present is None else sorted(present)
         classes = tuple(source.classes[number] for number in numbers)
         samples = found.samples
@@ -114,6 +124,7 @@ class SplitConversion:
             classes,
             tuple(source.class_names[number] for number in numbers),
             found.not_taken,
+            listing_seconds,
         )
 
     @property
@@ -154,6 +165,32 @@ class SplitConversion:
         """Estimated bytes as stored of the images at these indices of the sorted source."""
         scaling, form = _scaling(self.policy), self.policy.form
         return sum(likely_bytes(self.samples[index].size_bytes, scaling, form) for index in indices)
+
+    def source_bytes(self, shards: Iterable[int]) -> int:
+        """Bytes in the source of the images of these shards."""
+        return sum(self.samples[index].size_bytes for shard in shards for index in self.plan.shard(shard).tolist())
+
+    @property
+    def gathers_in(self) -> Path | None:
+        """A folder on the disk where images are gathered: the destination's, or None, for TMPDIR, if that is no disk."""
+        if not isinstance(self.destination, LocalStorage):
+            return None
+        root = self.destination.root.absolute()
+        return next(path for path in (root, *root.parents) if path.is_dir())
+
+    def gathered_bytes(self, shards: Collection[int], needed_bytes: int) -> int:
+        """The disk space that gathering takes beside the shards: as much as these need and a pass may have, of half of
+        what is free; 0 where nothing is gathered.
+
+        Args:
+            shards: the shards that are missing.
+            needed_bytes: what they will take of the disk themselves.
+        """
+        if self.source.gatherer is None:
+            return 0
+        free = self.destination.free_bytes()
+        left = shutil.disk_usage(tempfile.gettempdir()).free if free is None else free - needed_bytes
+        return max(min(self.source_bytes(shards), GATHERED_BYTES, left // 2), 0)
 
     def likely_shard_bytes(self, shard: int) -> int:
         """Estimated bytes as stored of a shard's images; the plan cuts shards by these estimates."""

@@ -3,10 +3,12 @@
 import math
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.shards.build import build_shard
+from imagenet_mds_convert.shards.passes import gathered
 
 _MEASURED_SAMPLES = 64
 
@@ -25,6 +27,9 @@ class Cost:
     size_bytes: int
     minutes: float
     s3_requests: int
+    gathered_bytes: int = 0
+    """Disk space that gathering images takes beside the shards, and how often the source is read for that."""
+    reads: int = 0
 
     @property
     def s3_dollars_once(self) -> float:
@@ -48,8 +53,8 @@ def requests_for(shard_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class Measured:
-    """Measurements of the first images of a split: `seconds` of one process per image, and `growth`, the bytes stored
-    per byte in the plan."""
+    """Measurements of the first images of a split: `seconds` of one process per image, reading included unless images
+    are gathered, and `growth`, the bytes stored per byte in the plan."""
 
     seconds: float
     growth: float
@@ -61,14 +66,26 @@ def measure(conversion: SplitConversion) -> Measured:
     Raises:
         WorldError: the source's storage failed.
     """
-    indices = conversion.plan.order[:_MEASURED_SAMPLES].tolist()
-    first = replace(conversion.task(0), samples=tuple((index, conversion.samples[index]) for index in indices))
-    started = time.perf_counter()
-    record, _ = build_shard(first)
-    seconds = (time.perf_counter() - started) / len(indices)
+    indices = _measured(conversion)
+    task = replace(conversion.task(0), samples=tuple((index, conversion.samples[index]) for index in indices))
+    with ExitStack() as stack:
+        if gatherer := conversion.source.gatherer:
+            (task,) = stack.enter_context(gathered(gatherer, [task], conversion.gathers_in))
+        started = time.perf_counter()
+        record, _ = build_shard(task)
+        seconds = (time.perf_counter() - started) / len(indices)
     if conversion.sizes_known or record.info is None:
         return Measured(seconds, 1.0)
     return Measured(seconds, record.info.size_bytes / conversion.likely_bytes(indices))
+
+
+def _measured(conversion: SplitConversion) -> list[int]:
+    """The indices of the first images of the plan, or of those in one group of a source that gathers."""
+    order: list[int] = conversion.plan.order.tolist()
+    if gatherer := conversion.source.gatherer:
+        group = gatherer.group_of(conversion.samples[order[0]])
+        order = [index for index in order if gatherer.group_of(conversion.samples[index]) == group]
+    return order[:_MEASURED_SAMPLES]
 
 
 def estimate(conversion: SplitConversion, workers: int) -> Cost:
@@ -86,7 +103,11 @@ def estimate(conversion: SplitConversion, workers: int) -> Cost:
     images = len(conversion.plan.order)
     # Besides the shards: the conversion's identity, keys, index, manifest, and listings.
     requests = sum(requests_for(shard_bytes) for shard_bytes in shards) + 8
-    return Cost(images, len(shards), sum(shards), measured.seconds * images / workers / 60, requests)
+    everything = range(conversion.plan.shards)
+    gathered_bytes = conversion.gathered_bytes(everything, sum(shards))
+    reads = math.ceil(conversion.source_bytes(everything) / gathered_bytes) if gathered_bytes else 0
+    seconds = measured.seconds * images / workers + reads * conversion.listing_seconds
+    return Cost(images, len(shards), sum(shards), seconds / 60, requests, gathered_bytes, reads)
 
 
 def needed_bytes(conversion: SplitConversion, shards: Iterable[int]) -> int:

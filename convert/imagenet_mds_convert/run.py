@@ -14,11 +14,15 @@ from imagenet_mds_convert.cost import needed_bytes
 from imagenet_mds_convert.destination import clear_split, locked, refuse_foreign, remove_leftovers, remove_partials
 from imagenet_mds_convert.publish import publish
 from imagenet_mds_convert.shards.build import Spent
+from imagenet_mds_convert.shards.passes import in_passes
 from imagenet_mds_convert.shards.pool import Engine, run_tasks
 from imagenet_mds_convert.shards.ray import run_tasks_on_ray
 from imagenet_mds_convert.shards.record import ShardRecord, read_record, recorded_shards
 from imagenet_mds_convert.sources.base import Source, Track, untracked
 from imagenet_mds_convert.sources.folders import some
+
+LEAST_GATHERED_BYTES = 1 << 30
+"""Free disk space required for gathering; with less, the source would be read more than a hundred times."""
 
 _SPARE_BYTES = 16 << 20
 """Free disk space required beyond the shards: for index, keys, manifest, and a margin."""
@@ -122,6 +126,7 @@ def convert_splits(
     on_converted: OnConverted,
     engine: EngineName = "local",
     overwrite: bool = False,
+    track: Track = untracked,
 ) -> list[Manifest]:
     """Convert the splits one after the other, each under a lock of its destination.
 
@@ -132,6 +137,7 @@ def convert_splits(
         on_converted: called after each split.
         engine: what runs the shard tasks.
         overwrite: remove the dataset that is at the destination first.
+        track: shows the progress of gathering images.
 
     Returns:
         The manifests of the splits.
@@ -149,14 +155,19 @@ def convert_splits(
             refuse_small_disk(conversion, recorded_shards(conversion.destination))
     manifests = []
     for conversion in conversions:
-        manifest, tally = _convert_one(conversion, workers, show_progress, engine, overwrite)
+        manifest, tally = _convert_one(conversion, workers, show_progress, engine, overwrite, track)
         on_converted(conversion, manifest, tally)
         manifests.append(manifest)
     return manifests
 
 
 def _convert_one(
-    conversion: SplitConversion, workers: int, show_progress: ShowProgress, engine: EngineName, overwrite: bool
+    conversion: SplitConversion,
+    workers: int,
+    show_progress: ShowProgress,
+    engine: EngineName,
+    overwrite: bool,
+    track: Track,
 ) -> tuple[Manifest, Tally | None]:
     with locked(conversion.destination):
         # Check again: another process may have written here before we had the lock.
@@ -174,7 +185,7 @@ def _convert_one(
                 on_shard(record, spent)
 
             run = run_tasks_on_ray if engine == "ray" else run_tasks
-            return convert_split(conversion, workers, count, run), tally
+            return convert_split(conversion, workers, count, run, track), tally
 
 
 def convert_split(
@@ -182,6 +193,7 @@ def convert_split(
     workers: int,
     on_shard: OnShard = lambda record, spent: None,
     engine: Engine | None = None,
+    track: Track = untracked,
 ) -> Manifest:
     """Make the missing shards of a split, then its index, then its manifest.
 
@@ -190,6 +202,7 @@ def convert_split(
         workers: number of processes; the bytes do not depend on it, nor on the engine.
         on_shard: called once for each shard.
         engine: what runs the shard tasks; processes of this machine if not given.
+        track: shows the progress of gathering images.
 
     Raises:
         UserError: the disk is too small, none of the images can be used, or another conversion was started in the same
@@ -208,9 +221,14 @@ def convert_split(
     with writing_to(destination):
         remove_partials(destination, complete=False)
         conversion.mark_started()
-    for record, spent in (engine or run_tasks)((conversion.task(shard) for shard in missing), workers, destination):
-        records[record.shard] = record
-        on_shard(record, spent)
+    most_bytes = conversion.gathered_bytes(missing, needed_bytes(conversion, missing))
+    # A cluster's other machines cannot read what is gathered on this one.
+    gatherer = conversion.source.gatherer if engine is not run_tasks_on_ray else None
+    planned = (conversion.task(shard) for shard in missing)
+    for tasks in in_passes(planned, gatherer, most_bytes, conversion.gathers_in, track):
+        for record, spent in (engine or run_tasks)(tasks, workers, destination):
+            records[record.shard] = record
+            on_shard(record, spent)
     return publish(conversion, [records[shard] for shard in range(conversion.plan.shards)])
 
 
@@ -226,6 +244,8 @@ def refuse_small_disk(conversion: SplitConversion, done: Collection[int]) -> Non
     if not missing or free is None:
         return
     needed = needed_bytes(conversion, missing)
+    if conversion.source.gatherer is not None:
+        needed += min(conversion.source_bytes(missing), LEAST_GATHERED_BYTES)
     if needed + _SPARE_BYTES > free:
         raise UserError(
             f"{conversion.location} needs about {needed / 1e9:,.1f} GB more "

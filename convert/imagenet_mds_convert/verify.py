@@ -22,6 +22,7 @@ from imagenet_mds_convert.images.prepare import check_stored
 from imagenet_mds_convert.publish import keys_file, versions
 from imagenet_mds_convert.shards.build import build_shard
 from imagenet_mds_convert.shards.lost import CRASH_REASON, run_in_processes
+from imagenet_mds_convert.shards.passes import in_passes
 from imagenet_mds_convert.sources.base import Source, Track, Unusable, untracked
 
 
@@ -266,12 +267,14 @@ def repair_split(
     crashing = {entry.key: entry.reason for entry in manifest.left_out if entry.reason.startswith(CRASH_REASON)}
     with writing_to(split):
         remove_partials(split, complete=True)
+    shards = [shard for shard in range(conversion.plan.shards) if shard_basename(shard) in broken]
+    most_bytes = conversion.gathered_bytes(shards, sum(entries[shard_basename(shard)].size_bytes for shard in shards))
+    planned = (replace(conversion.task(shard), crashing=crashing) for shard in shards)
+    runs = in_passes(planned, conversion.source.gatherer, most_bytes, conversion.gathers_in, track)
     written = []
-    for shard in range(conversion.plan.shards):
-        name = shard_basename(shard)
-        if name not in broken:
-            continue
-        record, shard_bytes = build_shard(replace(conversion.task(shard), crashing=crashing))
+    for task in (task for run in runs for task in run):
+        name = shard_basename(task.shard)
+        record, shard_bytes = build_shard(task)
         found = record.info.xxh64 if record.info else "nothing"
         if found != entries[name].xxh64:
             raise WorldError(

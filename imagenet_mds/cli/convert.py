@@ -12,6 +12,7 @@ import typer
 from imagenet_mds.cli.tables import json_line, progress_tracker, report_exceptions, split_fields
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
 from imagenet_mds.vocabulary import CheckLevel, ClassNumbers, EngineName, SourceKind, SplitName
+from imagenet_mds.words import counted
 
 if TYPE_CHECKING:
     from imagenet_mds.dataset.manifest import Manifest
@@ -137,6 +138,7 @@ def convert(
         on_converted=output.print_converted,
         engine=engine,
         overwrite=overwrite,
+        track=track,
     )
     left_out = sum(len(manifest.left_out) for manifest in manifests)
     not_taken = sum(entry.files for manifest in manifests for entry in manifest.not_taken)
@@ -237,13 +239,17 @@ class _Output:
                 conversion.fingerprint,
             )
         Console(width=120, highlight=False).print(table)
-        size_gb = sum(cost.size_bytes for cost in costs) / 1e9
         print(f"minutes: with {self.workers} workers, at the rate of the first images in one process here")
+        for conversion, cost in zip(conversions, costs, strict=True):
+            if cost.reads:
+                times, size_gb = counted(cost.reads, "time"), cost.gathered_bytes / 1e9
+                print(f"{conversion.split}: the source is read {times}, with {size_gb:,.1f} GB of it on disk meanwhile")
         if free is None:
             requests = sum(cost.s3_requests for cost in costs)
             once, monthly = sum(cost.s3_dollars_once for cost in costs), sum(cost.s3_dollars_monthly for cost in costs)
             print(f"S3: {requests:,} requests, ${once:,.2f} once, and ${monthly:,.2f} a month to keep it")
         else:
+            size_gb = sum(cost.size_bytes for cost in costs) / 1e9
             print(f"disk: {size_gb:,.1f} GB needed, {free / 1e9:,.1f} GB free")
 
 
@@ -260,6 +266,7 @@ def _print_json_plan(conversion: "SplitConversion", cost: "Cost", free_bytes: in
             bytes=cost.size_bytes,
             minutes=round(cost.minutes, 3),
             conversion=conversion.fingerprint,
+            **({"gathered_bytes": cost.gathered_bytes, "source_reads": cost.reads} if cost.reads else {}),
             **({"s3_requests": cost.s3_requests, **dollars} if free_bytes is None else {"free_bytes": free_bytes}),
         )
     )

@@ -1,7 +1,7 @@
 """What a source of images is to the converter."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -40,6 +40,31 @@ class Found:
     not_taken: tuple[NotTaken, ...] = ()
 
 
+class ImageFile(Protocol):
+    """Where a `Gatherer` puts images; see `gathered.Gathering`."""
+
+    def put(self, data: bytes | memoryview) -> tuple[int, int]:
+        """Write an image and return its place."""
+
+
+class Gatherer(Protocol):
+    """Copies many images at once, for a source in which reading one costs reading its whole group."""
+
+    def group_of(self, sample: Sample) -> Hashable:
+        """The group that a sample is in."""
+
+    def gather(self, samples: Sequence[Sample], file: ImageFile, track: Track) -> Mapping[Any, tuple[int, int]]:
+        """Copy the images of these samples into a file. Each group that has one is read once.
+
+        Returns:
+            The new place of each image by its `where`.
+
+        Raises:
+            UserError: the source cannot be read.
+            OSError: the file cannot be written.
+        """
+
+
 class Source(Protocol):
     """Lists its samples without reading a pixel, and reads any one of them at random.
 
@@ -75,6 +100,10 @@ class Source(Protocol):
     @property
     def reads_at_once(self) -> int:
         """Number of concurrent reads, in threads, while a shard is made: 1 where no read waits for a network."""
+
+    @property
+    def gatherer(self) -> Gatherer | None:
+        """Copies many images at once, where reading one costs reading many; None where single reads are cheap."""
 
     def fetch(self, split: SplitName, track: Track = untracked) -> None:
         """Download what `samples` and `read` need of a split, where files are not read in place.
@@ -125,6 +154,11 @@ _Self = TypeVar("_Self")
 
 class SourceDefaults(ABC):
     """The methods of a source that is read in place, has one layout and no official checksums."""
+
+    @property
+    def gatherer(self) -> Gatherer | None:
+        """None: single reads are cheap."""
+        return None
 
     @abstractmethod
     def find(self, split: SplitName) -> Found:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
-from imagenet_mds_convert.sources.base import Found, OfficialFiles, Sample, Source, Track, untracked
+from imagenet_mds_convert.sources.base import Found, Gatherer, OfficialFiles, Sample, Source, Track, untracked
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ class MixedSource:
     def drawn(self) -> bool:
         """Whether any part is drawn; a shard task asks its own part."""
         return any(source.drawn for source in self.parts.values())
+
+    @property
+    def gatherer(self) -> Gatherer | None:
+        """None: `of` gives the part, which may have one."""
+        return None
 
     @property
     def reads_at_once(self) -> int:

@@ -4,14 +4,14 @@ columns `image{bytes, path}` and `label`. This module reads local files; `hub.py
 `path` is the original name with the wnid appended (`n01440764_10026_n01440764.JPEG`), so keys are those of the
 extracted tree, and the same images give the same shards.
 
-Parquet does not store the sizes of single values, so listing reads each file once, one row group at a time, and keeps
-the lengths. Each image costs reading its row group of 100 images (11 MB), because stored order mixes them all. That
-makes this the slowest source; the official archives read single images.
+Parquet does not store the sizes of single values, so listing reads each file once and keeps the lengths. A single image
+costs reading its row group, of 100 images as on the hub or of a whole file, and stored order mixes them all. So the
+images are gathered: each pass over the files copies those of as many shards as the disk has room for.
 """
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from typing import Any
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
-from imagenet_mds_convert.sources.base import Found, Sample, SourceDefaults
+from imagenet_mds_convert.sources.base import Found, Gatherer, ImageFile, Sample, SourceDefaults, Track
 from imagenet_mds_convert.sources.classes import imagenet_names
 from imagenet_mds_convert.sources.folders import sorted_by_key
 from imagenet_mds_convert.sources.names import is_image_name
@@ -32,6 +32,11 @@ _FILE = re.compile(r"(train|validation)-\d{5}-of-(\d{5})(-[0-9a-f]+)?\.parquet\Z
 _PREFIXES: dict[SplitName, str] = {"train": "train-", "val": "validation-"}
 _PATH = re.compile(r"([^/\n\r]+)_(n\d{8})(\.[A-Za-z]+)\Z")
 _THREADS = 4
+_BYTES = "image.bytes"
+_BUFFER_BYTES = 8 << 20
+"""Bytes of a column read at once. Without this limit, pyarrow reads those of a whole row group first."""
+_BATCH_ROWS = 100
+"""Rows in memory at a time: as many as the hub's row groups have, some 11 MB."""
 NEEDS_HF = "reading Hugging Face's files needs pyarrow and huggingface_hub: pip install 'imagenet-mds[hf]'"
 
 
@@ -148,6 +153,44 @@ class ParquetSource(SourceDefaults):
                 raise UserError(f"{self.storage.location} has {one.key} twice: {places}")
         return Found(found)
 
+    @property
+    def gatherer(self) -> Gatherer:
+        """The source itself."""
+        return self
+
+    def group_of(self, sample: Sample) -> tuple[str, int]:
+        """File and row group."""
+        name, group, _ = sample.where
+        return name, group
+
+    def gather(self, samples: Sequence[Sample], file: ImageFile, track: Track) -> Mapping[Any, tuple[int, int]]:
+        """Copy images into a file; see `Gatherer`."""
+        wanted: dict[tuple[str, int], list[int]] = {}
+        for sample in samples:
+            *_, row = sample.where
+            wanted.setdefault(self.group_of(sample), []).append(row)
+        places: dict[Any, tuple[int, int]] = {}
+        pool = ThreadPoolExecutor(_THREADS)
+        try:
+            copies = [pool.submit(self._copy, name, group, rows, file) for (name, group), rows in wanted.items()]
+            with track("gathering images", len(copies), "row groups") as advance:
+                for copy in copies:
+                    places |= copy.result()
+                    advance(1)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return places
+
+    def _copy(self, name: str, group: int, rows: Sequence[int], file: ImageFile) -> dict[Any, tuple[int, int]]:
+        places: dict[Any, tuple[int, int]] = {}
+        wanted, first = set(rows), 0
+        for batch in _batches(self.storage, name, group, [_BYTES]):
+            images = batch.column("image").field("bytes")
+            for row in wanted.intersection(range(first, first + len(images))):
+                places[name, group, row] = file.put(images[row - first].as_py() or b"")
+            first += len(images)
+        return places
+
     def read(self, where: tuple[str, int, int]) -> bytes:
         """The bytes of an image, by file, row group and row.
 
@@ -165,13 +208,15 @@ class ParquetSource(SourceDefaults):
         with _explained(self.storage, name):
             file = _open(self.storage, name)
             _refuse_other_columns(f"{self.storage.location}/{name}", file.schema_arrow)
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=["image.bytes", "image.path", "label"])
-                image = table["image"].combine_chunks()
+            groups = file.num_row_groups
+        for group in range(groups):
+            row = 0
+            for batch in _batches(self.storage, name, group, [_BYTES, "image.path", "label"]):
+                image = batch.column("image")
                 lengths = pyarrow.compute.binary_length(image.field("bytes")).to_pylist()
-                paths, labels = image.field("path").to_pylist(), table["label"].to_pylist()
-                for row, (path, label, size_bytes) in enumerate(zip(paths, labels, lengths, strict=True)):
-                    key = _key(path)
+                paths, labels = image.field("path").to_pylist(), batch.column("label").to_pylist()
+                for path, label, size_bytes in zip(paths, labels, lengths, strict=True):
+                    key = self._key(name, group, row, path, label)
                     wnid = key.partition("/")[0] if key else None
                     if key is None or wnid not in numbers or numbers[wnid] != label:
                         raise UserError(
@@ -179,15 +224,29 @@ class ParquetSource(SourceDefaults):
                             f"match the path {path!r}: the wnid at its end should be {_expected(self.classes, label)}"
                         )
                     found.append(Sample(key, label, size_bytes or 0, (name, group, row)))
+                    row += 1
         return found
 
+    def _key(self, name: str, group: int, row: int, path: object, label: object) -> str | None:
+        """The key of a path: `n01440764_10026_n01440764.JPEG` gives `n01440764/n01440764_10026.JPEG`. Without a path it
+        is named by its place. None if the path is another one."""
+        if path is None and isinstance(label, int) and 0 <= label < len(self.classes):
+            basename = name.rpartition("/")[2].removesuffix(".parquet")
+            return f"{self.classes[label]}/{basename}_{group:04}_{row:06}"
+        match = _PATH.match(path) if isinstance(path, str) else None
+        if match is None or not is_image_name(match[1] + match[3]):
+            return None
+        return f"{match[2]}/{match[1]}{match[3]}"
 
-def _key(path: object) -> str | None:
-    """The key of a path: `n01440764_10026_n01440764.JPEG` gives `n01440764/n01440764_10026.JPEG`."""
-    match = _PATH.match(path) if isinstance(path, str) else None
-    if match is None or not is_image_name(match[1] + match[3]):
-        return None
-    return f"{match[2]}/{match[1]}{match[3]}"
+
+def _batches(storage: Storage, name: str, group: int, columns: list[str]) -> Iterator[Any]:
+    """The rows of a row group in batches, because a group may be a whole file, and only some pages need be in memory.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    with _explained(storage, name):
+        yield from _open(storage, name).iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns)
 
 
 def _expected(classes: tuple[str, ...], label: object) -> str:
@@ -208,7 +267,8 @@ def _open(storage: Storage, name: str) -> Any:
     size_bytes = storage.size_bytes(name)
     if size_bytes is None:
         raise FileNotFoundError(errno.ENOENT, "No such file", name)
-    return _parquet().ParquetFile(RangeFile(storage, name, 0, size_bytes))
+    file = RangeFile(storage, name, 0, size_bytes)
+    return _parquet().ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
 
 
 def _parquet() -> Any:

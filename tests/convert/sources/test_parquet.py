@@ -17,9 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds_convert.sources import open_source
+from imagenet_mds.storage.base import Storage
+from imagenet_mds_convert.sources import open_source, parquet
+from imagenet_mds_convert.sources.classes import imagenet_names
+from imagenet_mds_convert.sources.gathered import Gathering
 from imagenet_mds_convert.sources.parquet import ParquetSource
+from tests.support.command import run
 from tests.support.datasets import manifest_at
+from tests.support.drawing import encoded, noise
 from tests.support.running import convert_here
 from tests.support.sources import Row, make_images, put_parquet, shards, write_parquet
 
@@ -68,7 +73,8 @@ def test_files_are_found_in_data_and_right_here(hf: Path) -> None:
         ("n01440764_1.JPEG", 0),
         ("../../x\n_n01440764.JPEG", 0),
         ("n01440764_1_n01440764.exe", 0),
-        (None, 0),
+        (None, 1000),
+        (None, None),
     ],
 )
 def test_a_label_that_does_not_fit_the_path_is_refused(hf: Path, path: str | None, label: int | None) -> None:
@@ -93,6 +99,71 @@ def test_an_image_without_bytes_is_an_empty_one(hf: Path) -> None:
     (sample,) = source.samples("val")
     assert (sample.key, sample.size_bytes) == ("n01440764/ILSVRC2012_val_00000001.JPEG", 0)
     assert source.read(sample.where) == b""
+
+
+def test_a_null_image_and_a_path_that_is_null_stop_nothing(hf: Path, tmp_path: Path, in_process: None) -> None:
+    """Sets that somebody saved again have no paths; a null image is left out by name."""
+    rows: list[Row] = [(encoded(noise(seed=number)), None, number % 2) for number in range(5)]
+    write_parquet(hf / "data" / "validation-00000-of-00001.parquet", [*rows, (None, None, 1)])
+    assert convert_here(hf, tmp_path / "mds", split="val") == 0
+    manifest = manifest_at(tmp_path / "mds" / "val")
+    assert manifest.samples == 5
+    assert [(entry.key, entry.reason) for entry in manifest.left_out] == [
+        ("n01443537/validation-00000-of-00001_0001_000002", "empty file")
+    ]
+
+
+@pytest.mark.parametrize("most_bytes", [1, 20_000, 1 << 40])
+@pytest.mark.parametrize("row_group", [1, 5, 1000])
+def test_each_row_group_is_read_once_in_a_pass(
+    hf: Path, tmp_path: Path, in_process: None, monkeypatch: pytest.MonkeyPatch, row_group: int, most_bytes: int
+) -> None:
+    tree = tmp_path / "tree"
+    numbers = {wnid: number for number, wnid in enumerate(imagenet_names())}
+    paths = sorted((tree / "train").glob("*/*"), key=lambda path: path.name[::-1])
+    rows: list[Row] = [(p.read_bytes(), f"{p.stem}_{p.parent.name}{p.suffix}", numbers[p.parent.name]) for p in paths]
+    (hf / "data" / "train-00001-of-00002-0a1b2c3d.parquet").unlink()
+    write_parquet(hf / "data" / "train-00000-of-00002.parquet", rows, row_group)
+    reads: list[tuple[str, int]] = []
+    whole = parquet._batches
+
+    def counted(storage: Storage, name: str, group: int, columns: list[str]) -> Iterator[Any]:
+        if columns == ["image.bytes"]:
+            reads.append((name, group))
+        return whole(storage, name, group, columns)
+
+    monkeypatch.setattr(parquet, "_batches", counted)
+    monkeypatch.setattr("imagenet_mds_convert.conversion.GATHERED_BYTES", most_bytes)
+    assert convert_here(hf, tmp_path / "b", split="train") == convert_here(tree, tmp_path / "a", split="train") == 0
+    assert shards(tmp_path / "a") == shards(tmp_path / "b")
+    passes = len(manifest_at(tmp_path / "b" / "train").shards) if most_bytes == 1 else 2 if most_bytes == 20_000 else 1
+    groups = -(-len(rows) // row_group)
+    assert groups <= len(reads) <= passes * groups
+    assert max(reads.count(read) for read in reads) <= passes
+
+
+def test_the_plan_says_how_often_the_source_is_read_and_the_disk_that_takes(hf: Path, tmp_path: Path) -> None:
+    outcome = run("convert", hf, tmp_path / "mds", "--plan")
+    assert outcome.status == 0, outcome.err
+    assert "train: the source is read 1 time, with 0.0 GB of it on disk meanwhile\n" in outcome.out
+    assert not (tmp_path / "mds").exists()
+
+
+def test_a_full_disk_while_gathering_is_said_and_leaves_nothing(
+    hf: Path, tmp_path: Path, in_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Gathering, data: bytes) -> tuple[int, int]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Gathering, "put", full)
+        with pytest.raises(
+            WorldError,
+            match=r"images cannot be gathered in .*/b/train: No space left on device\. Finished .*: make room and run",
+        ):
+            convert_here(hf, tmp_path / "b")
+    assert convert_here(hf, tmp_path / "b") == 0
+    same_as_the_tree(tmp_path, tmp_path / "b")
 
 
 def test_broken_files_and_other_columns_are_refused(hf: Path, tmp_path: Path) -> None:
