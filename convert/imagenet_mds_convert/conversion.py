@@ -172,7 +172,7 @@ class SplitConversion:
 
     @property
     def gathers_in(self) -> Path | None:
-        """A folder on the disk where images are gathered: the destination's, or None, for TMPDIR, if that is no disk."""
+        """A folder on the disk where images are gathered: the destination's, or None (TMPDIR) if that is no disk."""
         if not isinstance(self.destination, LocalStorage):
             return None
         root = self.destination.root.absolute()

@@ -47,7 +47,7 @@ def draws(keys: Sequence[str], seed: int) -> NDArray[np.uint64]:
     Returns:
         (samples), the numbers.
     """
-    return np.fromiter((xxhash.xxh64_intdigest(key, seed) for key in keys), np.uint64, len(keys))
+    return np.fromiter((xxhash.xxh64_intdigest(key.encode(), seed) for key in keys), np.uint64, len(keys))
 
 
 def balanced_order(labels: NDArray[np.int64], drawn: NDArray[np.uint64]) -> NDArray[np.int64]:
