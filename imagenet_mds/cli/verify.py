@@ -44,8 +44,8 @@ def verify(
     if broken.images:
         print(
             f"imagenet-mds: {counted(broken.images, 'image')} of intact shards cannot be decoded: the source has "
-            f"them like that, and training passes over them. To leave them out, convert again with `--check decode "
-            f"--overwrite`; to have them, replace them in the source first",
+            f"them like that. To leave them out, convert again with `--check decode --overwrite`; to have them, "
+            f"replace them in the source first; to train without them as it is, pass data.damaged=black",
             file=sys.stderr,
         )
     return EXIT_FAILED if broken.files or broken.images else EXIT_DONE
