@@ -189,8 +189,8 @@ def test_deep_names_every_image_that_does_not_decode_and_promises_no_repair(
         assert all("/train/shard.00000.mds): does not decode (" in line for line in lines)
         assert "repair" not in said + complaint
         assert complaint == (
-            "imagenet-mds: 3 images of intact shards cannot be decoded: the source has them like that. To leave "
-            "them out, convert again with `--check decode --overwrite`; to have them, replace them in the source first; "
+            "imagenet-mds: 3 images of intact shards cannot be decoded: the source has them like that. To leave them "
+            "out, convert again with `--check decode --overwrite`; to have them, replace them in the source first; "
             "to train without them as it is, pass data.damaged=black\n"
         )
     assert files(dest) == before

@@ -145,6 +145,31 @@ def assert_same(first: Any, second: Any, where: str) -> None:
         assert first == second, where
 
 
+@pytest.mark.parametrize("ranks", [(1, 2), (2, 1)], ids=["from 1 rank to 2", "from 2 ranks to 1"])
+def test_the_average_moves_on_when_the_number_of_ranks_changes(runs: Runs, ranks: tuple[int, int]) -> None:
+    """Every batch is saved, so that the average of each follows from the one before and the weights beside it."""
+    name, saving = f"elastic{ranks[0]}", ("checkpoint.every_batches=1", "checkpoint.keep=1000", "schedule.epochs=1")
+    first = int(runs.interrupt(name, signal.SIGTERM, ranks[0], *saving, after=lambda batch: batch >= 4))
+    assert first == 75
+    stopped_at = runs.events(name)[-1]["batch"]
+    done(*runs.command(name, ranks[1], *saving))
+    states: dict[int, Any] = {}
+    for path in (runs.folder / name / "checkpoints").glob("ep0-ba*.pt"):
+        saved = torch.load(path, weights_only=False)["state"]
+        states[saved["timestamp"]["Timestamp"]["batch"]] = saved
+    assert 0 < stopped_at < max(states)
+    weight = 1 - 2 ** (-1 / 10)
+    for batch in range(2, max(states) + 1):
+        training = dict(states[batch]["algorithms"])["EMA"]["ema_model"]["named_parameters_dict"]
+        moved = 0
+        for key, now in states[batch]["model"].items():
+            before, current = states[batch - 1]["model"][key], training[key]
+            expected = torch.lerp(before, current, weight) if now.is_floating_point() else current
+            torch.testing.assert_close(now, expected, rtol=0, atol=1e-7)
+            moved += not torch.equal(now, before)
+        assert moved > len(training) / 2, batch
+
+
 def processes_of(folder: Path) -> list[str]:
     """Command lines of live processes that name a folder."""
     found = []

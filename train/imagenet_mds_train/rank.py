@@ -20,6 +20,7 @@ from imagenet_mds_train.interruption.stop import StopRequest, StopRequested
 from imagenet_mds_train.loggers.console import Console
 from imagenet_mds_train.loggers.loss_guard import LossGuard, NotFinite
 from imagenet_mds_train.loggers.run_log import RunLog
+from imagenet_mds_train.recipe.average import average_in_model
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.job import RankJob
 from imagenet_mds_train.trainer import build_trainer
@@ -60,6 +61,7 @@ def run(job: RankJob) -> int:
         make_payload(job.config, job.classes, job.identity),
         random_state,
         stop,
+        averaged=average_in_model,
         may_save=guard.finite,
         on_saved=lambda batch, epoch: log.write("checkpoint", batch=batch, epoch=epoch),
     )

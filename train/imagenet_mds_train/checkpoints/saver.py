@@ -1,16 +1,12 @@
-"""Saves checkpoints that continue exactly, in mid-epoch too.
-
-Composer's CheckpointSaver is the base class only because Composer's EMA looks for one to know when to put the averaged
-weights into the model. All its saving and loading is replaced: a staging file is written, then the store publishes it.
-"""
+"""Saves checkpoints that continue exactly, in mid-epoch too: a staging file is written, then the store publishes it."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from composer.callbacks import CheckpointSaver
-from composer.core import Event, State
+from composer.core import Callback, Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 
@@ -21,7 +17,7 @@ from imagenet_mds_train.config.schema import CheckpointConfig
 from imagenet_mds_train.interruption.stop import StopRequest
 
 
-class Checkpoints(CheckpointSaver):
+class Checkpoints(Callback):
     """Saves every `every_batches`, at the end of each epoch, and before a requested stop.
 
     Args:
@@ -32,6 +28,7 @@ class Checkpoints(CheckpointSaver):
         payload: what lies beside Composer's state; see `payload.py`.
         random_state: gives the random state to save.
         stop: the request to stop after a batch.
+        averaged: has the averaged weights in the model meanwhile, if there are any.
         may_save: whether the model is worth saving now; the same in all ranks.
         on_saved: called in the first rank after each checkpoint, with finished batches and epochs.
     """
@@ -45,28 +42,22 @@ class Checkpoints(CheckpointSaver):
         random_state: RandomStateOnResume,
         stop: StopRequest,
         *,
+        averaged: Callable[[State], AbstractContextManager[None]],
         may_save: Callable[[], bool],
         on_saved: Callable[[int, int], None],
     ) -> None:
-        super().__init__(
-            folder="unused",
-            save_interval=self._is_due,
-            overwrite=True,
-            latest_filename=None,
-            remote_file_name=None,
-            latest_remote_file_name=None,
-        )
         self._config = config
         self._store = store
         self._staging = staging
         self._payload = payload
         self._random_state = random_state
         self._stop = stop
+        self._averaged = averaged
         self._may_save = may_save
         self._on_saved = on_saved
 
     def _is_due(self, state: State, event: Event) -> bool:
-        """Whether this event saves. EMA asks too, so this must not change anything.
+        """Whether this event saves.
 
         The batch that ends an epoch is saved before validation, which may take longer than the notice of an
         interruption, and again after it.
@@ -81,12 +72,6 @@ class Checkpoints(CheckpointSaver):
         every = self._config.every_batches
         last_of_epoch = state.timestamp.batch_in_epoch.value == state.dataloader_len.value
         return self._stop.agreed or last_of_epoch or (every is not None and state.timestamp.batch.value % every == 0)
-
-    def init(self, state: State, logger: Logger) -> None:
-        """Keep the base class from making a folder of its own, whose name it takes for a format string."""
-
-    def fit_start(self, state: State, logger: Logger) -> None:
-        """Keep the base class from looking for files of its own."""
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Save if it is due; then end the run if a stop was agreed on.
@@ -103,13 +88,6 @@ class Checkpoints(CheckpointSaver):
         if self._is_due(state, Event.EPOCH_CHECKPOINT):
             self._save(state)
 
-    def iteration_checkpoint(self, state: State, logger: Logger) -> None:
-        """Keep the base class from saving at Composer's iterations, which are not used here."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """No state: a resumed run takes everything from its configuration."""
-        return {}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Ignore the state that earlier versions saved here."""
 
@@ -117,11 +95,16 @@ class Checkpoints(CheckpointSaver):
         """Save one checkpoint. Every rank gives its random state, the first one writes."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # near the memory limit, gathering the state needs some room
-        checkpoint = {
-            "state": state.state_dict(),
-            "rng": self._random_state.to_save(),
-            PAYLOAD_KEY: self._payload,
-        }
+        with self._averaged(state):
+            checkpoint = {
+                "state": state.state_dict(),
+                "rng": self._random_state.to_save(),
+                PAYLOAD_KEY: self._payload,
+            }
+            self._write(checkpoint, state)
+
+    def _write(self, checkpoint: dict[str, Any], state: State) -> None:
+        """Write and publish a checkpoint in the first rank, while its tensors stay as they are."""
         if dist.get_global_rank():
             return
         epoch, batch = state.timestamp.epoch.value, state.timestamp.batch.value

@@ -4,10 +4,11 @@ To add an algorithm: give it a section in `config.schema.AlgorithmsConfig`, buil
 add it to the recipe of the resume tests.
 """
 
-from composer.algorithms import EMA, ChannelsLast, CutMix, LabelSmoothing, MixUp
+from composer.algorithms import ChannelsLast, CutMix, LabelSmoothing, MixUp
 from composer.core import Algorithm
 
 from imagenet_mds_train.config.schema import AlgorithmsConfig
+from imagenet_mds_train.recipe.average import EMA
 from imagenet_mds_train.recipe.distributed import StaticBuckets
 from imagenet_mds_train.recipe.mixing import MixUpOrCutMix
 
@@ -29,7 +30,7 @@ def build_algorithms(config: AlgorithmsConfig, *, deterministic: bool) -> list[A
     if config.label_smoothing:
         algorithms.append(LabelSmoothing(smoothing=config.label_smoothing.smoothing))
     if config.ema:
-        algorithms.append(EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba"))
+        algorithms.append(EMA(config.ema.half_life_batches))
     if deterministic:
         algorithms.append(StaticBuckets())
     return algorithms
