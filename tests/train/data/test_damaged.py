@@ -52,5 +52,5 @@ def test_validation_finds_damage_too(damaged: Path, resize: str) -> None:
         with pytest.raises(Undecodable, match=f"sample {sample} "):
             list(ValidationImages(how, files, 20, rank=sample, ranks=20))
         black = ValidationImages(how, files, 20, rank=sample, ranks=20, replace_damaged=True)
-        ((pixels, label),) = black
-        assert (label, int(pixels.max()), black.damaged()) == (PADDING_LABEL, 0, 1)
+        ((view, label),) = black
+        assert (label, int(view.pixels.max()), black.damaged()) == (PADDING_LABEL, 0, 1)

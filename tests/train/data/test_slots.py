@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds_train.config.load import parse_config
-from imagenet_mds_train.config.schema import TrainConfig
-from imagenet_mds_train.data.loaders import training_loader
+from imagenet_mds_train.config.schema import EvaluationConfig, TrainConfig
+from imagenet_mds_train.data.loaders import training_loader, validation_loader
 from imagenet_mds_train.data.slots import BatchRef
 
 pytestmark = pytest.mark.usefixtures("blocks")
@@ -72,3 +73,18 @@ def test_a_batch_is_pinned_out_of_its_slot(dataset: Path, monkeypatch: pytest.Mo
     pinned = torch.utils.data._utils.pin_memory.pin_memory(note)  # type: ignore[no-untyped-call] # torch's
     assert all(map(torch.equal, pinned, note.batch()))
     assert pinned[0].data_ptr() != note.batch()[0].data_ptr()
+
+
+def test_validation_hands_its_batches_over_in_the_same_way(dataset: Path) -> None:
+    """Through /dev/shm, of which a container has 64 MB, the first validation of four ranks would end in a bus error."""
+    evaluation = EvaluationConfig(resize_px=28, crop_px=24, device_batch_size=8, workers_per_rank=2)
+    loader = validation_loader(evaluation, ShardCache(dataset / "val"), 50, rank=0, ranks=1)
+    crossing = list(DataLoader.__iter__(loader))
+    assert [len(batch.labels) for batch in crossing] == [8, 8, 8, 8, 8, 8, 2]
+    assert all(isinstance(batch, BatchRef) for batch in crossing)
+    alone = evaluation.model_copy(update={"workers_per_rank": 0})
+    expected = validation_loader(alone, ShardCache(dataset / "val"), 50, rank=0, ranks=1)
+    # Twice, because the workers and their memory stay for the next validation.
+    for _ in range(2):
+        for one, other in zip(loader, expected, strict=True):
+            assert all(map(torch.equal, one, other))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
@@ -113,18 +112,23 @@ def seeded(seed: int) -> Iterator[None]:
         generator.set_state(state)
 
 
-def validation_view(config: EvaluationConfig) -> Callable[[bytes], Tensor]:
-    """The function from a stored file to what validation sees: a uint8 tensor (3, crop_px, crop_px), the centre of the
-    image whose shorter side is `resize_px`. `reference` is exactly Pillow's antialiased bilinear result, with which
-    published accuracies are measured."""
+def fixed_view(pixels: Pixels) -> View:
+    """The view of pixels that nothing is drawn for, as in validation."""
+    height, width = pixels.shape[:2]
+    return View(pixels, Crop(0, 0, width, height), False, None, False)
+
+
+def validation_view(config: EvaluationConfig) -> Callable[[bytes], View]:
+    """The function from a stored file to what validation sees: the centre `crop_px` of the image whose shorter side is
+    `resize_px`. `reference` is exactly Pillow's antialiased bilinear result, with which published accuracies are
+    measured."""
     how = config.resize
     if how != "reference":
-        return lambda data: torch.from_numpy(centre(data, config.resize_px, config.crop_px, how)).permute(2, 0, 1)
-    composed: Callable[[Image.Image], Tensor] = v2.Compose(
+        return lambda data: fixed_view(centre(data, config.resize_px, config.crop_px, how))
+    composed: Callable[[Image.Image], Image.Image] = v2.Compose(
         [
             v2.Resize(config.resize_px, interpolation=InterpolationMode.BILINEAR, antialias=True),
             v2.CenterCrop(config.crop_px),
-            v2.PILToTensor(),
         ]
     )
-    return lambda data: composed(decode_picture(data))
+    return lambda data: fixed_view(np.asarray(composed(decode_picture(data))))

@@ -21,21 +21,24 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, default_collate, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.process.lifetime import PARENT_VARIABLE, die_with
 from imagenet_mds.seeds import sample_seed
-from imagenet_mds_train.augment.views import Augmentation, View, validation_view
+from imagenet_mds_train.augment.views import Augmentation, View, fixed_view, validation_view
 from imagenet_mds_train.config.schema import EvaluationConfig, OrderConfig, TrainConfig
 from imagenet_mds_train.data.device import PADDING_LABEL, DeviceLoader, Finish
 from imagenet_mds_train.data.slots import Slots
 from imagenet_mds_train.data.stream import ImageStream
 
-Pair: TypeAlias = tuple[Tensor, int]
+Viewed: TypeAlias = tuple[View, int]
+"""A sample as it is seen, and its class."""
 
 _IN_ORDER = OrderConfig(shuffle=False, num_canonical_nodes=1)
 _VALIDATION_AHEAD_SAMPLES = 16_384
+_PREFETCH_BATCHES = 2
+"""Validation batches that each worker keeps ready."""
 
 
 class TrainingImages(ImageStream):
@@ -93,7 +96,7 @@ def _shared_counts(count: int) -> Tensor:
     return counts
 
 
-class ValidationImages(IterableDataset[Pair]):
+class ValidationImages(IterableDataset[Viewed]):
     """A split in its stored order, each sample exactly once over all ranks, in the same number of batches on each rank.
 
     Rank r of R has the samples r, r + R, ...; if the samples do not divide evenly, the last ranks get one black image
@@ -138,7 +141,7 @@ class ValidationImages(IterableDataset[Pair]):
         """Samples of this rank, including padding."""
         return self.rank_samples
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[Viewed]:
         """This worker's batches, one sample after the other."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
@@ -147,14 +150,14 @@ class ValidationImages(IterableDataset[Pair]):
         mine = places[places // self.device_batch_size % workers == worker]
         yield from map(self._sample, self.stream.each(mine * self.ranks + self.rank))
 
-    def _sample(self, sample: int) -> Pair:
+    def _sample(self, sample: int) -> Viewed:
         if sample < self.samples:
             if not self.replace_damaged:
                 return self.stream.seen(sample, self.view)
             if seen := self.stream.seen_if_whole(sample, self.view):
                 return seen
             self._counts += 1
-        return torch.zeros(3, self.size_px, self.size_px, dtype=torch.uint8), PADDING_LABEL
+        return fixed_view(np.zeros((self.size_px, self.size_px, 3), np.uint8)), PADDING_LABEL
 
 
 _HERE = torch.device("cpu")
@@ -214,14 +217,15 @@ def validation_loader(
     device: torch.device = _HERE,
 ) -> DeviceLoader:
     """The validation batches of one rank of `ranks`. See `ValidationImages` for `replace_damaged` and `training_loader`
-    for `finish` and `device`."""
+    for `finish` and `device`, and for how long a batch may be kept."""
+    slots = Slots(config.workers_per_rank, _PREFETCH_BATCHES, config.device_batch_size, config.crop_px)
     return _loader(
         ValidationImages(config, shard_cache, samples, rank=rank, ranks=ranks, replace_damaged=replace_damaged),
         config.device_batch_size,
         config.workers_per_rank,
-        prefetch_batches=2,
+        prefetch_batches=_PREFETCH_BATCHES,
         drop_last=False,
-        collate=default_collate,
+        collate=slots.collate,
         finish=finish,
         device=device,
     )
