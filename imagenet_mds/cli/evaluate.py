@@ -26,6 +26,7 @@ def evaluate(
 ) -> None:
     """Measure top-1 and top-5 of a checkpoint, over every sample exactly once."""
     from imagenet_mds.progress import ProgressLine
+    from imagenet_mds.storage.atomic import finite
     from imagenet_mds_train.run.folder import find_checkpoint
 
     path = find_checkpoint(checkpoint, lambda warning: print(f"note: {warning}", file=sys.stderr))
@@ -40,7 +41,7 @@ def evaluate(
     with ProgressLine(f"evaluating on {split}", opened.info.samples, "images") as progress:
         result = evaluate(path, opened, progress.advance)
     if as_json:
-        print(json.dumps(asdict(result), indent=2))
+        print(json.dumps(finite(asdict(result)), indent=2, allow_nan=False))
     else:
         _print(result)
 

@@ -31,11 +31,16 @@ def train(
     run_name: Annotated[str | None, typer.Option(help="Name of the run; by default that of the configuration.")] = None,
     save: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for runs.")] = Path("runs"),
     ranks: Annotated[int | None, typer.Option(min=1, help="Number of processes, one per GPU.")] = None,
+    from_checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Run, or its .pt file, whose weights a new run starts from."),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan without starting anything.")] = False,
 ) -> None:
     """Train a ResNet on a dataset. Run it again to continue."""
     from imagenet_mds_train.config.load import load_config  # omegaconf and pydantic models
     from imagenet_mds_train.run.folder import RunFolder
+    from imagenet_mds_train.run.fork import Fork
     from imagenet_mds_train.run.start import Start
 
     forgive_lost_output()
@@ -52,8 +57,9 @@ def train(
         raise UserError(f"--save {save}: runs are saved to a folder of this machine, not to an address")
     run = RunFolder(save / run_name)
     dataset = open_dataset(data, cache, cache_limit)
-    start = Start.prepare(settings, dataset, run)
-    _warn(start.warnings)
+    fork = Fork.at(from_checkpoint) if from_checkpoint else None
+    start = Start.prepare(settings, dataset, run, fork)
+    _warn([*start.warnings, _elsewhere(run, save, data)])
     result = run.read_result()
     if result is not None:
         print(f"{run.path} is finished: top-1 {result['top1']:.2%}. Pass --run-name to start another run")
@@ -64,11 +70,24 @@ def train(
         return
     with run.lock() as lock:
         # Prepared again under the lock: another process may have continued or finished the run since.
-        start = Start.prepare(settings, dataset, run)
+        start = Start.prepare(settings, dataset, run, fork)
         if run.read_result() is not None:
             print(f"Another process finished {run.path}")
             return
         raise typer.Exit(_run(start, run, lock))
+
+
+def _elsewhere(run: "RunFolder", save: Path, data: str) -> str | None:
+    """A note if a run of this name is where the same command would have begun it from another folder, as cron and
+    systemd start commands in."""
+    if save.is_absolute() or (run.path / "run.json").exists():
+        return None
+    beside = [] if "://" in data else [Path(data).absolute().parent]
+    for folder in (Path.home(), *beside):
+        other = folder / save / run.path.name
+        if (other / "run.json").is_file():
+            return f"a run of this name lies in {other}: to continue that one, pass --save {folder / save}"
+    return None
 
 
 def _run(start: "Start", run: "RunFolder", lock: int) -> int:

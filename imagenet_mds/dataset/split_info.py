@@ -33,6 +33,7 @@ class SplitInfo:
         packed: shards are stored compressed.
         planned_subset: number of images that the conversion was asked to keep, None for all. `samples` is smaller if
             some could not be used.
+        present_classes: number of classes that have an image; None without a manifest.
     """
 
     split: str
@@ -43,6 +44,7 @@ class SplitInfo:
     raw: bool
     packed: bool = False
     planned_subset: int | None = None
+    present_classes: int | None = None
 
     @property
     def classes_fingerprint(self) -> str | None:
@@ -86,6 +88,7 @@ def read_split_info(split: Storage) -> SplitInfo:
         fingerprint=manifest.fingerprint,
         raw=manifest.policy.raw,
         planned_subset=manifest.policy.subset,
+        present_classes=sum(entry.samples > 0 for entry in manifest.classes),
     )
 
 

@@ -5,6 +5,7 @@ So a name never stands for a part of a file, whatever happens to the process or 
 
 import errno
 import json
+import math
 import os
 import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -173,7 +174,19 @@ def json_bytes(value: Any) -> bytes:
 
     Equal values give equal bytes.
     """
-    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    text = json.dumps(finite(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def finite(value: Any) -> Any:
+    """The value with null in place of NaN and infinities, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,10 +5,12 @@ import sys
 import traceback
 from pathlib import Path
 
+import torch
 from composer import Trainer
+from composer.devices import Device
 from composer.utils import dist, get_device, reproducibility
 
-from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, CommandError
+from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER, CommandError
 from imagenet_mds.process.streams import forgive_lost_output
 from imagenet_mds.storage.atomic import write_json
 from imagenet_mds_train.checkpoints.payload import make_payload
@@ -29,7 +31,11 @@ from imagenet_mds_train.trainer import build_trainer
 def main() -> None:
     """Run one rank: `python -c ... JOB.json`, with torch's distributed environment variables set."""
     forgive_lost_output()
-    status = run(RankJob.read(Path(sys.argv[1])))
+    try:
+        status = run(RankJob.read(Path(sys.argv[1])))
+    except CommandError as error:
+        print(f"imagenet-mds: {error}", file=sys.stderr, flush=True)
+        os._exit(error.exit_status)
     sys.stdout.flush()
     sys.stderr.flush()
     # Python's own exit would send SIGTERM to the loader workers, which ignore it, and wait for them. They end with us.
@@ -50,7 +56,7 @@ def run(job: RankJob) -> int:
     use_own_blocks()
     if config.system.deterministic:
         reproducibility.configure_deterministic_mode()
-    device = get_device(None)
+    device = _promised_device(job)
     dist.initialize_dist(device, timeout=config.system.dist_timeout_seconds)
     reproducibility.seed_all(config.seed)
     guard, random_state = LossGuard(), RandomStateOnResume()
@@ -82,6 +88,30 @@ def run(job: RankJob) -> int:
         log.write("done", batch=batch, **values)
         write_json(folder.result, {"batches": batch, "epochs": config.schedule.epochs} | values)
     return status
+
+
+def _promised_device(job: RankJob) -> Device:
+    """The device that the launcher chose, as Composer names it. Torch would quietly compute on the processor where it
+    cannot use a GPU, at the price of the GPU; its reason is said instead."""
+    if job.device == "cpu":
+        return get_device("cpu")
+    local_rank = int(os.environ["LOCAL_RANK"])
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call] # torch's
+        usable = torch.cuda.device_count()
+    except Exception as error:  # torch raises several kinds: no CUDA in this build, no driver, too old a driver
+        reason = " ".join(str(error).split())
+    else:
+        if local_rank < usable:
+            return get_device("gpu")
+        reason = f"it sees {usable}"
+    print(
+        f"imagenet-mds: rank {local_rank} cannot use its GPU, torch says: {reason.rstrip('.')}. Update the driver or "
+        f"install torch for it, or pass system.device=cpu",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(EXIT_USER)
 
 
 def _fit(trainer: Trainer, *, is_first: bool) -> int:

@@ -16,7 +16,7 @@ from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.data.device import DeviceLoader, finish_batch
 from imagenet_mds_train.data.loaders import counts_of, training_loader, validation_loader
 from imagenet_mds_train.loggers.throughput import Throughput
-from imagenet_mds_train.model.build import build_model, precision_on
+from imagenet_mds_train.model.build import build_model, precision_on, take_weights
 from imagenet_mds_train.recipe.algorithms import build_algorithms
 from imagenet_mds_train.recipe.distributed import OneModel
 from imagenet_mds_train.recipe.optimizer import build_optimizer
@@ -46,6 +46,8 @@ def build_trainer(
     torch_device = torch.device("cuda", torch.cuda.current_device()) if device.name == "gpu" else torch.device("cpu")
     train, val = _build_loaders(config, job, torch_device)
     model = build_model(config, len(job.classes))
+    if job.weights:
+        take_weights(model, Path(job.weights), job.classes)
     return Trainer(
         model=model,
         train_dataloader=train,

@@ -1,5 +1,6 @@
 """Saves checkpoints that continue exactly, in mid-epoch too: a staging file is written, then the store publishes it."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,11 +11,13 @@ from composer.core import Callback, Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 
+from imagenet_mds.errors import WorldError
 from imagenet_mds_train.checkpoints.payload import PAYLOAD_KEY
 from imagenet_mds_train.checkpoints.random_state import RandomStateOnResume
-from imagenet_mds_train.checkpoints.store import CheckpointStore
+from imagenet_mds_train.checkpoints.store import LEAST_KEPT, CheckpointStore
 from imagenet_mds_train.config.schema import CheckpointConfig
 from imagenet_mds_train.interruption.stop import StopRequest
+from imagenet_mds_train.loggers.loss_guard import refuse_not_finite
 
 
 class Checkpoints(Callback):
@@ -92,7 +95,13 @@ class Checkpoints(Callback):
         """Ignore the state that earlier versions saved here."""
 
     def _save(self, state: State) -> None:
-        """Save one checkpoint. Every rank gives its random state, the first one writes."""
+        """Save one checkpoint. Every rank gives its random state, the first one writes.
+
+        Raises:
+            NotFinite: the weights are not worth saving.
+            WorldError: the checkpoint cannot be written.
+        """
+        refuse_not_finite(state)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # near the memory limit, gathering the state needs some room
         with self._averaged(state):
@@ -108,10 +117,28 @@ class Checkpoints(Callback):
         if dist.get_global_rank():
             return
         epoch, batch = state.timestamp.epoch.value, state.timestamp.batch.value
-        self._staging.mkdir(parents=True, exist_ok=True)
         file = self._staging / f"ep{epoch}-ba{batch}.pt"
-        torch.save(checkpoint, file)
-        self._store.publish(
-            file, epoch=epoch, batch=batch, identity=self._payload["identity"], keep_last=self._config.keep
-        )
+        try:
+            self._staging.mkdir(parents=True, exist_ok=True)
+            torch.save(checkpoint, file)
+            self._store.publish(
+                file,
+                epoch=epoch,
+                batch=batch,
+                identity=self._payload["identity"],
+                keep_last=max(self._config.keep, LEAST_KEPT),
+            )
+        except (OSError, RuntimeError) as error:  # torch's serializer raises the latter when it cannot write
+            file.unlink(missing_ok=True)
+            raise WorldError(
+                f"the checkpoint of batch {batch} cannot be written to {self._store.storage.location}: "
+                f"{_reason(error, self._staging)}. The one before it is kept: make room and run the same command again"
+            ) from error
         self._on_saved(batch, epoch)
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """Why a file could not be written; torch's serializer only says that it could not."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"its disk has {shutil.disk_usage(folder).free / 1e9:,.2f} GB free"

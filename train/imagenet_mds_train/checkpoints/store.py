@@ -21,6 +21,9 @@ from imagenet_mds.storage.base import Storage, stored_xxh64
 FORMAT = 1
 """The format of records. Those without a number are of format 1."""
 
+LEAST_KEPT = 2
+"""Checkpoints that stay in any case: if the newest proves to be of a run that was diverging, there is one before it."""
+
 
 @dataclass(frozen=True)
 class CheckpointRecord:
@@ -77,6 +80,10 @@ class CheckpointStore:
                 f"with --run-name"
             )
         return None, warnings
+
+    def names(self) -> list[str]:
+        """The names of the checkpoints that have a record, the newest first."""
+        return [record.basename for record in self._records()]
 
     def location_of(self, record: CheckpointRecord) -> str:
         """A checkpoint's location as a user types it."""

@@ -245,7 +245,8 @@ class AlgorithmsConfig(_Section):
 
 
 class CheckpointConfig(_Section):
-    """A checkpoint every `every_batches` and at the end of each epoch, of which the last `keep` are kept."""
+    """A checkpoint every `every_batches` and at the end of each epoch, of which the last `keep` are kept, and two at
+    least."""
 
     every_batches: Positive | None = None
     keep: Positive = 2
@@ -253,6 +254,9 @@ class CheckpointConfig(_Section):
 
 class SystemConfig(_Section):
     """How the run computes."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto` is a GPU where there is one; `gpu` refuses to start without."""
 
     precision: Literal["auto", "fp32", "amp_fp16", "amp_bf16"] = "auto"
     """`auto` is fp16 on a GPU and fp32 on a CPU."""

@@ -1,11 +1,18 @@
-"""Ends a run whose loss is not a number."""
+"""Ends a run whose loss or weights are not numbers any more."""
 
 import math
 
+import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
+from composer.utils import dist
 
 from imagenet_mds_train.loggers.throughput import train_loss
+
+_WAY_ON = (
+    "The last checkpoint is from before: start a new run from it with --from-checkpoint RUN, another --run-name and a "
+    "smaller optimizer.lr or a longer warm-up"
+)
 
 _SCALED_PATIENCE_BATCHES = 10
 """Losses in a row that may overflow in fp16, where the gradient scaler skips such steps; elsewhere none may."""
@@ -38,6 +45,23 @@ class LossGuard(Callback):
             since = state.timestamp.batch.value - self._not_finite_batches + 1
             raise NotFinite(
                 f"the loss is {loss} since batch {since}: the learning rate is too high, or the data are broken. "
-                f"Start a new run (--run-name) with a smaller optimizer.lr or a longer warm-up; "
-                f"the last checkpoint is from before"
+                f"{_WAY_ON}"
             )
+
+
+def refuse_not_finite(state: State) -> None:
+    """Refuse weights or statistics that are not finite in any rank, before they are saved. The loss of a batch says
+    nothing of them yet, because it is of the weights before the batch's step. All ranks must call this.
+
+    Raises:
+        NotFinite: they are not, in all ranks alike.
+    """
+    tensors = [tensor for tensor in (*state.model.parameters(), *state.model.buffers()) if tensor.is_floating_point()]
+    finite = torch.isfinite(torch.stack(torch._foreach_norm(tensors))).all()
+    everywhere = state.device.tensor_to_device(finite.to(torch.int32))
+    dist.all_reduce(everywhere, reduce_operation="MIN")
+    if not everywhere.item():
+        raise NotFinite(
+            f"the weights are not finite after batch {state.timestamp.batch.value}: the learning rate is too high, or "
+            f"the data are broken. {_WAY_ON}"
+        )

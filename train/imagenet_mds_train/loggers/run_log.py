@@ -4,7 +4,6 @@ Every line has `event` (start, batch, eval, checkpoint, stopped, done), `attempt
 """
 
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from composer.utils import dist
 
+from imagenet_mds.storage.atomic import finite
 from imagenet_mds_train.loggers.throughput import Interval
 
 EVAL_METRICS = {"metrics/val/top1": "top1", "metrics/val/top5": "top5", "metrics/val/loss": "loss"}
@@ -39,12 +39,11 @@ class RunLog(LoggerDestination):
     def write(self, event: str, **values: Any) -> None:
         """Append a line. It is flushed at once, so that a killed run loses none."""
         line = {"event": event, "attempt": self._attempt, "time": round(time.time(), 3)} | values
-        known = {name: _finite(value) for name, value in line.items()}
         with open(self._path, "ab+") as file:
             # A killed start may have left half a line; the next event must not join it.
             if file.tell() and not _ends_with_newline(file):
                 file.write(b"\n")
-            file.write(json.dumps(known, allow_nan=False).encode() + b"\n")
+            file.write(json.dumps(finite(line), allow_nan=False).encode() + b"\n")
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Remember metrics for the next line."""
@@ -85,8 +84,3 @@ class RunLog(LoggerDestination):
 def _ends_with_newline(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
-
-
-def _finite(value: Any) -> Any:
-    """None in place of NaN and infinities, which JSON does not have."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -87,16 +87,24 @@ class RunFolder:
         identity: dict[str, Any] = run["identity"]
         return identity
 
-    def create(self, config: dict[str, Any], identity: dict[str, Any]) -> None:
+    def create(self, config: dict[str, Any], identity: dict[str, Any], forked_from: str | None = None) -> None:
         """Record what the run is, and remove what a killed start left in the staging folder. A later start replaces the
         configuration; the identity stays the same.
+
+        Args:
+            config: as plain values.
+            identity: what must not change within the run.
+            forked_from: the checkpoint whose weights the run started from, if any.
 
         Raises:
             OSError: the folder cannot be written.
         """
         shutil.rmtree(self.staging, ignore_errors=True)
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "run.json", {"format": FORMAT, "config": config, "identity": identity})
+        before = _read_object(self.path / "run.json") or {}
+        origin = forked_from or before.get("forked_from")
+        run = {"format": FORMAT, "config": config, "identity": identity}
+        write_json(self.path / "run.json", run | ({"forked_from": origin} if origin else {}))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[int]:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from imagenet_mds.dataset.decompress import UnpackedSplit
 from imagenet_mds.dataset.shard_cache import ShardCache
@@ -55,6 +55,8 @@ class RankJob:
     identity: what must not change within the run.
     checkpoint: the file to continue from, None at the start of a run.
     attempt: which start of the run this is, counted from 1.
+    device: what each rank computes on; it ends if it does not get it.
+    weights: the file to take the first weights from, None to draw them.
     """
 
     config: dict[str, Any]
@@ -65,6 +67,8 @@ class RankJob:
     identity: dict[str, Any]
     checkpoint: str | None
     attempt: int
+    device: Literal["cpu", "gpu"] = "cpu"
+    weights: str | None = None
 
     @property
     def run_name(self) -> str:

@@ -6,7 +6,7 @@ A mistake shows here within a second, not after every rank has imported a traini
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from imagenet_mds.dataset.access import Dataset, Split
 from imagenet_mds.dataset.mds import ShardInfo
@@ -17,9 +17,11 @@ from imagenet_mds.process.gpus import gpus
 from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.run.folder import RunFolder
+from imagenet_mds_train.run.fork import Fork
 from imagenet_mds_train.run.identity import refuse_other, run_identity
 from imagenet_mds_train.run.job import RankJob, SplitJob
 from imagenet_mds_train.run.launch import launch
+from imagenet_mds_train.run.room import refuse_full_disk
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,23 @@ class Start:
     run: RunFolder
     checkpoint: CheckpointRecord | None
     warnings: tuple[str, ...]
+    identity: dict[str, Any]
+    """What must not change within the run."""
+    fork: Fork | None = None
 
     @classmethod
-    def prepare(cls, config: TrainConfig, dataset: Dataset, run: RunFolder) -> "Start":
+    def prepare(cls, config: TrainConfig, dataset: Dataset, run: RunFolder, fork: Fork | None = None) -> "Start":
         """Look at the dataset and the run's folder, and refuse what cannot work. Nothing is written.
 
+        Args:
+            config: the run's.
+            dataset: what to train on.
+            run: the run's folder.
+            fork: the checkpoint whose weights the run starts from; None to draw them, or as the run was started.
+
         Raises:
-            UserError: no dataset, splits that do not fit together, too few images or GPUs, a run of another dataset or
-                recipe.
+            UserError: no dataset, splits that do not fit together, too few images or GPUs, too small a disk, a run of
+                another dataset, recipe or start.
             WorldError: the run's checkpoints are broken.
         """
         train, val = dataset.split("train"), dataset.split("val")
@@ -52,20 +63,23 @@ class Start:
                 f"{samples:,} training images do not fill one batch of global_batch_size={config.global_batch_size}: "
                 f"pass a smaller one"
             )
-        if 0 < (found := gpus()) < config.ranks:
-            raise UserError(f"{config.ranks} ranks need a GPU each and there are {found}: pass --ranks {found}")
+        _refuse_missing_gpus(config)
+        before = run.read_identity()
         identity = run_identity(config, train, val)
-        refuse_other(run.path, run.read_identity(), identity)
+        # A run that was started from another one's weights keeps that, if it is continued without saying so again.
+        if begun_from := fork.identity() if fork else (before or {}).get("start"):
+            identity["start"] = begun_from
+        refuse_other(run.path, before, identity)
         checkpoint, warnings = run.newest_checkpoint() if run.read_result() is None else (None, [])
         if checkpoint is not None:
             refuse_other(run.checkpoints.location_of(checkpoint), checkpoint.identity, identity)
+        elif begun_from and fork is None and run.read_result() is None:
+            raise UserError(f"{run.path} starts from another run's weights: pass --from-checkpoint again")
+        if run.read_result() is None:
+            refuse_full_disk(config, _outputs(config, train), run)
         of_dataset = [train.warning] if train.warning else []
-        return cls(config, dataset, train, val, run, checkpoint, (*of_dataset, *warnings))
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What must not change within the run."""
-        return run_identity(self.config, self.train, self.val)
+        few = _few_classes(train)
+        return cls(config, dataset, train, val, run, checkpoint, (*of_dataset, *few, *warnings), identity, fork)
 
     @property
     def train_samples(self) -> int:
@@ -96,7 +110,7 @@ class Start:
         )
         every = config.checkpoint.every_batches
         return [
-            ("run", str(self.run.path)),
+            ("run", str(self.run.path.absolute())),
             ("dataset", f"{self.dataset.location} ({self.train.info.fingerprint})"),
             *([("fetched to", str(self.dataset.cache))] if self.dataset.cache else []),
             (
@@ -105,7 +119,7 @@ class Start:
             ),
             ("validation images", f"{self.val.info.samples:,}"),
             ("model", f"ResNet-{config.model.depth} at {config.augment.size_px} px"),
-            ("device", _device_words(self.config.ranks)),
+            ("device", _device_words(self.config)),
             ("batch", f"{config.global_batch_size} = {config.ranks} ranks x {config.device_batch_size}"),
             ("steps", f"{total:,} = {config.schedule.epochs} epochs x {self.batches_per_epoch:,}"),
             ("learning rate", f"{config.optimizer.lr:g}, warm-up {config.schedule.warmup_epochs:g} epochs, cosine"),
@@ -115,6 +129,7 @@ class Start:
                 f"{f'every {every:,} batches and ' if every else ''}each epoch, {config.checkpoint.keep} kept",
             ),
             ("starts at", begin),
+            *([("weights", f"those of {self.fork.checkpoint}")] if self.fork and not self.checkpoint else []),
         ]
 
     def record(self) -> None:
@@ -123,7 +138,8 @@ class Start:
         Raises:
             OSError: the run's folder cannot be written.
         """
-        self.run.create(self.config.model_dump(mode="json"), self.identity)
+        forked_from = str(self.fork.checkpoint) if self.fork else None
+        self.run.create(self.config.model_dump(mode="json"), self.identity, forked_from)
         self.run.checkpoints.discard_after(self.checkpoint)
 
     def shards(self) -> list[tuple[Split, list[ShardInfo]]]:
@@ -171,6 +187,8 @@ class Start:
             identity=self.identity,
             checkpoint=self.run.checkpoints.location_of(self.checkpoint) if self.checkpoint else None,
             attempt=len(starts) + 1,
+            device=device_of(self.config),
+            weights=str(self.fork.checkpoint) if self.fork and not self.checkpoint else None,
         )
         path = self.run.path / "job.json"
         job.write(path)
@@ -221,6 +239,38 @@ def _refuse_subset(config: TrainConfig, dataset: Dataset, train: Split) -> None:
         )
 
 
-def _device_words(ranks: int) -> str:
+def device_of(config: TrainConfig) -> Literal["cpu", "gpu"]:
+    """What the ranks compute on."""
+    if config.system.device == "auto":
+        return "gpu" if gpus() else "cpu"
+    return config.system.device
+
+
+def _refuse_missing_gpus(config: TrainConfig) -> None:
+    if device_of(config) == "cpu":
+        return
     found = gpus()
-    return f"{ranks} of {found} GPUs" if found else "CPU: there is no GPU here"
+    if not found:
+        raise UserError(
+            "this configuration trains on GPUs (system.device=gpu), and there is none here: rent a machine with one, "
+            "or pass system.device=cpu to train on the processor all the same"
+        )
+    if found < config.ranks:
+        raise UserError(f"{config.ranks} ranks need a GPU each and there are {found}: pass --ranks {found}")
+
+
+def _few_classes(train: Split) -> list[str]:
+    """A note if most of the network's outputs are of classes without an image."""
+    present, known = train.info.present_classes, train.info.classes
+    if known is None or present is None or present == len(known):
+        return []
+    return [
+        f"{train.storage.location} has images of {present:,} of its {len(known):,} classes, and the network gets "
+        f"{len(known):,} outputs; `convert --classes present` gives one of {present:,}"
+    ]
+
+
+def _device_words(config: TrainConfig) -> str:
+    if device_of(config) == "gpu":
+        return f"{config.ranks} of {gpus()} GPUs"
+    return "CPU, as system.device says" if config.system.device == "cpu" else "CPU: there is no GPU here"

@@ -1,0 +1,159 @@
+"""What happens to a run on a machine as one rents it: its GPU cannot be used, its disk fills, its learning rate was too
+high; and a run that starts from another one's weights."""
+
+import json
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.command import HANG_SECONDS, PROGRAM, Outcome, done, environment, run
+
+pytestmark = pytest.mark.slow  # starts whole trainings
+
+SMALL = (
+    "global_batch_size=16",
+    "augment={size_px: 24}",
+    "evaluation={resize_px: 28, crop_px: 24, workers_per_rank: 0}",
+    "schedule={epochs: 1, warmup_epochs: 0}",
+    "data={subset: 80, workers_per_rank: 0}",
+    "algorithms.ema=null",
+    "logging.every_batches=1",
+)
+"""Five batches."""
+
+
+def command(dataset: Path, folder: Path, name: str, *more: object) -> list[object]:
+    """The arguments of a training of five batches."""
+    return ["train", "--config", "demo", "--data", dataset, "--save", folder, "--run-name", name, *SMALL, *more]
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    """The weights in the newest checkpoint of a run."""
+    (path,) = (folder / "checkpoints").glob("ep1-ba5.pt")
+    state: dict[str, Any] = torch.load(path, weights_only=False)["state"]["model"]
+    return state
+
+
+@pytest.fixture(scope="module")
+def first(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    root = tmp_path_factory.mktemp("runs")
+    done(*command(dataset, root, "first"))
+    return root / "first"
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_gpu_that_torch_cannot_use_ends_the_run_with_torchs_reason(dataset: Path, tmp_path: Path, ranks: int) -> None:
+    visible = ",".join(map(str, range(ranks)))
+    outcome = run(*command(dataset, tmp_path, "gpu", "--ranks", ranks), CUDA_VISIBLE_DEVICES=visible)
+    assert outcome.status == 2, outcome.err
+    (line,) = (line for line in outcome.err.splitlines() if line.startswith("imagenet-mds: rank 0 cannot use its GPU"))
+    assert ", torch says: " in line
+    assert line.endswith("or pass system.device=cpu")
+    assert "Traceback" not in outcome.err
+    told = run(*command(dataset, tmp_path, "cpu", "system.device=cpu", "--plan"), CUDA_VISIBLE_DEVICES=visible)
+    assert "device:            CPU, as system.device says" in told.out
+
+
+def test_weights_that_are_not_finite_are_never_saved(dataset: Path, first: Path, tmp_path: Path) -> None:
+    """The loss of the first batch is fine, because it is of the weights before its step."""
+    diverging = command(dataset, tmp_path, "high", "optimizer.lr=1e38", "checkpoint.every_batches=1")
+    outcome = run(*diverging)
+    assert outcome.status == 1
+    (line,) = (line for line in outcome.err.splitlines() if "the weights are not finite" in line)
+    assert line.startswith("imagenet-mds: the weights are not finite after batch 1: the learning rate is too high")
+    assert "start a new run from it with --from-checkpoint RUN, another --run-name and a smaller optimizer.lr" in line
+    assert list((tmp_path / "high" / "checkpoints").glob("*.pt")) == []
+
+
+def run_with_small_files(size_bytes: int, *arguments: object) -> Outcome:
+    """Run a command that can write no file larger than this, as on a disk that is full."""
+    process = subprocess.run(
+        [*PROGRAM, *map(str, arguments)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes)),
+    )
+    return Outcome(process.returncode, process.stdout, process.stderr)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_nothing(dataset: Path, tmp_path: Path) -> None:
+    saving = command(dataset, tmp_path, "full", "checkpoint.every_batches=1")
+    outcome = run_with_small_files(1 << 20, *saving)
+    assert outcome.status == 1
+    (line,) = (line for line in outcome.err.splitlines() if "cannot be written" in line)
+    assert line.startswith(
+        f"imagenet-mds: the checkpoint of batch 1 cannot be written to {tmp_path}/full/checkpoints: "
+    )
+    assert line.endswith("The one before it is kept: make room and run the same command again")
+    assert "Traceback" not in outcome.err
+    assert [path for path in (tmp_path / "full").rglob("*") if path.suffix == ".pt"] == []
+    assert done(*saving).out.count("is finished after 5 batches") == 1
+
+
+def test_a_run_starts_from_the_weights_of_another_with_another_recipe(
+    dataset: Path, first: Path, tmp_path: Path
+) -> None:
+    still = ("optimizer={lr: 1e-30}", "augment.flip_probability=0")
+    fork = command(dataset, tmp_path, "fork", "--from-checkpoint", first, *still)
+    planned = done(*fork, "--plan").out
+    assert f"weights:           those of {first}/checkpoints/ep1-ba5.pt" in planned
+    done(*fork)
+    before, after = weights(first), weights(tmp_path / "fork")
+    learned = [name for name in before if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(before[name], after[name]) for name in learned)
+    record = json.loads((tmp_path / "fork" / "run.json").read_bytes())
+    assert record["forked_from"] == f"{first}/checkpoints/ep1-ba5.pt"
+    assert record["identity"]["start"].keys() == {"weights_xxh64"}
+    # A finished run is finished with and without saying again where it began.
+    for again in (fork, command(dataset, tmp_path, "fork", *still)):
+        assert "is finished: top-1" in done(*again).out
+
+
+def test_a_fork_is_continued_as_what_it_is(dataset: Path, first: Path, tmp_path: Path) -> None:
+    longer = ("schedule={epochs: 3, warmup_epochs: 0}", "checkpoint.every_batches=1")
+    fork = command(dataset, tmp_path, "fork", *longer)
+    # A run of this name that began otherwise is refused, and one that has no checkpoint yet asks for its start.
+    done(*command(dataset, tmp_path, "fork", "--from-checkpoint", first, *longer))
+    (tmp_path / "fork" / "result.json").unlink()
+    other = tmp_path / "other.pt"
+    shutil.copy(first / "checkpoints" / "ep1-ba5.pt", other)
+    with open(other, "ab") as file:
+        file.write(b"\0")
+    refused = run(*command(dataset, tmp_path, "fork", "--from-checkpoint", other, *longer, "--plan"))
+    assert refused.status == 2
+    assert "start.weights_xxh64: " in refused.err
+    assert "starts at:         batch 15 of 15" in done(*fork, "--plan").out
+    shutil.rmtree(tmp_path / "fork" / "checkpoints")
+    (tmp_path / "fork" / "log.jsonl").unlink()
+    asked = run(*fork, "--plan")
+    assert asked.status == 2
+    assert "starts from another run's weights: pass --from-checkpoint again" in asked.err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["model.depth=18"], "is of another network (ResNet-10): pass model.depth and algorithms.blurpool as it has"),
+        (["algorithms.blurpool=true"], "is of another network (ResNet-10)"),
+    ],
+)
+def test_weights_of_another_network_are_refused_in_one_line(
+    dataset: Path, first: Path, tmp_path: Path, more: list[str], words: str
+) -> None:
+    outcome = run(*command(dataset, tmp_path, "fork", "--from-checkpoint", first, *more))
+    assert outcome.status == 2
+    (line,) = (line for line in outcome.err.splitlines() if words in line)
+    assert line.startswith("imagenet-mds: ")
+    assert "Traceback" not in outcome.err
+    missing = run(*command(dataset, tmp_path, "fork", "--from-checkpoint", tmp_path / "none"))
+    assert (missing.status, missing.err.count("\n")) == (2, 1)
+    assert f"there is no checkpoint at {tmp_path}/none" in missing.err
