@@ -23,7 +23,8 @@ imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks -
 --cache --cache-limit --json
 imagenet-mds preview dataset file --split --start --count --columns --augmented --config --epoch --batch \
 --cache --cache-limit
-imagenet-mds train overrides --phase --config --data --cache --cache-limit --run-name --save --ranks --from-checkpoint --plan
+imagenet-mds train overrides --phase --config --data --cache --cache-limit --run-name --save --ranks \
+--from-checkpoint --plan
 imagenet-mds verify dataset --deep --repair
 """
 HEAVY = {"torch", "torchvision", "composer", "streaming", "torchmetrics", "numpy", "PIL", "omegaconf", "wandb", "boto3"}

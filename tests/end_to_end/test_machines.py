@@ -2,8 +2,10 @@
 high; and a run that starts from another one's weights."""
 
 import json
+import os
 import resource
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.command import HANG_SECONDS, PROGRAM, Outcome, done, environment, run
+from tests.support.command import HANG_SECONDS, PROGRAM, Outcome, done, environment, run, start, wait_until
 
 pytestmark = pytest.mark.slow  # starts whole trainings
 
@@ -157,3 +159,28 @@ def test_weights_of_another_network_are_refused_in_one_line(
     missing = run(*command(dataset, tmp_path, "fork", "--from-checkpoint", tmp_path / "none"))
     assert (missing.status, missing.err.count("\n")) == (2, 1)
     assert f"there is no checkpoint at {tmp_path}/none" in missing.err
+
+
+def test_a_loader_worker_that_the_kernel_killed_is_one_line(dataset: Path, tmp_path: Path) -> None:
+    """On two ranks: the second one loses a worker, and the first one then loses the second."""
+    more = ("--ranks", 2, "data={workers_per_rank: 1}", "schedule={epochs: 200, warmup_epochs: 0}")
+    process = start(*command(dataset, tmp_path, "killed", *more), log=tmp_path / "log")
+    log = tmp_path / "killed" / "log.jsonl"
+    wait_until(lambda: log.exists() and log.read_text().count('"batch"') > 2, "a batch", process)
+    launched = children(process.pid)
+    ranks = [pid for pid in launched if children(pid)]
+    assert len(ranks) == 2
+    os.kill(children(ranks[1])[-1], signal.SIGKILL)
+    assert process.wait(timeout=HANG_SECONDS) == 1
+    said = (tmp_path / "log").read_text(encoding="utf-8")
+    (line,) = (line for line in said.splitlines() if "a loader worker of rank 1 was killed, most likely" in line)
+    assert line.endswith(f"(rank 1; more in {tmp_path}/killed/rank1.log)")
+    assert "Traceback" not in said
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, in the order in which they were started."""
+    found = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    return sorted(found)

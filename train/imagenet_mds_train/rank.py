@@ -23,6 +23,7 @@ from imagenet_mds_train.loggers.console import Console
 from imagenet_mds_train.loggers.loss_guard import LossGuard, NotFinite
 from imagenet_mds_train.loggers.run_log import RunLog
 from imagenet_mds_train.recipe.average import average_in_model
+from imagenet_mds_train.run.failures import EXIT_PEER_LOST, is_peer_lost, worker_failure
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.job import RankJob
 from imagenet_mds_train.trainer import build_trainer
@@ -80,7 +81,7 @@ def run(job: RankJob) -> int:
         loggers=[log, Console(every_batches=config.logging.print_every_batches)] if is_first else [],
     )
     random_state.trainer = trainer
-    status = _fit(trainer, is_first=is_first)
+    status = _fit(trainer, folder, is_first=is_first)
     trainer.close()
     if status == EXIT_DONE and is_first:
         values = {name: float(value) for name, value in trainer.state.eval_metric_values.items()}
@@ -114,7 +115,7 @@ def _promised_device(job: RankJob) -> Device:
     os._exit(EXIT_USER)
 
 
-def _fit(trainer: Trainer, *, is_first: bool) -> int:
+def _fit(trainer: Trainer, folder: RunFolder, *, is_first: bool) -> int:
     """Train to the end, or until a stop is requested; return the exit status. Errors that the other ranks do not share
     end the process at once: closing the trainer would wait for them, while they wait for this rank."""
     try:
@@ -132,11 +133,25 @@ def _fit(trainer: Trainer, *, is_first: bool) -> int:
     except CommandError as error:
         print(f"imagenet-mds: {_without_traceback(error)}", file=sys.stderr, flush=True)
         os._exit(error.exit_status)
-    except Exception:  # the rank ends here whatever the error, or the other ranks would wait for it
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(EXIT_FAILED)
+    except Exception as error:  # the rank ends here whatever the error, or the other ranks would wait for it
+        os._exit(_explain(error, folder))
     return EXIT_DONE
+
+
+def _explain(error: Exception, folder: RunFolder) -> int:
+    """Print what ended this rank, and return its exit status. What is known is one line, and the traceback goes to the
+    rank's log; the first rank's output is the user's screen."""
+    rank = dist.get_global_rank()
+    known, lost = worker_failure(str(error), rank), is_peer_lost(str(error))
+    if rank == 0 and (known or lost):
+        with open(folder.path / "rank0.log", "a", encoding="utf-8") as log:
+            traceback.print_exc(file=log)
+    else:
+        traceback.print_exc()
+    if known:
+        print(f"imagenet-mds: {known}", file=sys.stderr)
+    sys.stderr.flush()
+    return EXIT_PEER_LOST if lost and not known else EXIT_FAILED
 
 
 def _without_traceback(error: CommandError) -> str:

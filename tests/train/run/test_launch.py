@@ -13,6 +13,7 @@ import pytest
 
 from imagenet_mds.process.attempt import SHARED_MEMORY, Attempt, attempt, remove_stale
 from imagenet_mds.process.locks import locked_folder
+from imagenet_mds_train.run.failures import is_peer_lost, worker_failure
 from imagenet_mds_train.run.launch import launch
 from tests.support.command import HANG_SECONDS, ROOTS, wait_until
 
@@ -45,7 +46,50 @@ def test_a_failing_rank_ends_the_others_and_is_shown(tmp_path: Path, capfd: pyte
 def test_a_killed_rank_is_named_by_its_signal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     program = "os.kill(os.getpid(), 9) if rank == 0 else time.sleep(10_000)"
     assert launch_program(2, tmp_path, program, failure_grace_seconds=0.2) == 1
-    assert "rank 0 was ended by SIGKILL" in capfd.readouterr().err
+    shown = capfd.readouterr().err
+    assert shown.startswith("imagenet-mds: rank 0 was killed, most likely by the kernel because memory ran out")
+    assert "data.workers_per_rank" in shown
+
+
+@pytest.mark.parametrize(
+    ("programs", "line"),
+    [
+        # The killed rank is named, not the one that lost it, nor the one that was killed here.
+        (["sys.exit(76)", "os.kill(os.getpid(), 9)", "time.sleep(10_000)"], "rank 1 was killed, most likely"),
+        (["time.sleep(10_000)", "sys.exit(76)", "os.kill(os.getpid(), 11)"], "rank 2 was ended by SIGSEGV"),
+        (["sys.exit(76)", "sys.exit('imagenet-mds: the shard is gone')"], "the shard is gone (rank 1; more in"),
+    ],
+)
+def test_the_rank_that_failed_by_itself_is_the_one_that_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], programs: list[str], line: str
+) -> None:
+    program = "\n".join(f"if rank == {rank}: {one}" for rank, one in enumerate(programs))
+    assert launch_program(len(programs), tmp_path, program, failure_grace_seconds=1.0) == 1
+    shown = capfd.readouterr().err
+    assert shown.startswith(f"imagenet-mds: {line}")
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            "DataLoader worker (pid 7) is killed by signal: Killed. ",
+            "a loader worker of rank 3 was killed, most likely by",
+        ),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "a loader worker of rank 3 was killed, most likely by"),
+        ("DataLoader worker (pid 7) is killed by signal: Segmentation fault. ", "of rank 3 ended (Segmentation fault)"),
+    ],
+)
+def test_a_lost_loader_worker_is_explained(message: str, line: str) -> None:
+    assert line in (worker_failure(message, 3) or "")
+    assert worker_failure("something else", 3) is None
+
+
+def test_a_lost_peer_is_told_from_other_errors() -> None:
+    gloo = "[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234"
+    assert is_peer_lost(gloo)
+    assert not is_peer_lost("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
 def test_no_child_of_a_rank_outlives_it(tmp_path: Path) -> None:

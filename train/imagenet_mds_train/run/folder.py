@@ -4,7 +4,7 @@
     FOLDER/NAME/verified.json          shards that were verified, see `dataset.verified`
     FOLDER/NAME/job.json               what the ranks of the last start do
     FOLDER/NAME/log.jsonl              a line per event: start, batch, eval, checkpoint, stopped, done
-    FOLDER/NAME/rank<N>.log            the output of every rank but the first
+    FOLDER/NAME/rank<N>.log            the output of every rank but the first, whose log has tracebacks alone
     FOLDER/NAME/checkpoints/           see `checkpoints.store`
     FOLDER/NAME/checkpoints/.staging/  the checkpoint that is being written
     FOLDER/NAME/result.json            the final figures

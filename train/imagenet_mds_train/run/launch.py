@@ -19,6 +19,7 @@ from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds.process.attempt import attempt
 from imagenet_mds.process.lifetime import PARENT_VARIABLE
 from imagenet_mds.process.signals import collected_stop_signals
+from imagenet_mds_train.run.failures import EXIT_PEER_LOST, killed_rank
 
 _POLL_SECONDS = 0.1
 _STOPPED_CODES = frozenset({EXIT_DONE, EXIT_STOPPED, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM})
@@ -74,6 +75,7 @@ def launch(
         environment = os.environ | mine.environment() | rendezvous(ranks)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
         processes: list[subprocess.Popen[bytes]] = []
+        ended: list[int | None] = []
         try:
             # Before the first rank starts: an interruption during the starts must not leave ranks behind.
             with collected_stop_signals(_announce_stop) as received:
@@ -96,6 +98,7 @@ def launch(
                         )
                     )
                 _wait(processes, received, failure_grace_seconds, saving_seconds)
+                ended = [process.poll() for process in processes]
                 if len(received) > 1:
                     print("Killed before saving: the last checkpoint is kept.", file=sys.stderr, flush=True)
         finally:
@@ -103,7 +106,7 @@ def launch(
         codes = [process.returncode for process in processes]
         if received and set(codes) != {EXIT_DONE} and all(code in _STOPPED_CODES for code in codes):
             return EXIT_STOPPED
-        return _status(codes, log_folder)
+        return _status(codes, ended, log_folder)
 
 
 def rendezvous(ranks: int) -> dict[str, str]:
@@ -164,17 +167,33 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _status(codes: list[int], log_folder: Path) -> int:
+def _status(codes: list[int], ended: list[int | None], log_folder: Path) -> int:
+    """The exit status of the run, with the failure explained on standard error.
+
+    Args:
+        codes: how each rank ended.
+        ended: how each had ended before the rest was killed here.
+        log_folder: see `launch`.
+    """
     if all(code == EXIT_DONE for code in codes):
         return EXIT_DONE
     if all(code in (EXIT_DONE, EXIT_STOPPED) for code in codes):
         return EXIT_STOPPED
-    # Report the rank that failed by itself, not one that was killed because another had failed.
-    own = [(rank, code) for rank, code in enumerate(codes) if code > 0 and code != EXIT_STOPPED]
-    rank, code = own[0] if own else next((rank, code) for rank, code in enumerate(codes) if code)
-    if rank:
-        tail = (log_folder / f"rank{rank}.log").read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
-        print(f"rank {rank} failed; the end of {log_folder / f'rank{rank}.log'}:", *tail, sep="\n", file=sys.stderr)
+    rank, code = _to_report(codes, ended)
     if code < 0:
-        print(f"rank {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
-    return code if code > 0 else EXIT_FAILED
+        print(f"imagenet-mds: {killed_rank(rank, -code)}", file=sys.stderr)
+    elif rank:
+        log = log_folder / f"rank{rank}.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if lines and lines[-1].startswith("imagenet-mds: "):
+            print(f"{lines[-1]} (rank {rank}; more in {log})", file=sys.stderr)
+        else:
+            print(f"rank {rank} failed; the end of {log}:", *lines[-20:], sep="\n", file=sys.stderr)
+    return code if code > 0 and code != EXIT_PEER_LOST else EXIT_FAILED
+
+
+def _to_report(codes: list[int], ended: list[int | None]) -> tuple[int, int]:
+    """The number and exit code of the rank that failed by itself: not one that lost another, nor one killed here."""
+    failed = [(rank, code) for rank, code in enumerate(codes) if code not in (EXIT_DONE, EXIT_STOPPED)]
+    themselves = [(rank, code) for rank, code in failed if ended[rank] is not None and code != EXIT_PEER_LOST]
+    return (themselves or failed)[0]
