@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagenet_mds.dataset.manifest import (
+    KEYS_BASENAME,
     MANIFEST_BASENAME,
     WORK_FOLDER,
     Manifest,
@@ -20,6 +22,7 @@ from imagenet_mds.dataset.manifest import (
     SourceEntry,
     conversion_fingerprint,
     read_manifest,
+    why_no_manifest,
 )
 from imagenet_mds.dataset.mds import ShardInfo, index_json
 from imagenet_mds.errors import UserError
@@ -29,7 +32,7 @@ from imagenet_mds.storage.base import Storage
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.vocabulary import SplitName
 from imagenet_mds_convert.images.policy import Scaling, compiled_check_pays, likely_bytes
-from imagenet_mds_convert.plan import Plan, make_plan
+from imagenet_mds_convert.plan import Plan, draws, held_out, make_plan
 from imagenet_mds_convert.shards.build import ShardTask
 from imagenet_mds_convert.shards.passes import GATHERED_BYTES
 from imagenet_mds_convert.sources.base import Sample, Source, Track, untracked
@@ -88,9 +91,10 @@ class SplitConversion:
             UserError: the source has no such split, no images in it, or fewer than the subset needs.
             WorldError: the source cannot be downloaded.
         """
-        source.fetch(split, track)
+        read_from = policy.read_from(split)
+        source.fetch(read_from, track)
         started = time.perf_counter()
-        found = source.find(split)
+        found = source.find(read_from)
         listing_seconds = time.perf_counter() - started
         numbers = range(len(source.classes)) if present is None else sorted(present)
         classes = tuple(source.classes[number] for number in numbers)
@@ -98,10 +102,12 @@ class SplitConversion:
         if present is not None:
             renumbered = {number: place for place, number in enumerate(numbers)}
             samples = [replace(sample, label=renumbered[sample.label]) for sample in samples]
+        if policy.val_fraction is not None:
+            samples = _held_out(samples, split, policy)
         if policy.subset is not None and policy.subset > len(samples):
             raise UserError(f"--subset {policy.subset:,}: {split} has {len(samples):,} images; give that or less")
         entry = SourceEntry(
-            kind=source.of(split).kind,
+            kind=source.of(read_from).kind,
             samples=len(samples),
             # Classes are part of it: another class folder shifts later class numbers but changes no key.
             fingerprint=fingerprint([list(classes), [[sample.key, sample.size_bytes] for sample in samples]]),
@@ -114,7 +120,7 @@ class SplitConversion:
             likely_bytes=partial(likely_bytes, scaling=_scaling(policy), form=policy.form),
         )
         return cls(
-            source.of(split),
+            source.of(read_from),
             split,
             dataset.child(split),
             policy,
@@ -123,7 +129,7 @@ class SplitConversion:
             entry,
             classes,
             tuple(source.class_names[number] for number in numbers),
-            found.not_taken,
+            found.not_taken if read_from == split else (),
             listing_seconds,
         )
 
@@ -220,6 +226,8 @@ class SplitConversion:
         try:
             started = _Started.model_validate_json(self.destination.read(_STARTED))
         except FileNotFoundError:
+            if KEYS_BASENAME in names:
+                raise UserError(why_no_manifest(self.destination)) from None
             if strange:
                 raise UserError(
                     f"{self.location} holds something that imagenet-mds did not write ({strange[0]}): "
@@ -264,6 +272,14 @@ class SplitConversion:
         """
         started = _Started(conversion=self.fingerprint, policy=self.policy, source=self.source_entry)
         self.destination.write(_STARTED, json_bytes(started.model_dump()))
+
+
+def _held_out(samples: list[Sample], split: SplitName, policy: Policy) -> list[Sample]:
+    """The samples of train that are kept in it, or those that are held out as val."""
+    assert policy.val_fraction is not None
+    labels = np.fromiter((sample.label for sample in samples), np.int64, len(samples))
+    of_val = held_out(labels, draws([sample.key for sample in samples], policy.seed), policy.val_fraction)
+    return [sample for sample, is_val in zip(samples, of_val.tolist(), strict=True) if is_val == (split == "val")]
 
 
 def _scaling(policy: Policy) -> Scaling:

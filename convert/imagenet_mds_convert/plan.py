@@ -76,6 +76,26 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
+def held_out(labels: NDArray[np.int64], drawn: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
+    """Which samples of train are held out as val: the same share of each class, at least one image and never all.
+
+    Args:
+        labels: (samples), the class number of each sample of the sorted source.
+        drawn: (samples), what `draws` returned; the smallest of each class are held out.
+        fraction: the share.
+
+    Returns:
+        (samples), True for those of val. A class of one image has none.
+    """
+    by_class = np.lexsort((drawn, labels))
+    counts = np.bincount(labels)
+    ranks = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    wanted = np.minimum(np.maximum(np.rint(counts * fraction).astype(np.int64), 1), np.maximum(counts - 1, 0))
+    mask = np.zeros(len(labels), np.bool_)
+    mask[by_class] = ranks < np.repeat(wanted, counts)
+    return mask
+
+
 def cut_into_shards(sizes_bytes: NDArray[np.int64], shard_size_bytes: int) -> NDArray[np.int64]:
     """The index at which each shard starts when samples are filled in, in order, up to a size.
 

@@ -109,16 +109,16 @@ def versions() -> dict[str, str]:
 
 
 def find_duplicates(stored: Sequence[Sample], digests: Sequence[str]) -> list[Duplicate]:
-    """Stored images whose file equals that of an earlier image of the same class.
+    """Stored images whose file equals that of an earlier image of the split, of the same class or of another one.
 
     Args:
         stored: the samples of the split, in stored order.
         digests: the hash of each sample's file, in the same order.
     """
-    first: dict[tuple[int, str], str] = {}
+    first: dict[str, str] = {}
     duplicates = []
     for sample, digest in zip(stored, digests, strict=True):
-        original = first.setdefault((sample.label, digest), sample.key)
+        original = first.setdefault(digest, sample.key)
         if original != sample.key:
             duplicates.append(Duplicate(key=sample.key, of=original))
     return duplicates

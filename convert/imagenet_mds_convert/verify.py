@@ -98,7 +98,9 @@ def verify_dataset(
             with locked(split):
                 if read_manifest(split) != manifest:
                     raise UserError(f"{split.location} was converted again in the meantime: verify it again")
-                repaired = repair_split(split, manifest, faults, source(manifest.split), track)
+                repaired = repair_split(
+                    split, manifest, faults, source(manifest.policy.read_from(manifest.split)), track
+                )
         for name in repaired:
             on_repair(split, name)
         broken.files += len({fault.name for fault in faults} - set(repaired))

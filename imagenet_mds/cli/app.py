@@ -1,5 +1,7 @@
 """The program: registers the commands, and turns errors and signals into one line and an exit status."""
 
+import io
+import re
 import signal
 import sys
 from typing import Annotated
@@ -54,6 +56,24 @@ app.command("eval")(evaluate)
 app.command()(doctor)
 app.add_typer(configs_app, name="configs")
 
+_MEANT = {
+    "--lr": "optimizer.lr=0.1",
+    "--learning-rate": "optimizer.lr=0.1",
+    "--batch-size": "global_batch_size=256",
+    "--epochs": "schedule.epochs=10",
+    "--seed": "seed=1 for training, --seed 1 for convert",
+    "--workers": "data.workers_per_rank=8",
+    "--momentum": "optimizer.momentum=0.9",
+    "--weight-decay": "optimizer.weight_decay=1e-4",
+    "--resume": "nothing: the same command again continues",
+    "--gpus": "--ranks 4",
+    "--output": "--save FOLDER for a run; `convert` takes the destination as its second argument",
+    "--resize": "--max-side 400 or --min-side 256",
+    "--size": "--max-side 400 or --min-side 256",
+    "--num-workers": "--workers 8 for convert, data.workers_per_rank=8 for training",
+}
+"""What people pass by the names of other programs, and what it is called here."""
+
 _INTERRUPTED = 130
 """The status that typer returns for KeyboardInterrupt. No command of this program returns it."""
 
@@ -61,6 +81,9 @@ _INTERRUPTED = 130
 def main() -> None:
     """Run a command and exit with its status."""
     handle_stop_signals(stop_cleanly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of classes, where the terminal is not UTF-8
     try:
         status = app(standalone_mode=False)
     except CommandError as error:
@@ -85,6 +108,9 @@ def _usage_error(error: typer.TyperException) -> str:
     message = error.format_message().replace("Value error, ", "")
     if "\n" in message:
         return message
+    unknown = re.match(r"No such option: (--[\w-]+)", message)
+    if unknown and unknown[1] in _MEANT:
+        return f"imagenet-mds: there is no {unknown[1]}: pass {_MEANT[unknown[1]]}"
     context: typer.Context | None = getattr(error, "ctx", None)
     stop = "" if message.endswith((".", "?", "!")) else "."
     return f"imagenet-mds: {message}{stop} See `{context.command_path if context else 'imagenet-mds'} --help`."

@@ -65,6 +65,9 @@ def convert(
             help="Class numbers of a part of ImageNet: those of the 1,000, or of the classes that are present."
         ),
     ] = "imagenet",
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Share of train to hold out as val, class by class, where SOURCE has no val.")
+    ] = None,
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Add restart markers, losslessly, so that training decodes only its crops.")
     ] = False,
@@ -111,6 +114,7 @@ def convert(
             tiles=tiles,
             raw=raw,
             classes=classes,
+            val_fraction=val_fraction,
         )
     except ValidationError as error:
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
@@ -121,9 +125,11 @@ def convert(
     dataset = open_storage(dest)
     refuse_inside(source, dest)
     # Which classes are present depends on both splits; otherwise a split that is not asked for is not looked at.
-    opened = open_source(source, source_format, None if split == "both" or classes == "present" else split)
+    alone = None if split == "both" or classes == "present" or val_fraction is not None else split
+    opened = open_source(source, source_format, alone)
     output.print_warnings(opened.warnings)
-    splits = opened.splits if split == "both" else (split,)
+    there = opened.splits if val_fraction is None else _with_held_out(opened.splits)
+    splits = there if split == "both" else (split,)
     if verify_source:
         verify_checksums(opened, splits, track)
     conversions = plan_splits(opened, splits, dataset, policy, track)
@@ -146,6 +152,13 @@ def convert(
         return EXIT_DONE
     output.print_refusal(left_out, not_taken)
     return EXIT_FAILED
+
+
+def _with_held_out(there: "tuple[SplitName, ...]") -> "tuple[SplitName, ...]":
+    """The splits of a conversion that holds val out of train."""
+    if there != ("train",):
+        raise UserError(f"--val-fraction is for a source with train alone, and this one has {' and '.join(there)}")
+    return ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -204,13 +217,17 @@ class _Output:
             return
         kept = f" ({tally.kept_shards} of them from before)" if tally.kept_shards else ""
         print(
-            f"{conversion.location}: {manifest.samples:,} images in {len(manifest.shards):,} shards{kept}, "
+            f"{conversion.location}: {counted(manifest.samples, 'image')} in {counted(len(manifest.shards), 'shard')}"
+            f"{kept}, "
             f"{manifest.size_bytes / 1e6:,.1f} MB, {manifest.fingerprint}"
         )
+        if not tally.made_images:
+            report_exceptions(manifest)
+            return
         rates = f"{tally.made_images / seconds:,.0f} images/s, {tally.source_bytes / 1e6 / seconds:,.0f} MB/s"
         total = sum(parts.values()) or 1.0
         shares = ", ".join(f"{name} {spent / total:.0%}" for name, spent in parts.items())
-        print(f"  {rates} with {self.workers} workers; of the workers' time {shares}")
+        print(f"  {rates} with {counted(self.workers, 'worker')}; of the workers' time {shares}")
         report_exceptions(manifest)
 
     def print_plan(self, conversions: "Sequence[SplitConversion]") -> None:
@@ -239,7 +256,7 @@ class _Output:
                 conversion.fingerprint,
             )
         Console(width=120, highlight=False).print(table)
-        print(f"minutes: with {self.workers} workers, at the rate of the first images in one process here")
+        print(f"minutes: with {counted(self.workers, 'worker')}, at the rate of the first images in one process here")
         for conversion, cost in zip(conversions, costs, strict=True):
             if cost.reads:
                 times, size_gb = counted(cost.reads, "time"), cost.gathered_bytes / 1e9

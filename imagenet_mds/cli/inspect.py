@@ -10,6 +10,7 @@ from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
 from imagenet_mds.cli.samples import split_with_sample, training_batch
 from imagenet_mds.errors import UserError
 from imagenet_mds.vocabulary import SplitName
+from imagenet_mds.words import counted
 
 if TYPE_CHECKING:
     from imagenet_mds.dataset.access import Dataset
@@ -72,8 +73,8 @@ def _print_dataset(dataset: str, *, as_json: bool) -> None:
             _print_split(one)
         else:
             print(f"{one.split}: {one.fingerprint}, without a manifest: its classes are numbers")
-            print(f"  {one.samples:,} images")
-            print(f"  {len(one.shards):,} shards, {one.size_bytes:,} bytes")
+            print(f"  {counted(one.samples, 'image')}")
+            print(f"  {counted(len(one.shards), 'shard')}, {one.size_bytes:,} bytes")
 
 
 def _manifest_or_info(split: "Storage") -> "Manifest | SplitInfo":
@@ -90,8 +91,9 @@ def _print_split(manifest: "Manifest") -> None:
 
     counts = [entry.samples for entry in manifest.classes]
     print(f"{manifest.split}: {manifest.fingerprint}")
-    print(f"  {manifest.samples:,} images in {len(counts):,} classes, {min(counts):,} to {max(counts):,} in each")
-    print(f"  {len(manifest.shards):,} shards, {manifest.size_bytes:,} bytes")
+    images, shards = counted(manifest.samples, "image"), counted(len(manifest.shards), "shard")
+    print(f"  {images} in {len(counts):,} classes, {min(counts):,} to {max(counts):,} in each")
+    print(f"  {shards}, {manifest.size_bytes:,} bytes")
     policy = ", ".join(f"{name} {value}" for name, value in manifest.policy.model_dump().items() if value is not None)
     source = manifest.source
     print(f"  from a {source.kind} of {source.samples:,} images ({source.fingerprint}); {policy}")

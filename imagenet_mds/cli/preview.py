@@ -12,6 +12,7 @@ from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
 from imagenet_mds.cli.samples import class_name, class_names, split_with_sample, training_batch
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.vocabulary import SplitName
+from imagenet_mds.words import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,7 +67,8 @@ def _preview_stored(dataset: str, file: Path, *, split: str, start: int, count: 
         for stored in itertools.islice(stored_samples(storage, info, start), count)
     ]
     _write_sheet(file, images, columns)
-    print(f"{file}: {len(images)} samples of {storage.location} from number {start:,} on")
+    fewer = f"; it has no more than {info.samples:,}" if len(images) < count else ""
+    print(f"{file}: {counted(len(images), 'sample')} of {storage.location} from number {start:,} on{fewer}")
 
 
 def _preview_batch(
@@ -82,7 +84,9 @@ def _preview_batch(
     seen = training_batch(train, load_config(config), epoch, batch, None)
     images = [(class_name(names, one.label), Image.fromarray(one.pixels)) for one in itertools.islice(seen, count)]
     _write_sheet(file, images, columns)
-    print(f"{file}: {len(images)} samples of batch {batch:,} of epoch {epoch:,}, as {config} trains on them")
+    fewer = f"; a batch has no more than {len(images)}" if len(images) < count else ""
+    shown = counted(len(images), "sample")
+    print(f"{file}: {shown} of batch {batch:,} of epoch {epoch:,}, as {config} trains on them{fewer}")
 
 
 def _check_file(file: Path) -> None:

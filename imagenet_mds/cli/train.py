@@ -38,6 +38,7 @@ def train(
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan without starting anything.")] = False,
 ) -> None:
     """Train a ResNet on a dataset. Run it again to continue."""
+    from imagenet_mds.dataset.access import check_available
     from imagenet_mds_train.config.load import load_config  # omegaconf and pydantic models
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.fork import Fork
@@ -67,6 +68,7 @@ def train(
     for key, value in start.describe():
         print(f"{key + ':':18} {value}", flush=True)
     if plan:
+        check_available(start.shards())
         return
     with run.lock() as lock:
         # Prepared again under the lock: another process may have continued or finished the run since.

@@ -74,6 +74,7 @@ class Policy(_Frozen):
     tiles: bool = False
     raw: bool = False
     classes: ClassNumbers = "imagenet"
+    val_fraction: float | None = None
 
     @field_validator("shard_size_bytes")
     @classmethod
@@ -86,6 +87,8 @@ class Policy(_Frozen):
     def _fits_together(self) -> "Policy":
         if self.max_side is not None and self.min_side is not None:
             raise ValueError("give --max-side or --min-side, not both: each alone limits the size of an image")
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise ValueError(f"--val-fraction {self.val_fraction:g}: choose a share between 0 and 1, such as 0.1")
         if self.raw and self.tiles:
             raise ValueError("give --raw or --tiles, not both: raw samples are pixels, and tiles need JPEG files")
         if self.raw and not self.scaled:
@@ -94,6 +97,10 @@ class Policy(_Frozen):
                 "give a side too, --min-side 256"
             )
         return self
+
+    def read_from(self, split: SplitName) -> SplitName:
+        """The split of the source that a split is made of: train for both if val is held out of it."""
+        return split if self.val_fraction is None else "train"
 
     @property
     def scaled(self) -> bool:
@@ -106,12 +113,12 @@ class Policy(_Frozen):
         return "raw" if self.raw else "tiles" if self.tiles else "file"
 
 
-_ADDED_LATER = ("classes",)
+_ADDED_LATER = ("classes", "val_fraction")
 """Keys of `Policy` that datasets of earlier versions do not have."""
 
 
 class Duplicate(_Frozen):
-    """A stored image whose file is identical to that of an earlier image of its class."""
+    """A stored image whose file is identical to that of an earlier image of the split, of any class."""
 
     key: str
     of: str
@@ -206,7 +213,7 @@ def read_manifest(split: Storage) -> Manifest:
     try:
         text = split.read(MANIFEST_BASENAME)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(_why_no_manifest(split)) from None
+        raise UserError(why_no_manifest(split)) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     try:
@@ -220,7 +227,7 @@ def read_manifest(split: Storage) -> Manifest:
         ) from None
 
 
-def _why_no_manifest(split: Storage) -> str:
+def why_no_manifest(split: Storage) -> str:
     """Say why a split has no manifest, and what to do about it."""
     dataset, names = split.parent, split.list_names()
     if KEYS_BASENAME in names and WORK_FOLDER not in names:
@@ -247,7 +254,10 @@ def _why_no_manifest(split: Storage) -> str:
         return f"there is no dataset at {dataset.location}: make one with {make}"
     there = [name for name in SPLITS if dataset.child(name).size_bytes(MANIFEST_BASENAME) is not None]
     held = f"it holds {' and '.join(there)}" if there else "it holds no split"
-    return f"{dataset.location} has no {split.name}/ ({held}): convert it with {make}"
+    alone = (
+        "; from a source without val, `--val-fraction 0.1` holds a tenth of train out" if split.name == "val" else ""
+    )
+    return f"{dataset.location} has no {split.name}/ ({held}): convert it with {make}{alone}"
 
 
 def read_keys(split: Readable) -> list[str]:

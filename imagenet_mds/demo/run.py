@@ -94,6 +94,8 @@ def run_demo(folder: Path, *, train_per_class: int = TRAIN_PER_CLASS, val_per_cl
 
 
 def _make_room(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose a folder")
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _MARK).exists():
             raise UserError(f"{folder} contains something other than a demo: choose another folder")

@@ -22,6 +22,8 @@ _HINTS = {
     "SignatureDoesNotMatch": "the secret key does not fit the access key: check AWS_SECRET_ACCESS_KEY",
     "AccessDenied": _DENIED,
     "403": _DENIED,
+    "InvalidObjectState": "the object is archived (Glacier): restore it or copy it to S3 Standard, then run the same "
+    "command again",
     "NoSuchBucket": "there is no such bucket: create it, or check the name",
     "NoSuchUpload": "another process finished this work and aborted this upload: run the same command again",
     "PermanentRedirect": "the bucket is in another region: set AWS_DEFAULT_REGION",

@@ -1,12 +1,14 @@
 """The command line: its surface, how fast it answers, how it ends."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 import typer
 
 from imagenet_mds.cli import app
 from tests.support.command import PROGRAM, environment, run
+from tests.support.drawing import encoded, noise
 
 SURFACE = """
 imagenet-mds --version
@@ -14,7 +16,7 @@ imagenet-mds configs
 imagenet-mds configs ls
 imagenet-mds configs show name overrides
 imagenet-mds convert source dest --split --source-format --verify-source --subset --workers --check \
---max-side --min-side --quality --classes --tiles --raw --shard-size \
+--max-side --min-side --quality --classes --val-fraction --tiles --raw --shard-size \
 --engine --seed --plan --strict --overwrite --log-json
 imagenet-mds demo folder
 imagenet-mds doctor overrides --data --config --cache --cache-limit --json
@@ -93,6 +95,37 @@ def test_a_usage_error_is_one_line_that_refers_to_the_help(arguments: list[str],
     assert outcome.err.count("\n") == 1
     assert outcome.err.startswith("imagenet-mds: ")
     assert "--help`." in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--config", "demo", "--lr", "0.1"], "there is no --lr: pass optimizer.lr=0.1"),
+        (["train", "--phase", "1", "--epochs", "3"], "there is no --epochs: pass schedule.epochs=10"),
+        (["train", "--phase", "1", "--resume"], "there is no --resume: pass nothing: the same command again continues"),
+        (["convert", "a", "b", "--resize", "256"], "there is no --resize: pass --max-side 400 or --min-side 256"),
+    ],
+)
+def test_an_option_by_the_name_of_other_programs_is_answered_with_ours(arguments: list[str], words: str) -> None:
+    outcome = run(*arguments)
+    assert (outcome.status, outcome.out, outcome.err) == (2, "", f"imagenet-mds: {words}\n")
+
+
+def test_a_file_is_no_folder_for_the_demo(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = run("demo", tmp_path / "file")
+    assert (outcome.status, outcome.err) == (2, f"imagenet-mds: {tmp_path}/file is a file: choose a folder\n")
+
+
+def test_a_terminal_that_is_not_utf8_gets_escapes_and_no_traceback(tmp_path: Path) -> None:
+    for name in ("caf\u00e9", "\u732b"):
+        (tmp_path / "tree" / "train" / name).mkdir(parents=True)
+        (tmp_path / "tree" / "train" / name / "a.JPEG").write_bytes(encoded(noise()))
+    outcome = run("convert", tmp_path / "tree", tmp_path / "mds", PYTHONIOENCODING="ascii")
+    assert outcome.status == 0, outcome.err
+    assert "taken as they are: caf\\xe9, \\u732b" in outcome.err
+    shown = run("inspect", tmp_path / "mds", "--sample", 0, PYTHONIOENCODING="latin-1")
+    assert shown.status == 0, shown.err
 
 
 def test_a_user_error_is_one_line_without_a_traceback(tmp_path: object) -> None:

@@ -38,7 +38,7 @@ def test_the_preview_shows_the_stored_samples_with_their_labels(dataset: Path, t
     assert colours is not None
     assert len(colours) > 1000, "images, not blanks"
     first = done("preview", dataset, tmp_path / "one.png", "--split", "val", "--start", 49, "--count", 9)
-    assert "1 samples" in first.out
+    assert "1 sample of" in first.out
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ one request per thousand files, and several folders are listed at once.
 """
 
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
 from imagenet_mds.dataset.manifest import NotTaken
 from imagenet_mds.errors import UserError
@@ -83,15 +85,26 @@ class ClassFolders:
     skipped: tuple[str, ...] = ()
     not_taken: tuple[NotTaken, ...] = ()
 
+    @property
+    def classes(self) -> set[str]:
+        """The classes that have an image: the names of their folders in Unicode's composed form (NFC), because macOS
+        stores names decomposed, so that the same class may be spelled in two ways in two splits."""
+        return {normal_form(name) for name in self.images}
+
     def number(self, classes: Sequence[str]) -> Found:
         """The images as samples of these classes, which include every folder's; `where` is the path under the root."""
         numbers = {name: number for number, name in enumerate(classes)}
         samples = (
-            Sample(f"{name}/{path}", numbers[name], size_bytes, where=f"{self.split.name}/{name}/{path}")
+            Sample(f"{name}/{path}", numbers[normal_form(name)], size_bytes, f"{self.split.name}/{name}/{path}")
             for name, images in self.images.items()
             for path, size_bytes in images
         )
         return Found(sorted_by_key(samples), self.not_taken)
+
+
+def normal_form(name: str) -> str:
+    """A name in Unicode's composed form."""
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass
@@ -121,6 +134,12 @@ def list_class_folders(split: Storage) -> ClassFolders:
     names = sorted(set(top.folders) - set(system))
     for name in names:
         refuse_unwritable_name(split, name)
+    for name, other in pairwise(sorted(names, key=normal_form)):
+        if normal_form(name) == normal_form(other):
+            raise UserError(
+                f"{split.location} has two folders named {normal_form(name)}, composed and decomposed: put the images "
+                f"of one into the other"
+            )
     calls = (partial(_list_class, split, name) for name in names)
     listed = [call() for call in run_ahead(calls, reads_at_once(split))]
     wnids = sum(bool(WNID.match(one.name)) for one in listed if not one.error)
@@ -220,9 +239,10 @@ def class_notes(listed: Iterable[ClassFolders], classes: Iterable[str]) -> list[
     for split in listed:
         if split.skipped:
             notes.append(f"{split.split.location} has folders that are not read: {some(split.skipped)}")
-        if others := sorted(set(split.empty) - set(classes)):
+        empty_folders = {normal_form(name) for name in split.empty}
+        if others := sorted(empty_folders - set(classes)):
             notes.append(f"{split.split.location} has folders without an image, which are no classes: {some(others)}")
-        if empty := sorted(set(split.empty) & set(classes)):
+        if empty := sorted(empty_folders & set(classes)):
             notes.append(
                 f"{split.split.location} has classes without an image: {some(empty)}; "
                 f"if an extraction broke off, repeat it"

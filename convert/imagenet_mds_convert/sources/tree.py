@@ -100,7 +100,7 @@ class TreeSource(SourceDefaults):
             if split not in labelled and not at.images:
                 raise refusal(_why_no_images(split, at, folders), folders[split])
         trees = {split: at for split, at in listed.items() if split not in labelled}
-        present = {split: set(at.images) for split, at in trees.items()}
+        present = {split: at.classes for split, at in trees.items()}
         present |= {split: set(one.labels.values()) for split, one in labelled.items()}
         _refuse_strange(folders, present)
         names = set().union(*present.values())
@@ -176,7 +176,7 @@ def _classes_of_train(train: Storage, names: set[str]) -> set[str]:
     the files, because their numbers are the same in any case."""
     folders = folders_in(train) or set()
     wnids = imagenet_names().keys()
-    return folders if names | folders <= wnids else set(list_class_folders(train).images)
+    return folders if names | folders <= wnids else list_class_folders(train).classes
 
 
 def _why_no_images(split: SplitName, at: ClassFolders, folders: Mapping[SplitName, Storage]) -> str:

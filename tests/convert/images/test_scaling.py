@@ -92,7 +92,7 @@ def test_both_sides_at_once_are_refused(tree: Path, tmp_path: Path) -> None:
         convert_here(tree, tmp_path / "mds", max_side=100, min_side=50)
 
 
-def test_the_same_file_twice_in_a_class_is_reported(
+def test_the_same_file_twice_is_reported_in_a_class_and_across_classes(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(tree, tmp_path / "tree"))
@@ -103,10 +103,13 @@ def test_the_same_file_twice_in_a_class_is_reported(
     convert_here(copy, tmp_path / "mds", split="val")
     manifest = manifest_at(tmp_path / "mds" / "val")
     keys = keys_at(tmp_path / "mds" / "val")
-    (duplicate,) = manifest.duplicates
-    assert {duplicate.key, duplicate.of} == {f"{first.name}/again.JPEG", f"{first.name}/{original.name}"}
-    assert keys.index(duplicate.of) < keys.index(duplicate.key)
-    assert f"duplicate: {duplicate.key}: the same file as {duplicate.of}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    same = {f"{first.name}/again.JPEG", f"{first.name}/{original.name}", f"{second.name}/elsewhere.JPEG"}
+    (of,) = {duplicate.of for duplicate in manifest.duplicates}
+    assert {of, *(duplicate.key for duplicate in manifest.duplicates)} == same
+    for duplicate in manifest.duplicates:
+        assert keys.index(of) < keys.index(duplicate.key)
+        assert f"duplicate: {duplicate.key}: the same file as {of}" in said
 
 
 def test_the_summary_says_where_the_time_went(tree: Path, tmp_path: Path) -> None:
@@ -137,7 +140,7 @@ def test_a_continuation_counts_what_it_made_alone(
         assert (line["images"], line["shards"], line["kept_shards"], line["made_images"]) == (158, 158, 157, 1)
     else:
         assert ": 158 images in 158 shards (157 of them from before), " in said
-        assert re.search(r"^  [01] images/s, 0 MB/s with 1 workers; ", said, re.MULTILINE)
+        assert re.search(r"^  [01] images/s, 0 MB/s with 1 worker; ", said, re.MULTILINE)
 
 
 def test_programs_get_json(tree: Path, tmp_path: Path) -> None:

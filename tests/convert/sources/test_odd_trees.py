@@ -223,3 +223,16 @@ def test_a_file_that_cannot_be_looked_into_is_left_to_be_named_as_unreadable(tmp
     put(tmp_path, *TWO)
     (tmp_path / "train" / "n01440764" / "no suffix").symlink_to(tmp_path / "nowhere")
     assert "n01440764/no suffix" in keys(open_source(str(tmp_path)), "train")
+
+
+def test_a_class_spelled_in_two_unicode_forms_is_one_class(tmp_path: Path) -> None:
+    """macOS stores names decomposed, so a val that was copied from one has other bytes in the same names."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    source = open_source(str(put(tmp_path, f"train/{composed}/a.JPEG", "train/tea/a.JPEG", f"val/{decomposed}/b.JPEG")))
+    assert source.classes == (composed, "tea")
+    (sample,) = source.samples("val")
+    assert (sample.key, sample.label) == (f"{decomposed}/b.JPEG", 0)
+    assert source.read(sample.where) == b"\xff\xd8\xff\xe0"
+    put(tmp_path, f"train/{decomposed}/a.JPEG")
+    with pytest.raises(UserError, match=f"train has two folders named {composed}, composed and decomposed"):
+        open_source(str(tmp_path))

@@ -15,6 +15,7 @@ from imagenet_mds_train.augment.crop import Crop
 from imagenet_mds_train.augment.decode import Pixels
 from imagenet_mds_train.augment.jitter import jitter, jitter_rows
 from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.config.subset import refuse_subset
 from imagenet_mds_train.data.loaders import TrainingImages
 from imagenet_mds_train.data.stream import own_resources
 
@@ -62,7 +63,8 @@ def training_batch(config: TrainConfig, train: Split, *, epoch: int, batch: int,
     Raises:
         UserError: the epoch has no such batch.
     """
-    samples = config.data.subset_samples() or train.info.samples
+    refuse_subset(config, train.storage.parent.location, train.info)
+    samples = min(config.data.subset_samples() or train.info.samples, train.info.samples)
     batches = samples // config.global_batch_size
     if not batches:
         raise UserError(

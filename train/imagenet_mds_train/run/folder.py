@@ -168,6 +168,9 @@ def find_checkpoint(location: str, warn: Callable[[str], None] = lambda warning:
     path = Path(location)
     if path.is_file():
         return path
+    # A run's folder may be meant by its name alone, or by one of the folders in it.
+    candidates = [path, Path("runs") / location, *([path.parent] if path.name in ("checkpoints", ".staging") else [])]
+    path = next((one for one in candidates if (one / "run.json").is_file()), path)
     if (path / "run.json").is_file():
         run = RunFolder(path)
         record, warnings = run.newest_checkpoint()

@@ -16,6 +16,7 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.process.gpus import gpus
 from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.config.subset import refuse_subset
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.fork import Fork
 from imagenet_mds_train.run.identity import refuse_other, run_identity
@@ -56,7 +57,7 @@ class Start:
         """
         train, val = dataset.split("train"), dataset.split("val")
         _refuse_other_classes(config, dataset, train, val)
-        _refuse_subset(config, dataset, train)
+        refuse_subset(config, dataset.location, train.info)
         samples = _samples(config, train)
         if samples < config.global_batch_size:
             raise UserError(
@@ -218,24 +219,6 @@ def _refuse_other_classes(config: TrainConfig, dataset: Dataset, train: Split, v
         raise UserError(
             f"model.classes={config.model.classes} and {train.storage.location} has {len(known)} classes: "
             f"pass model.classes=null"
-        )
-
-
-def _refuse_subset(config: TrainConfig, dataset: Dataset, train: Split) -> None:
-    """Refuse a subset of a dataset that has none, or is smaller."""
-    subset = config.data.subset_samples()
-    if subset is None:
-        return
-    if train.info.classes is None:
-        raise UserError(
-            f"{dataset.location} has no manifest, so nothing says that its first images have all classes in equal "
-            f"share: pass data.subset=null to train on all of it"
-        )
-    # A dataset that was converted as this subset is this subset, even if some of its images were left out.
-    if subset > train.info.samples and subset != train.info.planned_subset:
-        raise UserError(
-            f"data.subset asks for {subset:,} training images and {dataset.location} has "
-            f"{train.info.samples:,}: pass data.subset=null to train on all of them"
         )
 
 

@@ -1,0 +1,73 @@
+"""A val that is held out of train, class by class."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagenet_mds.cli.verify import verify
+from imagenet_mds.errors import UserError
+from imagenet_mds_convert.plan import draws, held_out
+from tests.support.datasets import keys_at, manifest_at
+from tests.support.drawing import files, make_tree
+from tests.support.running import convert_here
+
+
+@pytest.fixture
+def train_alone(tmp_path: Path) -> Path:
+    """A tree without val: 10, 4 and 1 images in its classes."""
+    tree = make_tree(tmp_path / "tree", n90000001=10, n90000002=4, n90000003=1)
+    shutil.rmtree(tree / "val", ignore_errors=True)
+    return tree
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.floats(0.01, 0.99), st.integers(0, 5))
+def test_each_class_gives_its_share_and_never_all(classes: list[int], fraction: float, seed: int) -> None:
+    labels = np.array(sorted(classes), np.int64)
+    mask = held_out(labels, draws([f"key{number}" for number in range(len(labels))], seed), fraction)
+    for label in set(classes):
+        count, held = classes.count(label), int(mask[labels == label].sum())
+        assert held == (0 if count == 1 else min(max(round(count * fraction), 1), count - 1))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_splits_are_apart_balanced_and_repeatable(train_alone: Path, tmp_path: Path) -> None:
+    assert convert_here(train_alone, tmp_path / "a", val_fraction=0.3) == 0
+    keys = {split: set(keys_at(tmp_path / "a" / split)) for split in ("train", "val")}
+    assert keys["train"] & keys["val"] == set()
+    assert len(keys["train"] | keys["val"]) == 15
+    assert [entry.samples for entry in manifest_at(tmp_path / "a" / "val").classes] == [3, 1, 0]
+    assert [entry.samples for entry in manifest_at(tmp_path / "a" / "train").classes] == [7, 3, 1]
+    for split in ("val", "train"):
+        assert convert_here(train_alone, tmp_path / "b", val_fraction=0.3, split=split) == 0
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    convert_here(train_alone, tmp_path / "c", val_fraction=0.3, seed=1)
+    assert set(keys_at(tmp_path / "c" / "val")) != keys["val"]
+    with pytest.raises(UserError, match=r"another val_fraction \(0\.3, now 0\.5\)"):
+        convert_here(train_alone, tmp_path / "a", val_fraction=0.5)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_repair_knows_what_was_held_out(train_alone: Path, tmp_path: Path) -> None:
+    convert_here(train_alone, tmp_path / "mds", val_fraction=0.3)
+    before = files(tmp_path / "mds")
+    (tmp_path / "mds" / "val" / "shard.00000.mds").unlink()
+    (tmp_path / "mds" / "train" / "shard.00000.mds").unlink()
+    assert verify(str(tmp_path / "mds"), repair=str(train_alone)) == 0
+    assert files(tmp_path / "mds") == before
+
+
+@pytest.mark.usefixtures("in_process")
+def test_where_nothing_is_to_be_held_out_it_is_refused(train_alone: Path, tmp_path: Path) -> None:
+    for fraction in (0.0, 1.0, -0.5):
+        with pytest.raises(UserError, match=r"--val-fraction .*: choose a share between 0 and 1, such as 0\.1"):
+            convert_here(train_alone, tmp_path / "mds", val_fraction=fraction)
+    (train_alone / "val" / "n90000001").mkdir(parents=True)
+    shutil.copy(next((train_alone / "train" / "n90000001").iterdir()), train_alone / "val" / "n90000001")
+    with pytest.raises(
+        UserError, match="--val-fraction is for a source with train alone, and this one has train and val"
+    ):
+        convert_here(train_alone, tmp_path / "mds", val_fraction=0.1)
