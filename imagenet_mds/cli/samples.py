@@ -53,7 +53,7 @@ def class_name(names: list[str] | None, label: int) -> str:
 def training_batch(
     train: "Split", config: "TrainConfig", epoch: int, batch: int, workers: int | None
 ) -> "Iterator[Seen]":
-    """Iterate over one batch as training sees it. A subset larger than the dataset is taken as the whole dataset.
+    """Iterate over one batch as training sees it.
 
     Args:
         train: the training split.
@@ -63,11 +63,8 @@ def training_batch(
         workers: loader workers of each rank, None for those of the configuration.
 
     Raises:
-        UserError: there is no such batch.
+        UserError: there is no such batch, or training refuses the dataset.
     """
-    subset = config.data.subset_samples()
-    if subset is not None and (train.info.classes is None or subset > train.info.samples):
-        config = config.model_copy(update={"data": config.data.model_copy(update={"subset": None})})
     warnings.simplefilter("ignore")  # torch and Composer warn about what they deprecate
     from imagenet_mds_train.data.peek import training_batch as batch_of
 

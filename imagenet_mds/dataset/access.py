@@ -160,19 +160,19 @@ class Split:
 
 
 def check_available(parts: Sequence[tuple[Split, Sequence[ShardInfo]]]) -> None:
-    """Prepare the cache, and check that every shard is on this machine or can be fetched.
+    """Prepare the caches, and check that every shard is on this machine in its size, or can be fetched.
 
     Raises:
         UserError: the cache limit or the disk is too small.
         WorldError: shards are missing from the dataset, and the message names all of them; or the disk or the network
             fails.
     """
-    fetched = [(split, shards) for split, shards in parts if split.shard_cache.remote is not None]
-    for split, shards in fetched:
-        split.shard_cache.prepare(shards)
-    missing = [sentence for split, shards in fetched if (sentence := split.missing(shards))]
+    for split, shards in parts:
+        if split.shard_cache.remote is not None:
+            split.shard_cache.prepare(shards)
+    missing = [(split, sentence) for split, shards in parts if (sentence := split.missing(shards))]
     if missing:
-        raise WorldError(f"{'; '.join(missing)}. {fetched[0][0].hint}")
+        raise WorldError(f"{'; '.join(sentence for _, sentence in missing)}. {missing[0][0].hint}")
 
 
 @dataclass(frozen=True)

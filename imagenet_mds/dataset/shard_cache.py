@@ -216,14 +216,13 @@ class ShardCache:
         return sizes
 
     def missing(self, shards: Sequence[ShardInfo]) -> list[str]:
-        """List the remote once, and return which shards it lacks or has in another size, a text for each.
+        """List the dataset once, and return which shards it lacks or has in another size, a text for each.
 
         Raises:
-            OSError: the remote cannot be listed.
+            OSError: it cannot be listed.
         """
-        if self.remote is None:
-            return []
-        sizes = {entry.name: entry.size_bytes for entry in self.remote.walk()}
+        dataset = self.remote or LocalStorage(self.folder)
+        sizes = {entry.name: entry.size_bytes for entry in dataset.walk()}
         return [
             f"{shard.basename} ({'missing' if shard.basename not in sizes else f'{sizes[shard.basename]:,} bytes'})"
             for shard in shards

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from imagenet_mds.dataset.manifest import MANIFEST_BASENAME, WORK_FOLDER, read_manifest
+from imagenet_mds.dataset.manifest import KEYS_BASENAME, MANIFEST_BASENAME, WORK_FOLDER, read_manifest
 from imagenet_mds.dataset.mds import INDEX_BASENAME, ShardInfo, holds_images, holds_labels
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
@@ -77,7 +77,8 @@ def read_split_info(split: Storage) -> SplitInfo:
         UserError: there is no dataset, or it is incomplete or cannot be read.
     """
     names = split.list_names()
-    if INDEX_BASENAME in names and MANIFEST_BASENAME not in names and WORK_FOLDER not in names:
+    # A split with keys is ours, and has lost its manifest.
+    if INDEX_BASENAME in names and not {MANIFEST_BASENAME, KEYS_BASENAME, WORK_FOLDER} & set(names):
         return _of_index(split)
     manifest = read_manifest(split)
     return SplitInfo(

@@ -39,7 +39,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused_before_the_start(
             refuse_full_disk(config, 10, folder)
             continue
         with pytest.raises(
-            UserError, match=r"run needs 0\.30 GB for checkpoints of 0\.06 GB, and its disk has 0\.30 GB"
+            UserError, match=r"run needs 0\.31 GB for checkpoints of 0\.06 GB, and its disk has 0\.31 GB"
         ):
             refuse_full_disk(config, 10, folder)
         with pytest.raises(UserError, match="make room, pass another --save, or keep fewer with"):

@@ -1,0 +1,74 @@
+"""What a newcomer types, and is answered."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from imagenet_mds.dataset.split_info import read_split_info
+from imagenet_mds.errors import UserError
+from imagenet_mds.storage.local import LocalStorage
+from imagenet_mds_train.config.load import load_config
+from imagenet_mds_train.config.subset import refuse_subset
+from imagenet_mds_train.run.folder import RunFolder, find_checkpoint
+from tests.support.command import run
+from tests.support.datasets import manifest_at
+
+
+def test_a_run_is_meant_by_its_name_and_by_the_folders_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path / "runs" / "first")
+    folder.create({}, {})
+    folder.staging.mkdir(parents=True)
+    staged = folder.staging / "ep0-ba3.pt"
+    staged.write_bytes(b"weights")
+    folder.checkpoints.publish(staged, epoch=0, batch=3, identity={}, keep_last=2)
+    monkeypatch.chdir(tmp_path)
+    for meant in ("first", "runs/first", "runs/first/", "runs/first/checkpoints", "runs/first/checkpoints/ep0-ba3.pt"):
+        assert find_checkpoint(meant).resolve() == folder.path / "checkpoints" / "ep0-ba3.pt", meant
+    with pytest.raises(UserError, match=r"there is no checkpoint at second: give a \.pt file, or the folder of a run"):
+        find_checkpoint("second")
+
+
+def test_a_plan_names_a_lost_shard(dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "mds"))
+    shard = manifest_at(copy / "train").shards[3].basename
+    (copy / "train" / shard).unlink()
+    outcome = run("train", "--config", "demo", "--data", copy, "--save", tmp_path, "--plan")
+    assert outcome.status == 1
+    assert shard in outcome.err
+
+
+def test_a_dataset_without_val_says_how_to_get_one(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset / "train", tmp_path / "mds" / "train")
+    outcome = run("train", "--config", "demo", "--data", tmp_path / "mds", "--save", tmp_path, "--plan")
+    assert outcome.status == 2
+    assert "has no val/ (it holds train)" in outcome.err
+    assert "from a source without val, `--val-fraction 0.1` holds a tenth of train out" in outcome.err
+
+
+def test_a_batch_of_a_subset_that_training_refuses_is_not_shown(dataset: Path) -> None:
+    shown = run("inspect", dataset, "--config", "demo", "--batch", 0, "--epoch", 0)
+    assert shown.status == 0, shown.err
+    for name in ("phase1", "dev"):
+        refused = run("inspect", dataset, "--config", name)
+        assert refused.status == 2
+        assert "pass data.subset=null to train on all of them" in refused.err
+    config = load_config("phase1")
+    with pytest.raises(UserError, match=r"data\.subset asks for 1,000 training images"):
+        refuse_subset(config, str(dataset), read_split_info(LocalStorage(dataset / "train")))
+
+
+def test_a_dataset_that_lost_its_manifest_is_said_to_by_every_command(
+    dataset: Path, tree: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "mds"))
+    (copy / "train" / "manifest.json").unlink()
+    commands = (
+        ("convert", tree, copy, "--shard-size", "64KiB"),
+        ("verify", copy),
+        ("train", "--phase", 1, "--data", copy),
+    )
+    for arguments in commands:
+        outcome = run(*arguments)
+        assert outcome.status == 2
+        assert "train has lost its manifest.json: restore it, or convert again with" in outcome.err, arguments[0]
