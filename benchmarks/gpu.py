@@ -1,9 +1,9 @@
 """What a training step costs on one GPU, and what each part of the recipe adds to it.
 
 A side (`gpu_sides.py`) is a call: a whole step of ResNet-50 on a batch of random uint8 images that lies on the device,
-or a part of a step by itself. Sides run in turn, a window of some calls each, in several rounds. A figure is the median over
-the rounds of the median of a window, between CUDA events, after calls that are not counted. So a step that waits for
-its launches is as slow here as in training. A figure's spread is from the fastest window to the slowest.
+or a part of a step by itself. Sides run in turn, a window of some calls each, in several rounds. A figure is the median
+over the rounds of the median of a window, between CUDA events, after calls that are not counted. So a step that waits
+for its launches is as slow here as in training. A figure's spread is from the fastest window to the slowest.
 
 Sides with and without `cudnn.benchmark` run in two processes, because cuDNN's choices are kept per process, whoever
 made them. Data loading is not part of it: see `load.py`.

@@ -63,3 +63,10 @@ def test_factors_are_uniform_around_one() -> None:
         assert column.max() < middle + most
         assert abs(column.mean() - middle) < 0.05 * most
         assert abs(column.std() - most / 3**0.5) < 0.03 * most
+
+
+@pytest.mark.parametrize("factor", [-0.5, -0.1, 0.0, 0.25, 0.5])
+def test_the_hue_of_a_batch_is_torchvisions_bit_for_bit(factor: float) -> None:
+    rows = jitter_rows([(0.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, factor)] * len(IMAGES))
+    expected = torch.stack([functional.adjust_hue(image, factor) for image in IMAGES]) if factor else IMAGES
+    assert torch.equal(jitter(IMAGES, rows), expected)
