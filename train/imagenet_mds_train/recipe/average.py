@@ -71,8 +71,9 @@ class EMA(Algorithm):
     @torch.no_grad()
     def _update(self, model: nn.Module) -> None:
         current = dict(_tensors(model))
-        if not self._other:
-            self._other = {name: tensor.detach().clone() for name, tensor in current.items()}
+        # A state that was loaded is in CPU memory until it has been in the model once.
+        others = {name: tensor.to(current[name].device) for name, tensor in self._other.items()}
+        self._other = others or {name: tensor.detach().clone() for name, tensor in current.items()}
         update_average([self._other[name] for name in current], list(current.values()), self.weight)
 
     @torch.no_grad()
