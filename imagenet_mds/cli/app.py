@@ -19,6 +19,7 @@ from imagenet_mds.cli.preview import preview
 from imagenet_mds.cli.train import train
 from imagenet_mds.cli.verify import verify
 from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER, CommandError
+from imagenet_mds.process.limits import raise_open_files_limit
 from imagenet_mds.process.signals import STOPPED_MESSAGE, handle_stop_signals, stop_cleanly
 
 app = typer.Typer(
@@ -81,6 +82,7 @@ _INTERRUPTED = 130
 def main() -> None:
     """Run a command and exit with its status."""
     handle_stop_signals(stop_cleanly)
+    raise_open_files_limit()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of classes, where the terminal is not UTF-8

@@ -70,7 +70,7 @@ def _print(found: "Findings", data: str) -> None:
     table.add_row("this loader gives", *(f"{found.loader_at(size):,.0f}" for size in found.sizes))
     for gpus, needs in found.t4_needs().items():
         table.add_row(
-            f"{gpus} T4 need{'' if gpus > 1 else 's'}",
+            f"a ResNet-50 on {gpus} T4 needs",
             *(f"{need:,.0f}{'' if need <= found.loader_at(size) else ' (short)'}" for size, need in needs.items()),
         )
     Console(width=120, highlight=False).print(table)

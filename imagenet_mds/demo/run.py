@@ -27,7 +27,8 @@ STOP_AT_SHARE = 0.4
 
 TIMES_CHANCE_WANTED = 5.0
 _MARK = ".imagenet-mds-demo"
-_START_TIMEOUT_SECONDS = 300
+_NO_BATCH_SECONDS = 600
+"""How long a start, or a batch, may take on a machine with other work."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,18 @@ def _run_and_kill(paths: Paths, arguments: list[str]) -> int:
     """Start training, kill it in mid-epoch, and return the last batch that it logged."""
     process = subprocess.Popen(_command(arguments), cwd=paths.folder)
     try:
-        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
+        last, moved_at = None, time.monotonic()
+        while process.poll() is None:
             batch = _logged_batch(paths)
             if batch is not None and _is_mid_epoch(paths, batch):
                 return batch
+            if batch != last:
+                last, moved_at = batch, time.monotonic()
+            if time.monotonic() - moved_at > _NO_BATCH_SECONDS:
+                raise WorldError(
+                    f"training in {paths.folder} made no batch in {_NO_BATCH_SECONDS} s: this machine is too busy for "
+                    f"the demo, or the training hangs"
+                )
             time.sleep(0.02)
     finally:
         process.kill()

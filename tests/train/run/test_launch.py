@@ -151,6 +151,13 @@ def test_a_second_ctrl_c_kills_and_says_so(tmp_path: Path, capfd: pytest.Capture
     assert "Killed before saving: the last checkpoint is kept." in capfd.readouterr().err
 
 
+def test_ctrl_z_is_answered_and_suspends_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    program = "import signal\nos.kill(os.getppid(), signal.SIGTSTP)\ntime.sleep(0.5)"
+    assert launch_program(1, tmp_path, program) == 0
+    assert "Ctrl-Z is ignored, because the ranks would run on. Ctrl-C saves and exits." in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL
+
+
 def test_what_an_attempt_borrows_is_given_back() -> None:
     with attempt() as mine:
         block = SHARED_MEMORY / f"{mine.block_base}_locals"

@@ -39,6 +39,8 @@ def load_payload(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=False)
         payload: dict[str, Any] = checkpoint.get(PAYLOAD_KEY) or _unnumbered(checkpoint)
         weights: dict[str, Any] = checkpoint["state"]["model"]
+    except FileNotFoundError:
+        raise UserError(f"{path} is gone: a run that goes on has replaced it, so run the same command again") from None
     except Exception as error:  # torch and pickle raise many kinds of errors on a file that is not a checkpoint
         raise UserError(f"{path} is not a checkpoint of imagenet-mds ({type(error).__name__})") from None
     if payload["format"] > FORMAT:

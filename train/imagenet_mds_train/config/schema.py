@@ -309,6 +309,8 @@ class TrainConfig(_Section):
         if self.global_batch_size % self.ranks:
             raise ValueError(f"global_batch_size {self.global_batch_size} does not divide over {self.ranks} ranks")
         micro = self.system.device_microbatch_size
+        if self.device_batch_size == 1 or micro == 1:
+            raise ValueError("one image at a time: BatchNorm needs two at least, so raise global_batch_size")
         if micro and micro < self.device_batch_size and self.device_batch_size % micro:
             raise ValueError(
                 f"system.device_microbatch_size {micro} does not divide a rank's batch of {self.device_batch_size}"

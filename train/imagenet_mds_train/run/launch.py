@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds.process.attempt import attempt
@@ -76,6 +77,7 @@ def launch(
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
         processes: list[subprocess.Popen[bytes]] = []
         ended: list[int | None] = []
+        signal.signal(signal.SIGTSTP, _answer_ctrl_z)
         try:
             # Before the first rank starts: an interruption during the starts must not leave ranks behind.
             with collected_stop_signals(_announce_stop) as received:
@@ -102,6 +104,7 @@ def launch(
                 if len(received) > 1:
                     print("Killed before saving: the last checkpoint is kept.", file=sys.stderr, flush=True)
         finally:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
             _kill(processes)
         codes = [process.returncode for process in processes]
         if received and set(codes) != {EXIT_DONE} and all(code in _STOPPED_CODES for code in codes):
@@ -124,6 +127,11 @@ def rendezvous(ranks: int) -> dict[str, str]:
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _answer_ctrl_z(number: int, frame: FrameType | None) -> None:
+    """Suspending this process alone would leave the ranks running and their GPUs taken, and nobody to watch them."""
+    print("Ctrl-Z is ignored, because the ranks would run on. Ctrl-C saves and exits.", file=sys.stderr, flush=True)
 
 
 def _announce_stop() -> None:
