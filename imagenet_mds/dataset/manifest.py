@@ -242,6 +242,11 @@ def why_no_manifest(split: Storage) -> str:
         )
     if MANIFEST_BASENAME in dataset.list_names():
         return f"{dataset.location} is one split: pass the dataset, {dataset.parent.location}"
+    if INDEX_BASENAME in dataset.list_names():
+        return (
+            f"{dataset.location} holds the shards of one split itself: move them into {dataset.location}/train/, and "
+            f"those of the other one into {dataset.location}/val/"
+        )
     if names and WORK_FOLDER not in names and not any(name.endswith(".mds") for name in names):
         return (
             f"{split.location} is not a converted dataset, it holds {names[0]}: pass the DEST of "

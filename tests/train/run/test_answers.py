@@ -72,3 +72,12 @@ def test_a_dataset_that_lost_its_manifest_is_said_to_by_every_command(
         outcome = run(*arguments)
         assert outcome.status == 2
         assert "train has lost its manifest.json: restore it, or convert again with" in outcome.err, arguments[0]
+
+
+def test_shards_right_in_the_folder_are_told_where_to_go(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset / "train", tmp_path / "flat")
+    (tmp_path / "flat" / "manifest.json").unlink()
+    for command in (("inspect",), ("train", "--config", "demo", "--plan", "--data"), ("verify",)):
+        outcome = run(*command, tmp_path / "flat")
+        assert outcome.status == 2
+        assert f"holds the shards of one split itself: move them into {tmp_path}/flat/train/" in outcome.err
