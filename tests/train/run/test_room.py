@@ -36,14 +36,24 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused_before_the_start(
     for free, fits in ((5 * size_bytes, True), (5 * size_bytes - 1, False)):
         monkeypatch.setattr(LocalStorage, "free_bytes", lambda self, free=free: free)
         if fits:
-            refuse_full_disk(config, 10, folder)
+            refuse_full_disk(config, 10, folder, 1000)
             continue
         with pytest.raises(
             UserError, match=r"run needs 0\.31 GB for checkpoints of 0\.06 GB, and its disk has 0\.31 GB"
         ):
-            refuse_full_disk(config, 10, folder)
+            refuse_full_disk(config, 10, folder, 1000)
         with pytest.raises(UserError, match="make room, pass another --save, or keep fewer with"):
             Start.prepare(config, Dataset.at(str(dataset)), folder)
+
+
+def test_a_run_that_keeps_everything_needs_room_for_what_it_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config("demo", ("checkpoint={keep: 1000, every_batches: 50}", "schedule.epochs=2"))
+    monkeypatch.setattr(LocalStorage, "free_bytes", lambda self: 7 * checkpoint_bytes(config, 10))
+    refuse_full_disk(config, 10, RunFolder(tmp_path / "run"), 200)
+    with pytest.raises(UserError, match="needs"):
+        refuse_full_disk(config, 10, RunFolder(tmp_path / "run"), 250)
 
 
 @pytest.mark.parametrize("phase", ["2", "3"])

@@ -22,13 +22,21 @@ def checkpoint_bytes(config: TrainConfig, classes: int) -> int:
     return 4 * copies * parameters + _BESIDE_BYTES
 
 
-def refuse_full_disk(config: TrainConfig, classes: int, run: RunFolder) -> None:
+def refuse_full_disk(config: TrainConfig, classes: int, run: RunFolder, batches: int) -> None:
     """Refuse a start on a disk without room for the checkpoints that are kept and the one that is being written.
+
+    Args:
+        config: the run's.
+        classes: outputs of the network.
+        run: the run's folder.
+        batches: of the whole run, which may make fewer checkpoints than it may keep.
 
     Raises:
         UserError: there is not enough.
     """
-    wanted = max(config.checkpoint.keep, LEAST_KEPT) + 1
+    every = config.checkpoint.every_batches
+    saved = config.schedule.epochs + (batches // every if every else 0)
+    wanted = min(max(config.checkpoint.keep, LEAST_KEPT), saved) + 1
     there = len(run.checkpoints.names())
     size_bytes = checkpoint_bytes(config, classes)
     needed, free = max(wanted - there, 1) * size_bytes, LocalStorage(run.path).free_bytes()

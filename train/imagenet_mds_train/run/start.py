@@ -77,7 +77,8 @@ class Start:
         elif begun_from and fork is None and run.read_result() is None:
             raise UserError(f"{run.path} starts from another run's weights: pass --from-checkpoint again")
         if run.read_result() is None:
-            refuse_full_disk(config, _outputs(config, train), run)
+            batches = samples // config.global_batch_size * config.schedule.epochs
+            refuse_full_disk(config, _outputs(config, train), run, batches)
         of_dataset = [train.warning] if train.warning else []
         few = _few_classes(train)
         return cls(config, dataset, train, val, run, checkpoint, (*of_dataset, *few, *warnings), identity, fork)
