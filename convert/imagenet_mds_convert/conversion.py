@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,8 @@ from imagenet_mds_convert.images.policy import Scaling, compiled_check_pays, lik
 from imagenet_mds_convert.plan import Plan, draws, held_out, make_plan
 from imagenet_mds_convert.shards.build import ShardTask
 from imagenet_mds_convert.shards.passes import GATHERED_BYTES
-from imagenet_mds_convert.sources.base import Sample, Source, Track, untracked
+from imagenet_mds_convert.sources.base import Found, Sample, Source, Track, untracked
+from imagenet_mds_convert.sources.folders import some
 
 _STARTED = f"{WORK_FOLDER}/conversion.json"
 
@@ -76,6 +77,7 @@ class SplitConversion:
         policy: Policy,
         track: Track = untracked,
         present: frozenset[int] | None = None,
+        listed: Mapping[SplitName, tuple[Found, float]] | None = None,
     ) -> "SplitConversion":
         """Plan the conversion of a split: fetch the split if the source needs that, list it, and cut it into shards.
 
@@ -86,21 +88,23 @@ class SplitConversion:
             policy: how images are checked and stored.
             track: shows the progress of a download.
             present: the source's class numbers to keep, in which every image of the split is; None for all.
+            listed: what `listing` returned for the source's splits, if they are listed already.
 
         Raises:
             UserError: the source has no such split, no images in it, or fewer than the subset needs.
             WorldError: the source cannot be downloaded.
         """
         read_from = policy.read_from(split)
-        source.fetch(read_from, track)
-        started = time.perf_counter()
-        found = source.find(read_from)
-        listing_seconds = time.perf_counter() - started
+        found, listing_seconds = (listed or {}).get(read_from) or listing(source, read_from, track)
         numbers = range(len(source.classes)) if present is None else sorted(present)
         classes = tuple(source.classes[number] for number in numbers)
         samples = found.samples
         if present is not None:
             renumbered = {number: place for place, number in enumerate(numbers)}
+            if strange := sorted(
+                {source.classes[sample.label] for sample in samples if sample.label not in renumbered}
+            ):
+                raise UserError(f"the source has images of classes that the dataset does not know: {some(strange)}")
             samples = [replace(sample, label=renumbered[sample.label]) for sample in samples]
         if policy.val_fraction is not None:
             samples = _held_out(samples, split, policy)
@@ -250,6 +254,7 @@ class SplitConversion:
             reasons.append(
                 f"another source ({source.samples:,} images, {source.fingerprint}; "
                 f"now {self.source_entry.samples:,} images, {self.source_entry.fingerprint})"
+                f"{more_taken(source, self.source_entry)}"
             )
         elif source != self.source_entry:
             reasons.append(f"another kind of source ({source.kind}, now {self.source_entry.kind})")
@@ -272,6 +277,24 @@ class SplitConversion:
         """
         started = _Started(conversion=self.fingerprint, policy=self.policy, source=self.source_entry)
         self.destination.write(_STARTED, json_bytes(started.model_dump()))
+
+
+def more_taken(before: SourceEntry, now: SourceEntry) -> str:
+    """The likely reason why a source has more images than it had, as the end of a sentence; empty if it has not."""
+    if now.samples <= before.samples:
+        return ""
+    return ", because images were added, or because other suffixes and deeper folders are taken since version 0.1"
+
+
+def listing(source: Source, split: SplitName, track: Track = untracked) -> tuple[Found, float]:
+    """What the source has of a split, fetched if it needs that, and the seconds that listing took.
+
+    Raises:
+        UserError, WorldError: as `Source.fetch` and `Source.find`.
+    """
+    source.fetch(split, track)
+    started = time.perf_counter()
+    return source.find(split), time.perf_counter() - started
 
 
 def _held_out(samples: list[Sample], split: SplitName, policy: Policy) -> list[Sample]:

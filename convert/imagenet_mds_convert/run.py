@@ -1,7 +1,9 @@
 """Runs a conversion: plans the splits, makes the shards that are missing, publishes each split."""
 
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -9,7 +11,7 @@ from imagenet_mds.dataset.manifest import Manifest, Policy
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage, writing_to
 from imagenet_mds.vocabulary import EngineName, SplitName
-from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds_convert.conversion import SplitConversion, listing
 from imagenet_mds_convert.cost import needed_bytes
 from imagenet_mds_convert.destination import clear_split, locked, refuse_foreign, remove_leftovers, remove_partials
 from imagenet_mds_convert.publish import publish
@@ -18,11 +20,12 @@ from imagenet_mds_convert.shards.passes import in_passes
 from imagenet_mds_convert.shards.pool import Engine, run_tasks
 from imagenet_mds_convert.shards.ray import run_tasks_on_ray
 from imagenet_mds_convert.shards.record import ShardRecord, read_record, recorded_shards
-from imagenet_mds_convert.sources.base import Source, Track, untracked
+from imagenet_mds_convert.sources.base import Found, Source, Track, untracked
 from imagenet_mds_convert.sources.folders import some
 
 LEAST_GATHERED_BYTES = 1 << 30
-"""Free disk space required for gathering; with less, the source would be read more than a hundred times."""
+"""The least that gathering takes of the disk, of which half stays free; with less, the source would be read more than a
+hundred times."""
 
 _SPARE_BYTES = 16 << 20
 """Free disk space required beyond the shards: for index, keys, manifest, and a margin."""
@@ -77,23 +80,23 @@ def plan_splits(
         UserError, WorldError: as `SplitConversion.plan_for`.
     """
     whole = policy.model_copy(update={"subset": None})
-    present = present_classes(source, track) if policy.classes == "present" else None
+    needed = source.splits if policy.classes == "present" else dict.fromkeys(map(policy.read_from, splits))
+    # Listed once, because an archive or parquet file is read for it.
+    listed = {split: listing(source, split, track) for split in needed}
+    present = present_classes(found for found, _ in listed.values()) if policy.classes == "present" else None
     return [
-        SplitConversion.plan_for(source, split, dataset, policy if split == "train" else whole, track, present)
+        SplitConversion.plan_for(source, split, dataset, policy if split == "train" else whole, track, present, listed)
         for split in splits
     ]
 
 
-def present_classes(source: Source, track: Track = untracked) -> frozenset[int]:
-    """The numbers of the classes that have an image in any split that the source was opened for.
+def present_classes(listed: Iterable[Found]) -> frozenset[int]:
+    """The numbers of the classes that have an image in any split.
 
     Raises:
         UserError: fewer than two have.
-        WorldError: the source cannot be downloaded.
     """
-    for split in source.splits:
-        source.fetch(split, track)
-    present = frozenset(sample.label for split in source.splits for sample in source.find(split).samples)
+    present = frozenset(sample.label for found in listed for sample in found.samples)
     if len(present) < 2:
         raise UserError("the source has images of one class: a classifier needs two at least")
     return present
@@ -241,11 +244,18 @@ def refuse_small_disk(conversion: SplitConversion, done: Collection[int]) -> Non
     """
     missing = [shard for shard in range(conversion.plan.shards) if shard not in done]
     free = conversion.destination.free_bytes()
+    if free is None and missing and conversion.source.gatherer is not None:
+        gathering = min(conversion.source_bytes(missing), 2 * LEAST_GATHERED_BYTES)
+        if (there := shutil.disk_usage(tempfile.gettempdir()).free) < gathering:
+            raise UserError(
+                f"{tempfile.gettempdir()} has {there / 1e9:,.1f} GB free, and gathering images takes "
+                f"{gathering / 1e9:,.1f} GB: set TMPDIR to a folder on a larger disk"
+            )
     if not missing or free is None:
         return
     needed = needed_bytes(conversion, missing)
     if conversion.source.gatherer is not None:
-        needed += min(conversion.source_bytes(missing), LEAST_GATHERED_BYTES)
+        needed += min(conversion.source_bytes(missing), 2 * LEAST_GATHERED_BYTES)
     if needed + _SPARE_BYTES > free:
         raise UserError(
             f"{conversion.location} needs about {needed / 1e9:,.1f} GB more "

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 from imagenet_mds.dataset.access import read_dataset
 from imagenet_mds.dataset.integrity import faulty_shards
@@ -14,8 +14,8 @@ from imagenet_mds.dataset.mds import INDEX_BASENAME, ShardInfo, decode_shard, in
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage, stored_xxh64, writing_to
-from imagenet_mds.vocabulary import SplitName
-from imagenet_mds_convert.conversion import SplitConversion
+from imagenet_mds.vocabulary import SourceKind, SplitName
+from imagenet_mds_convert.conversion import SplitConversion, more_taken
 from imagenet_mds_convert.destination import locked, remove_partials
 from imagenet_mds_convert.images.policy import compiled_check_pays
 from imagenet_mds_convert.images.prepare import check_stored
@@ -57,7 +57,7 @@ def verify_dataset(
     *,
     on_split: Callable[[Storage, Manifest, list[Fault], list[BadImage]], None],
     on_repair: Callable[[Storage, str], None],
-    source: Callable[[SplitName], Source] | None = None,
+    source: Callable[[SplitName, SourceKind], Source] | None = None,
     deep: bool = False,
     threads: int = 1,
     track: Track = untracked,
@@ -69,7 +69,7 @@ def verify_dataset(
         on_split: called with a split, its manifest, its faults before they are repaired, and the images that do not
             decode.
         on_repair: called with the name of each file that was rebuilt.
-        source: opens what to rebuild broken files of a split from.
+        source: opens what to rebuild broken files of a split from, given the split and the layout that it was made of.
         deep: decode every image as well.
         threads: number of shards to check at once.
         track: shows the progress.
@@ -95,12 +95,11 @@ def verify_dataset(
         on_split(split, manifest, faults, bad)
         repaired: list[str] = []
         if faults and source:
+            opened = source(manifest.policy.read_from(manifest.split), cast("SourceKind", manifest.source.kind))
             with locked(split):
                 if read_manifest(split) != manifest:
                     raise UserError(f"{split.location} was converted again in the meantime: verify it again")
-                repaired = repair_split(
-                    split, manifest, faults, source(manifest.policy.read_from(manifest.split)), track
-                )
+                repaired = repair_split(split, manifest, faults, opened, track)
         for name in repaired:
             on_repair(split, name)
         broken.files += len({fault.name for fault in faults} - set(repaired))
@@ -262,7 +261,8 @@ def repair_split(
     if (now.samples, now.fingerprint) != (before.samples, before.fingerprint):
         raise UserError(
             f"{split.location} was made from another source ({before.samples:,} images, {before.fingerprint}; "
-            f"this one has {now.samples:,} images, {now.fingerprint}): give one with the same images"
+            f"this one has {now.samples:,} images, {now.fingerprint}){more_taken(before, now)}: give one with the same "
+            f"images"
         )
     entries = {shard.basename: shard for shard in manifest.shards}
     broken = {fault.name for fault in faults}

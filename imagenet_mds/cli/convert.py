@@ -131,7 +131,7 @@ def convert(
     there = opened.splits if val_fraction is None else _with_held_out(opened.splits)
     splits = there if split == "both" else (split,)
     if verify_source:
-        verify_checksums(opened, splits, track)
+        verify_checksums(opened, dict.fromkeys(map(policy.read_from, splits)), track)
     conversions = plan_splits(opened, splits, dataset, policy, track)
     output.print_warnings(class_notes(conversions))
     if plan:

@@ -38,7 +38,7 @@ def train(
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan without starting anything.")] = False,
 ) -> None:
     """Train a ResNet on a dataset. Run it again to continue."""
-    from imagenet_mds.dataset.access import check_available
+    from imagenet_mds.dataset.access import refuse_missing
     from imagenet_mds_train.config.load import load_config  # omegaconf and pydantic models
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.fork import Fork
@@ -58,7 +58,8 @@ def train(
         raise UserError(f"--save {save}: runs are saved to a folder of this machine, not to an address")
     run = RunFolder(save / run_name)
     dataset = open_dataset(data, cache, cache_limit)
-    fork = Fork.at(from_checkpoint) if from_checkpoint else None
+    # A run that has a checkpoint continues from it, whatever became of the one that it began from.
+    fork = Fork.at(from_checkpoint) if from_checkpoint and not run.checkpoints.names() else None
     start = Start.prepare(settings, dataset, run, fork)
     _warn([*start.warnings, _elsewhere(run, save, data)])
     result = run.read_result()
@@ -68,7 +69,7 @@ def train(
     for key, value in start.describe():
         print(f"{key + ':':18} {value}", flush=True)
     if plan:
-        check_available(start.shards())
+        refuse_missing(start.shards())
         return
     with run.lock() as lock:
         # Prepared again under the lock: another process may have continued or finished the run since.

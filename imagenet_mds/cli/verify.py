@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +25,7 @@ def verify(
     ] = None,
 ) -> int:
     """Check every shard against the manifest. List what is broken, or repair it."""
-    from imagenet_mds_convert.sources import open_source, refuse_no_folder
+    from imagenet_mds_convert.sources import refuse_no_folder, reopen_source
     from imagenet_mds_convert.verify import verify_dataset
 
     if repair is not None:
@@ -32,7 +33,7 @@ def verify(
     broken = verify_dataset(
         dataset,
         deep=deep,
-        source=None if repair is None else (lambda split: open_source(repair, split=split)),
+        source=None if repair is None else partial(reopen_source, repair),
         threads=len(os.sched_getaffinity(0)),
         track=progress_tracker(),
         on_split=_print_split,

@@ -170,6 +170,15 @@ def check_available(parts: Sequence[tuple[Split, Sequence[ShardInfo]]]) -> None:
     for split, shards in parts:
         if split.shard_cache.remote is not None:
             split.shard_cache.prepare(shards)
+    refuse_missing(parts)
+
+
+def refuse_missing(parts: Sequence[tuple[Split, Sequence[ShardInfo]]]) -> None:
+    """Refuse datasets that lack shards. Nothing is written.
+
+    Raises:
+        WorldError: shards are missing from the dataset, and the message names all of them.
+    """
     missing = [(split, sentence) for split, shards in parts if (sentence := split.missing(shards))]
     if missing:
         raise WorldError(f"{'; '.join(sentence for _, sentence in missing)}. {missing[0][0].hint}")

@@ -12,7 +12,8 @@ from PIL import Image, TiffTags
 
 _TIFF_BITS = next(tag for tag, info in TiffTags.TAGS_V2.items() if info.name == "BitsPerSample")
 _TIFF_PHOTOMETRIC = next(tag for tag, info in TiffTags.TAGS_V2.items() if info.name == "PhotometricInterpretation")
-_WHITE_IS_ZERO = 0
+_TIFF_SAMPLE_FORMAT = next(tag for tag, info in TiffTags.TAGS_V2.items() if info.name == "SampleFormat")
+_WHITE_IS_ZERO, _UNSIGNED = 0, 1
 
 
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
@@ -44,14 +45,14 @@ def _is_seen_through(image: Image.Image) -> bool:
 def _to_8_bits(image: Image.Image) -> tuple[Image.Image, str | None]:
     """Gray of more than 8 bits, scaled to 8, and a note if that changed its values.
 
-    Integers of 16 bits are scaled by their format's range, floats from 0 to 1 by that. Values that fit into 8 bits are
-    taken as they are.
+    Integers of 9 to 16 bits are scaled by their format's range, floats from 0 to 1 by that. Others are taken as they
+    are where they fit into 8 bits.
     """
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise ValueError("it has values that are no numbers")
-    if image.mode != "F" and (bits := _bits(image)):
+    if image.mode != "F" and low >= 0 and (bits := _bits(image)):
         scaled = values.astype(np.int64) >> (bits - 8)
         return _gray(255 - scaled if _white_is_zero(image) else scaled), f"{bits} bits scaled to 8"
     if low >= 0 and high <= 1 and image.mode == "F":
@@ -67,7 +68,9 @@ def _bits(image: Image.Image) -> int | None:
     if tags is not None:
         bits = tags.get(_TIFF_BITS, (8,))
         bits = bits[0] if isinstance(bits, tuple) else bits
-        return int(bits) if 8 < bits <= 16 else None
+        kind = tags.get(_TIFF_SAMPLE_FORMAT, (_UNSIGNED,))
+        unsigned = (kind[0] if isinstance(kind, tuple) else kind) == _UNSIGNED
+        return int(bits) if 8 < bits <= 16 and unsigned else None
     # Pillow reads what PNG, PGM and JPEG 2000 hold of up to 16 bits as the upper ones of 16.
     return 16 if image.mode.startswith("I;16") or image.format in ("PNG", "PPM", "JPEG2000") else None
 

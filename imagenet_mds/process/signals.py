@@ -51,6 +51,11 @@ def stop_cleanly(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def stop_was_requested() -> bool:
+    """Whether `stop_cleanly` was called."""
+    return _first_at > 0
+
+
 def _is_repeated(number: int, first_at: float) -> bool:
     """Whether a signal is most likely the same request as one that came at `first_at`."""
     return number != signal.SIGINT and time.monotonic() - first_at < REPEAT_SECONDS

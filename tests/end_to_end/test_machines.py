@@ -121,24 +121,26 @@ def test_a_run_starts_from_the_weights_of_another_with_another_recipe(
 
 
 def test_a_fork_is_continued_as_what_it_is(dataset: Path, first: Path, tmp_path: Path) -> None:
+    origin = Path(shutil.copytree(first, tmp_path / "origin"))
     longer = ("schedule={epochs: 3, warmup_epochs: 0}", "checkpoint.every_batches=1")
-    fork = command(dataset, tmp_path, "fork", *longer)
-    # A run of this name that began otherwise is refused, and one that has no checkpoint yet asks for its start.
-    done(*command(dataset, tmp_path, "fork", "--from-checkpoint", first, *longer))
+    fork = command(dataset, tmp_path, "fork", "--from-checkpoint", origin, *longer)
+    done(*fork)
     (tmp_path / "fork" / "result.json").unlink()
+    # The same command continues, even if the run that it began from has gone on or is gone, and so does it without.
+    shutil.rmtree(origin)
+    for again in (fork, command(dataset, tmp_path, "fork", *longer)):
+        assert "starts at:         batch 15 of 15" in done(*again, "--plan").out
+    # Without a checkpoint of its own it needs its start again, and it is known by its content.
+    shutil.rmtree(tmp_path / "fork" / "checkpoints")
+    (tmp_path / "fork" / "log.jsonl").unlink()
+    asked = run(*command(dataset, tmp_path, "fork", *longer, "--plan"))
+    assert asked.status == 2
+    assert "starts from another run's weights: pass --from-checkpoint again" in asked.err
     other = tmp_path / "other.pt"
-    shutil.copy(first / "checkpoints" / "ep1-ba5.pt", other)
-    with open(other, "ab") as file:
-        file.write(b"\0")
+    other.write_bytes((first / "checkpoints" / "ep1-ba5.pt").read_bytes() + b"\0")
     refused = run(*command(dataset, tmp_path, "fork", "--from-checkpoint", other, *longer, "--plan"))
     assert refused.status == 2
     assert "start.weights_xxh64: " in refused.err
-    assert "starts at:         batch 15 of 15" in done(*fork, "--plan").out
-    shutil.rmtree(tmp_path / "fork" / "checkpoints")
-    (tmp_path / "fork" / "log.jsonl").unlink()
-    asked = run(*fork, "--plan")
-    assert asked.status == 2
-    assert "starts from another run's weights: pass --from-checkpoint again" in asked.err
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def _explain(error: Exception, folder: RunFolder) -> int:
     """Print what ended this rank, and return its exit status. What is known is one line, and the traceback goes to the
     rank's log; the first rank's output is the user's screen."""
     rank = dist.get_global_rank()
-    known, lost = worker_failure(str(error), rank), is_peer_lost(str(error))
+    known = worker_failure(str(error), rank)
+    lost = dist.get_world_size() > 1 and is_peer_lost(str(error))
     if rank == 0 and (known or lost):
         with open(folder.path / "rank0.log", "a", encoding="utf-8") as log:
             traceback.print_exc(file=log)

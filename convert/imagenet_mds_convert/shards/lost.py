@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from imagenet_mds.errors import WorldError
 from imagenet_mds.process.lifetime import die_with, end_with_pool, ignore_warning_signals
-from imagenet_mds.process.signals import sigint_blocked
+from imagenet_mds.process.signals import sigint_blocked, stop_was_requested
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -123,7 +123,9 @@ def _run_alone(
                 future = pool.submit(function, task)
             return future.result()
         except BrokenProcessPool:
-            crashing = find_crashing(parts_of, task) if attempt == 0 else {}
+            # After a second Ctrl-C the workers were killed by us, and no image is to blame.
+            examined = attempt == 0 and not stop_was_requested()
+            crashing = find_crashing(parts_of, task) if examined else {}
             if not crashing:
                 break
             task = without(task, crashing)
@@ -162,7 +164,11 @@ def _examine(
     """Do each image of a task in a process forked for it, and send the position and signal of each that crashes."""
     die_with(parent)
     ignore_warning_signals()
-    for position, part in enumerate(parts_of(task)):
+    try:
+        parts = parts_of(task)
+    except OSError:  # the storage fails, which the task itself will say
+        return
+    for position, part in enumerate(parts):
         child = os.fork()
         if child == 0:
             try:

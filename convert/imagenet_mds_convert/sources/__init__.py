@@ -22,7 +22,7 @@ from imagenet_mds_convert.sources.hub import is_hub, open_hub
 from imagenet_mds_convert.sources.kaggle import KaggleSource, find_kaggle_splits
 from imagenet_mds_convert.sources.mixed import MixedSource
 from imagenet_mds_convert.sources.parquet import ParquetSource, find_parquet
-from imagenet_mds_convert.sources.tree import TreeSource, find_tree
+from imagenet_mds_convert.sources.tree import TreeSource, find_filled_tree
 from imagenet_mds_convert.sources.webdataset import WebDatasetSource, find_webdataset
 
 
@@ -40,7 +40,7 @@ _LAYOUTS = (
     _Layout("kaggle", find_kaggle_splits, KaggleSource.open),
     _Layout("class-tars", find_class_tars, ClassTarsSource.open),
     _Layout("webdataset", find_webdataset, WebDatasetSource.open),
-    _Layout("tree", find_tree, TreeSource.open),
+    _Layout("tree", find_filled_tree, TreeSource.open),
 )
 """In the order in which they are tried; the first one that finds a split in a folder has it."""
 
@@ -72,6 +72,19 @@ def open_source(
     # What is nowhere is refused by the layout that says best what is missing.
     layout = next(iter(chosen.values()), candidates[-1])
     return layout.open(storage, splits)
+
+
+def reopen_source(location: str, split: SplitName, kind: SourceKind) -> Source:
+    """Open a split of the source of a dataset: in the layout that it had then, or in any other one, since the same
+    images give the same shards.
+
+    Raises:
+        UserError, WorldError: as `open_source`.
+    """
+    try:
+        return open_source(location, kind, split)
+    except UserError:
+        return open_source(location, "auto", split)
 
 
 def refuse_no_folder(location: str) -> None:

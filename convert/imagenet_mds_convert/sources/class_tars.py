@@ -33,9 +33,9 @@ def find_class_tars(storage: Storage) -> dict[SplitName, Storage]:
         UserError: a split has two folders, or a folder cannot be listed.
     """
     found = {split: folder for split, folder in find_tree(storage).items() if _tars_in(folder)}
-    if not found and _tars_in(storage):
-        return {"train": storage}
-    return found
+    if "train" not in found and _tars_in(storage):
+        found["train"] = storage
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _tars_in(folder: Storage) -> list[str]:

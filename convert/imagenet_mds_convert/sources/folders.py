@@ -85,15 +85,10 @@ class ClassFolders:
     skipped: tuple[str, ...] = ()
     not_taken: tuple[NotTaken, ...] = ()
 
-    @property
-    def classes(self) -> set[str]:
-        """The classes that have an image: the names of their folders in Unicode's composed form (NFC), because macOS
-        stores names decomposed, so that the same class may be spelled in two ways in two splits."""
-        return {normal_form(name) for name in self.images}
-
     def number(self, classes: Sequence[str]) -> Found:
-        """The images as samples of these classes, which include every folder's; `where` is the path under the root."""
-        numbers = {name: number for number, name in enumerate(classes)}
+        """The images as samples of these classes, which include every folder's, if need be in another Unicode form;
+        `where` is the path under the root."""
+        numbers = {normal_form(name): number for number, name in enumerate(classes)}
         samples = (
             Sample(f"{name}/{path}", numbers[normal_form(name)], size_bytes, f"{self.split.name}/{name}/{path}")
             for name, images in self.images.items()
@@ -103,7 +98,8 @@ class ClassFolders:
 
 
 def normal_form(name: str) -> str:
-    """A name in Unicode's composed form."""
+    """A name in Unicode's composed form (NFC). macOS stores names decomposed, so that one class may be spelled in two
+    ways in two splits."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -228,7 +224,7 @@ def refuse_unwritable_name(folder: Storage, name: str) -> None:
         raise UserError(f"{folder.location} has a name with a line break in it, {name!r}: rename it")
 
 
-def class_notes(listed: Iterable[ClassFolders], classes: Iterable[str]) -> list[str]:
+def folder_notes(listed: Iterable[ClassFolders], classes: Iterable[str]) -> list[str]:
     """What a person should know about the folders that are no class, or a class without an image; a line per split.
 
     Args:
@@ -239,10 +235,10 @@ def class_notes(listed: Iterable[ClassFolders], classes: Iterable[str]) -> list[
     for split in listed:
         if split.skipped:
             notes.append(f"{split.split.location} has folders that are not read: {some(split.skipped)}")
-        empty_folders = {normal_form(name) for name in split.empty}
-        if others := sorted(empty_folders - set(classes)):
+        known = {normal_form(name) for name in classes}
+        if others := sorted(name for name in split.empty if normal_form(name) not in known):
             notes.append(f"{split.split.location} has folders without an image, which are no classes: {some(others)}")
-        if empty := sorted(empty_folders & set(classes)):
+        if empty := sorted(name for name in split.empty if normal_form(name) in known):
             notes.append(
                 f"{split.split.location} has classes without an image: {some(empty)}; "
                 f"if an extraction broke off, repeat it"
@@ -268,6 +264,17 @@ def some(names: Sequence[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+def label_of(name: str, labels: Mapping[str, str]) -> str | None:
+    """The class of an image by a table of names with or without their suffixes; None if it has no line."""
+    return labels.get(name, labels.get(name.rpartition(".")[0]))
+
+
+def classes_of(listed: FlatFolder, labels: Mapping[str, str]) -> set[str]:
+    """The classes of the images of a folder."""
+    found = (label_of(name, labels) for name, _ in listed.images)
+    return {label for label in found if label is not None}
+
+
 def flat_samples(
     folder: Storage, listed: FlatFolder, labels: Mapping[str, str], table: str, classes: Sequence[str], prefix: str
 ) -> Found:
@@ -287,7 +294,7 @@ def flat_samples(
     numbers = {name: number for number, name in enumerate(classes)}
     samples = []
     for name, size_bytes in listed.images:
-        label = labels.get(name, labels.get(name.rpartition(".")[0]))
+        label = label_of(name, labels)
         if label is None:
             raise UserError(f"{folder.location}/{name} has no line in {table}, so its label is unknown: remove it")
         samples.append(Sample(f"{label}/{name}", numbers[label], size_bytes, where=f"{prefix}{name}"))

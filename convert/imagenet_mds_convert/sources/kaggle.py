@@ -16,8 +16,10 @@ from imagenet_mds_convert.sources.base import Found, SourceDefaults
 from imagenet_mds_convert.sources.classes import WNID, imagenet_names, name_classes, number_classes
 from imagenet_mds_convert.sources.folders import (
     ClassFolders,
-    class_notes,
+    FlatFolder,
+    classes_of,
     flat_samples,
+    folder_notes,
     folders_in,
     list_class_folders,
     list_flat,
@@ -107,20 +109,22 @@ class KaggleSource(SourceDefaults):
             if split == "train" and not listed.images:
                 raise UserError(f"{where} has no images in its folders")
         labels: Mapping[str, str] = {}
+        flat = FlatFolder([], ())
         if "val" in wanted and not folders["val"].images:
-            labels = _labels(tables)
+            labels, flat = _labels(tables), list_flat(images.child("val"), "val/")
             del folders["val"]
-        names = set(labels.values()).union(*(listed.images for listed in folders.values()))
+        present = classes_of(flat, labels)
+        names = present.union(*(listed.images for listed in folders.values()))
         if "train" in inside and "train" not in wanted and not names <= imagenet_names().keys():
             names |= folders_in(images.child("train")) or set()
         if len(names) < 2:
             raise UserError(f"{images.location} has fewer than two classes: a classifier needs two at least")
         classes = number_classes(names)
-        _refuse_strange(images, tables, folders, labels)
+        _refuse_strange(images, tables, folders, present)
         by_split = {split: listed.number(classes) for split, listed in folders.items()}
         if labels:
-            by_split["val"] = _flat_val(images.child("val"), tables, labels, classes)
-        warnings += class_notes(folders.values(), classes)
+            by_split["val"] = _flat_val(images.child("val"), flat, tables, labels, classes)
+        warnings += folder_notes(folders.values(), classes)
         names_for_people = name_classes(classes, read_synset_names(tables))
         return cls(images, tables, classes, names_for_people, wanted, tuple(warnings), found=by_split)
 
@@ -157,21 +161,23 @@ def _labels(tables: Storage) -> Mapping[str, str]:
 
 
 def _refuse_strange(
-    images: Storage, tables: Storage, folders: Mapping[SplitName, ClassFolders], labels: Mapping[str, str]
+    images: Storage, tables: Storage, folders: Mapping[SplitName, ClassFolders], labelled: set[str]
 ) -> None:
-    """Refuse a val with classes that train lacks, which shows that train is not whole."""
+    """Refuse a val with classes that train lacks, which shows that train is not whole; `labelled` are those of a val
+    without class folders."""
     if "train" not in folders:
         return
-    val = set(labels.values()) if labels else set(folders["val"].images) if "val" in folders else set()
+    val = labelled or (set(folders["val"].images) if "val" in folders else set())
     if strange := sorted(val - set(folders["train"].images)):
-        where = f"{tables.location}/{SOLUTION_BASENAME}" if labels else folders["val"].split.location
+        where = f"{tables.location}/{SOLUTION_BASENAME}" if labelled else folders["val"].split.location
         raise UserError(
             f"{where} has classes that {images.child('train').location} lacks: {some(strange)}; extract all of train/"
         )
 
 
-def _flat_val(folder: Storage, tables: Storage, labels: Mapping[str, str], classes: Sequence[str]) -> Found:
-    listed = list_flat(folder, "val/")
+def _flat_val(
+    folder: Storage, listed: FlatFolder, tables: Storage, labels: Mapping[str, str], classes: Sequence[str]
+) -> Found:
     if not listed.images:
         raise UserError(f"{folder.location} has no images")
     return flat_samples(folder, listed, labels, f"{tables.location}/{SOLUTION_BASENAME}", classes, "val/")

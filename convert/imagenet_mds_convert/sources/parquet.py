@@ -165,15 +165,15 @@ class ParquetSource(SourceDefaults):
 
     def gather(self, samples: Sequence[Sample], file: ImageFile, track: Track) -> Mapping[Any, tuple[int, int]]:
         """Copy images into a file; see `Gatherer`."""
-        wanted: dict[tuple[str, int], list[int]] = {}
+        wanted: dict[str, dict[int, set[int]]] = {}
         for sample in samples:
-            *_, row = sample.where
-            wanted.setdefault(self.group_of(sample), []).append(row)
+            name, group, row = sample.where
+            wanted.setdefault(name, {}).setdefault(group, set()).add(row)
         places: dict[Any, tuple[int, int]] = {}
         pool = ThreadPoolExecutor(_THREADS)
         try:
-            copies = [pool.submit(self._copy, name, group, rows, file) for (name, group), rows in wanted.items()]
-            with track("gathering images", len(copies), "row groups") as advance:
+            copies = [pool.submit(self._copy, name, groups, file) for name, groups in wanted.items()]
+            with track("gathering images", len(copies), "files") as advance:
                 for copy in copies:
                     places |= copy.result()
                     advance(1)
@@ -181,14 +181,16 @@ class ParquetSource(SourceDefaults):
             pool.shutdown(cancel_futures=True)
         return places
 
-    def _copy(self, name: str, group: int, rows: Sequence[int], file: ImageFile) -> dict[Any, tuple[int, int]]:
+    def _copy(self, name: str, groups: Mapping[int, set[int]], file: ImageFile) -> dict[Any, tuple[int, int]]:
         places: dict[Any, tuple[int, int]] = {}
-        wanted, first = set(rows), 0
-        for batch in _batches(self.storage, name, group, [_BYTES]):
-            images = batch.column("image").field("bytes")
-            for row in wanted.intersection(range(first, first + len(images))):
-                places[name, group, row] = file.put(images[row - first].as_py() or b"")
-            first += len(images)
+        parquet = _opened(self.storage, name)
+        for group, rows in groups.items():
+            first = 0
+            for batch in _batches(self.storage, name, parquet, group, [_BYTES]):
+                images = batch.column("image").field("bytes")
+                for row in rows.intersection(range(first, first + len(images))):
+                    places[name, group, row] = file.put(images[row - first].as_py() or b"")
+                first += len(images)
         return places
 
     def read(self, where: tuple[str, int, int]) -> bytes:
@@ -205,13 +207,11 @@ class ParquetSource(SourceDefaults):
         import pyarrow.compute
 
         found: list[Sample] = []
-        with _explained(self.storage, name):
-            file = _open(self.storage, name)
-            _refuse_other_columns(f"{self.storage.location}/{name}", file.schema_arrow)
-            groups = file.num_row_groups
-        for group in range(groups):
+        file = _opened(self.storage, name)
+        _refuse_other_columns(f"{self.storage.location}/{name}", file.schema_arrow)
+        for group in range(file.num_row_groups):
             row = 0
-            for batch in _batches(self.storage, name, group, [_BYTES, "image.path", "label"]):
+            for batch in _batches(self.storage, name, file, group, [_BYTES, "image.path", "label"]):
                 image = batch.column("image")
                 lengths = pyarrow.compute.binary_length(image.field("bytes")).to_pylist()
                 paths, labels = image.field("path").to_pylist(), batch.column("label").to_pylist()
@@ -239,14 +239,24 @@ class ParquetSource(SourceDefaults):
         return f"{match[2]}/{match[1]}{match[3]}"
 
 
-def _batches(storage: Storage, name: str, group: int, columns: list[str]) -> Iterator[Any]:
+def _opened(storage: Storage, name: str) -> Any:
+    """A file, of which the footer is read.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with _explained(storage, name):
+        return _open(storage, name)
+
+
+def _batches(storage: Storage, name: str, file: Any, group: int, columns: list[str]) -> Iterator[Any]:
     """The rows of a row group in batches, because a group may be a whole file, and only some pages need be in memory.
 
     Raises:
         UserError: the file cannot be read.
     """
     with _explained(storage, name):
-        yield from _open(storage, name).iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns)
+        yield from file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns)
 
 
 def _expected(classes: tuple[str, ...], label: object) -> str:

@@ -17,12 +17,16 @@ from imagenet_mds_convert.sources.base import Found, SourceDefaults
 from imagenet_mds_convert.sources.classes import WNID, imagenet_names, name_classes, number_classes
 from imagenet_mds_convert.sources.folders import (
     ClassFolders,
-    class_notes,
+    FlatFolder,
+    classes_of,
     find_listing,
     flat_samples,
+    folder_notes,
     folders_in,
     list_class_folders,
     list_flat,
+    names_in,
+    normal_form,
     number_notes,
     some,
 )
@@ -59,6 +63,15 @@ def find_tree(storage: Storage) -> dict[SplitName, Storage]:
         if folders:
             found[split] = storage.child(folders[0])
     return found
+
+
+def find_filled_tree(storage: Storage) -> dict[SplitName, Storage]:
+    """The folders of the splits that hold anything; an empty one beside an archive is not another copy of the split.
+
+    Raises:
+        UserError: a split has two folders, or a folder cannot be listed.
+    """
+    return {split: folder for split, folder in find_tree(storage).items() if names_in(folder)}
 
 
 @dataclass(frozen=True)
@@ -100,18 +113,20 @@ class TreeSource(SourceDefaults):
             if split not in labelled and not at.images:
                 raise refusal(_why_no_images(split, at, folders), folders[split])
         trees = {split: at for split, at in listed.items() if split not in labelled}
-        present = {split: at.classes for split, at in trees.items()}
-        present |= {split: set(one.labels.values()) for split, one in labelled.items()}
+        present = {split: set(at.images) for split, at in trees.items()}
+        present |= {split: one.classes for split, one in labelled.items()}
         _refuse_strange(folders, present)
-        names = set().union(*present.values())
+        names = set(present.get("train", ()))
         if "train" in folders and "train" not in wanted:
-            names |= _classes_of_train(folders["train"], names)
+            names |= _classes_of_train(folders["train"], present["val"])
+        known = {normal_form(name) for name in names}
+        names |= {name for name in present.get("val", ()) if normal_form(name) not in known}
         if len(names) == 1:
             raise UserError(f"{storage.location} has one class, {min(names)}: a classifier needs two at least")
         classes = number_classes(names)
         if strange := [name for name in sorted(names) if not WNID.match(name)]:
             warnings.append(f"class folders whose names are not wnids are taken as they are: {some(strange)}")
-        warnings += class_notes(trees.values(), classes) + number_notes(classes)
+        warnings += folder_notes(trees.values(), classes) + number_notes(classes)
         found = {split: at.number(classes) for split, at in trees.items()}
         found |= {split: one.samples(classes) for split, one in labelled.items()}
         names_for_people = name_classes(classes, read_synset_names(storage))
@@ -147,24 +162,34 @@ class _Flat:
     prefix: str
     labels: Mapping[str, str]
     table: str
+    listed: FlatFolder
 
     @classmethod
     def find(cls, split: Storage, root: Storage) -> "_Flat | None":
         """The folder of a split that holds its images directly and has a table of labels, if there is one."""
         for inner in _FLAT_FOLDERS:
             folder = split.child(inner) if inner else split
-            if list_flat(folder, "").images and (labels := find_val_labels(split, root)):
-                return cls(folder, f"{split.name}/{inner}/" if inner else f"{split.name}/", *labels)
+            prefix = f"{split.name}/{inner}/" if inner else f"{split.name}/"
+            listed = list_flat(folder, prefix)
+            if listed.images and (labels := find_val_labels(split, root)):
+                return cls(folder, prefix, *labels, listed)
         return None
+
+    @property
+    def classes(self) -> set[str]:
+        """The classes of the images that are here; the table may have more."""
+        return classes_of(self.listed, self.labels)
 
     def samples(self, classes: tuple[str, ...]) -> Found:
         """The images, labelled."""
-        listed = list_flat(self.folder, self.prefix)
-        return flat_samples(self.folder, listed, self.labels, self.table, classes, self.prefix)
+        return flat_samples(self.folder, self.listed, self.labels, self.table, classes, self.prefix)
 
 
 def _refuse_strange(folders: Mapping[SplitName, Storage], present: Mapping[SplitName, set[str]]) -> None:
-    if len(present) == 2 and (strange := sorted(present["val"] - present["train"])):
+    if len(present) < 2:
+        return
+    known = {normal_form(name) for name in present["train"]}
+    if strange := sorted(name for name in present["val"] if normal_form(name) not in known):
         raise UserError(
             f"{folders['val'].location} has classes that {folders['train'].location} lacks: {some(strange)}; "
             f"a class number would be ambiguous, so make the folders agree"
@@ -176,7 +201,7 @@ def _classes_of_train(train: Storage, names: set[str]) -> set[str]:
     the files, because their numbers are the same in any case."""
     folders = folders_in(train) or set()
     wnids = imagenet_names().keys()
-    return folders if names | folders <= wnids else list_class_folders(train).classes
+    return folders if names | folders <= wnids else set(list_class_folders(train).images)
 
 
 def _why_no_images(split: SplitName, at: ClassFolders, folders: Mapping[SplitName, Storage]) -> str:

@@ -17,7 +17,7 @@ from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
 from imagenet_mds_convert.sources.base import Found, Sample, SourceDefaults
 from imagenet_mds_convert.sources.classes import imagenet_names, name_classes
-from imagenet_mds_convert.sources.folders import find_listing, sorted_by_key
+from imagenet_mds_convert.sources.folders import find_listing, folders_in, some, sorted_by_key
 from imagenet_mds_convert.sources.names import NotTakenCount, is_image_name
 from imagenet_mds_convert.sources.parallel import reads_at_once, run_ahead
 from imagenet_mds_convert.sources.tars import Member, Where, image_ahead_bytes, read_member, walk_tar
@@ -35,6 +35,8 @@ _SPLIT_OF: dict[str, SplitName] = {
 _IMAGENET_BASE = re.compile(r"(n\d{8})_\d+\Z")
 _IMAGENET_VAL = re.compile(r"ILSVRC2012_val_\d{8}\Z")
 _LABEL_SUFFIX = ".cls"
+_MOST_DIGITS = 6
+"""Digits of a class number; ImageNet-21k has 21,841 classes."""
 _COMPANIONS = frozenset(("cls", "json", "txt", "key", "__key__", "id", "wnid"))
 _LOCAL_THREADS = 4
 
@@ -61,7 +63,8 @@ def _find(storage: Storage) -> dict[SplitName, tuple[Storage, tuple[str, ...]]]:
     for split, folder in find_tree(storage).items():
         below = find_listing(folder)
         names = sorted(entry.name for entry in below.files if _ANY_TAR.match(entry.name)) if below else []
-        if names and split not in found:
+        # Beside class folders, a tar is somebody's backup.
+        if names and split not in found and not folders_in(folder):
             found[split] = (folder, tuple(f"{folder.name}/{name}" for name in names))
     return found
 
@@ -108,6 +111,14 @@ class WebDatasetSource(SourceDefaults):
         if classes is None:
             others = {split: _list(storage, tars[split], counts[split]) for split in tars if split not in images}
             classes = _own_classes(one.label for listed in (images | others).values() for one in listed)
+        if len(images) == 2:
+            train, val = ({one.label for one in images[split]} for split in SPLITS)
+            # A number says which class it is even if train has no image of it.
+            if (strange := sorted(val - train)) and not all(label.isdecimal() for label in train | val):
+                raise UserError(
+                    f"{storage.location} has classes in val that train lacks: {some(strange)}; a class number would be "
+                    f"ambiguous, so make the labels agree"
+                )
         if len(classes) < 2:
             raise UserError(f"{storage.location} has fewer than two classes: a classifier needs two at least")
         found = {split: _number(storage, images[split], classes, counts[split]) for split in wanted}
@@ -144,7 +155,8 @@ def _list(storage: Storage, tars: Iterable[str], count: NotTakenCount) -> list[_
         found, others = listed()
         images += found
         for tar, name in others:
-            count.count(tar.rpartition("/")[0] + "/*.tar", name.rpartition("/")[2], name)
+            folder, slash, _ = tar.rpartition("/")
+            count.count(f"{folder}{slash}*.tar", name.rpartition("/")[2], name)
     return images
 
 
@@ -161,7 +173,7 @@ def _list_tar(storage: Storage, tar: str) -> tuple[list[_Image], list[tuple[str,
         stem, _, suffix = basename.partition(".")
         base = f"{folder}{slash}{stem}"
         if suffix.lower() == "cls":
-            labels[base] = member.content.decode("utf-8", "replace").strip()
+            labels[base] = _label(f"{storage.location}/{tar}", member)
         elif is_image_name(f"x.{suffix}") and not basename.startswith("."):
             if base in pictures:
                 raise UserError(f"{storage.location}/{tar} has {member.name} and {pictures[base][1].name}: keep one")
@@ -180,6 +192,21 @@ def _list_tar(storage: Storage, tar: str) -> tuple[list[_Image], list[tuple[str,
         if base not in pictures or member.basename.partition(".")[2].lower() not in _COMPANIONS
     ]
     return images, strays
+
+
+def _label(tar: str, member: Member) -> str:
+    """The text of a label.
+
+    Raises:
+        UserError: it is no number in the range of class numbers, and no name that could be a folder's.
+    """
+    text = member.content.decode("utf-8", "replace").strip()
+    is_number = text.isascii() and text.isdecimal()
+    if is_number and len(text) <= _MOST_DIGITS:
+        return str(int(text))
+    if is_number or not text or not text.isprintable() or "/" in text or "\ufffd" in text or text in (".", ".."):
+        raise UserError(f"{tar}: {member.name} holds {text[:40]!r}, which is no class number or name")
+    return text
 
 
 def _imagenet_classes(storage: Storage, images: Iterable[_Image]) -> tuple[str, ...] | None:

@@ -78,7 +78,10 @@ def test_a_sorted_val_needs_no_solution(kaggle: Path) -> None:
             "ImageId,PredictionString\n\nx,7 1 2 3 4\n",
             "LOC_val_solution.csv, line 3: expected ImageId",
         ),
-        ("ImageId,PredictionString\nx,n99999999 1\n", "has classes that .*/train lacks: n99999999; extract all"),
+        (
+            "ImageId,PredictionString\nILSVRC2012_val_00000001,n99999999 1\n",
+            "has classes that .*/train lacks: n99999999; extract all",
+        ),
         ("ImageId,PredictionString\n\0\xff,n01440764 1\n", "LOC_val_solution.csv is no text file: save it as UTF-8"),
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from imagenet_mds.cli.verify import verify
 from imagenet_mds.errors import UserError
 from imagenet_mds.vocabulary import SplitName
 from imagenet_mds_convert.sources import open_source
@@ -176,3 +177,43 @@ def test_two_layouts_with_other_classes_are_refused(tmp_path: Path) -> None:
         UserError, match=r"two layouts whose classes differ: train \(tree\) 2 and val \(archives\) 1,000"
     ):
         open_source(str(root))
+
+
+def test_an_empty_folder_beside_an_archive_is_no_second_copy(tmp_path: Path) -> None:
+    root = put_archives(make_images(tmp_path / "tree"), tmp_path / "root")
+    for folder in ("train", "val"):
+        (root / folder).mkdir()
+    assert open_source(str(root)).kind == "archives"
+
+
+def test_labels_of_images_that_are_not_here_count_for_nothing(tmp_path: Path) -> None:
+    """A part of ImageNet with the whole table of labels beside it."""
+    kaggle = put_kaggle(make_images(tmp_path / "tree"), tmp_path / "kaggle")
+    images = kaggle / "ILSVRC" / "Data" / "CLS-LOC"
+    shutil.rmtree(images / "train" / "n02099601")
+    for number in (1, 4):
+        (images / "val" / f"ILSVRC2012_val_{number:08}.JPEG").unlink()
+    assert len(open_source(str(kaggle)).samples("val")) == 4
+    flat = tmp_path / "flat"
+    shutil.copytree(images, flat)
+    shutil.copy(kaggle / "LOC_val_solution.csv", flat)
+    assert len(open_source(str(flat), "tree").samples("val")) == 4
+
+
+def test_a_repair_takes_the_layout_that_the_dataset_was_made_of(tmp_path: Path, in_process: None) -> None:
+    tree = make_images(tmp_path / "tree")
+    root = put_archives(tree, tmp_path / "root")
+    shutil.copytree(tree / "train", root / "train")
+    (next((root / "train").glob("*/*"))).unlink()
+    assert convert_here(root, tmp_path / "mds", source_format="archives") == 0
+    (tmp_path / "mds" / "train" / "shard.00000.mds").unlink()
+    assert verify(str(tmp_path / "mds"), repair=str(root)) == 0
+
+
+def test_a_class_that_came_later_is_refused_in_a_repair(tmp_path: Path, in_process: None) -> None:
+    tree = make_images(tmp_path / "tree")
+    assert convert_here(tree, tmp_path / "mds", classes="present") == 0
+    (tmp_path / "mds" / "train" / "shard.00000.mds").unlink()
+    shutil.copytree(tree / "train" / "n01440764", tree / "train" / "n01491361")
+    with pytest.raises(UserError, match="the source has images of classes that the dataset does not know: n01491361"):
+        verify(str(tmp_path / "mds"), repair=str(tree))

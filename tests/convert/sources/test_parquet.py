@@ -127,10 +127,10 @@ def test_each_row_group_is_read_once_in_a_pass(
     reads: list[tuple[str, int]] = []
     whole = parquet._batches
 
-    def counted(storage: Storage, name: str, group: int, columns: list[str]) -> Iterator[Any]:
+    def counted(storage: Storage, name: str, file: Any, group: int, columns: list[str]) -> Iterator[Any]:
         if columns == ["image.bytes"]:
             reads.append((name, group))
-        return whole(storage, name, group, columns)
+        return whole(storage, name, file, group, columns)
 
     monkeypatch.setattr(parquet, "_batches", counted)
     monkeypatch.setattr("imagenet_mds_convert.conversion.GATHERED_BYTES", most_bytes)

@@ -130,3 +130,44 @@ def test_a_tar_cut_off_anywhere_is_reported(tmp_path: Path, put: Callable[[Path,
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match=rf"{path.name} is truncated or broken at byte"):
             open_source(str(root)).samples("train")
+
+
+def test_a_tar_beside_class_folders_is_a_backup(tmp_path: Path) -> None:
+    tree = make_images(tmp_path / "tree")
+    expected = open_source(str(tree)).samples("train")
+    (tree / "train" / "backup2.tar").write_bytes(tar_of([member("a.jpg", b"x"), member("a.cls", b"0")]))
+    source = open_source(str(tree))
+    assert (source.kind, source.samples("train")) == ("tree", expected)
+    assert [entry.suffix for entry in source.find("train").not_taken] == [".tar"]
+
+
+def test_class_tars_of_train_in_the_folder_and_of_val_below_are_both_taken(tmp_path: Path) -> None:
+    root = put_class_tars(make_images(tmp_path / "tree"), tmp_path / "root")
+    for tar in (root / "train").iterdir():
+        tar.rename(root / tar.name)
+    (root / "train").rmdir()
+    source = open_source(str(root))
+    assert source.splits == ("train", "val")
+    assert len(source.samples("train")) == 14
+
+
+@pytest.mark.parametrize(
+    "label", [b"", b"cat\nx", b"30000000", b"9" * 5000, b"../x", b"..", b"a/b", b"\xff\xfe", b"tab\tbed"]
+)
+def test_a_label_that_is_no_class_is_refused(tmp_path: Path, label: bytes) -> None:
+    (tmp_path / "x-train-0.tar").write_bytes(tar_of([member("a.jpg", b"x"), member("a.cls", label)]))
+    with pytest.raises(UserError, match=r"x-train-0\.tar: a\.cls holds .*, which is no class number or name"):
+        open_source(str(tmp_path))
+
+
+def test_names_of_val_that_train_lacks_are_refused(tmp_path: Path) -> None:
+    for split, labels in (("train", ("cat", "dog")), ("val", ("0", "1"))):
+        members = [
+            one
+            for number, label in enumerate(labels)
+            for one in (member(f"{number}.png", b"x"), member(f"{number}.cls", label.encode()))
+        ]
+        (tmp_path / f"x-{split}-0.tar").write_bytes(tar_of(members))
+    with pytest.raises(UserError, match="has classes in val that train lacks: 0, 1"):
+        open_source(str(tmp_path))
+    assert open_source(str(tmp_path), split="train").classes[-2:] == ("cat", "dog")

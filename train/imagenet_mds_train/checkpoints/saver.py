@@ -1,5 +1,6 @@
 """Saves checkpoints that continue exactly, in mid-epoch too: a staging file is written, then the store publishes it."""
 
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -128,13 +129,19 @@ class Checkpoints(Callback):
                 identity=self._payload["identity"],
                 keep_last=max(self._config.keep, LEAST_KEPT),
             )
-        except (OSError, RuntimeError) as error:  # torch's serializer raises the latter when it cannot write
+        except (OSError, RuntimeError) as error:
             file.unlink(missing_ok=True)
+            if isinstance(error, RuntimeError) and not _WRITER.search(str(error)):
+                raise
             raise WorldError(
                 f"the checkpoint of batch {batch} cannot be written to {self._store.storage.location}: "
                 f"{_reason(error, self._staging)}. The one before it is kept: make room and run the same command again"
             ) from error
         self._on_saved(batch, epoch)
+
+
+_WRITER = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")
+"""How torch's serializer says that it cannot write; any other error has nothing to do with the disk."""
 
 
 def _reason(error: Exception, folder: Path) -> str:

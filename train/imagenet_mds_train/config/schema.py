@@ -281,6 +281,10 @@ class LoggingConfig(_Section):
     """Batches between lines on the screen."""
 
 
+_LAST_LAYER_STRIDE = 32
+"""Pixels of the image to one of the last feature map of a ResNet, on each side."""
+
+
 class TrainConfig(_Section):
     """One training run.
 
@@ -309,8 +313,13 @@ class TrainConfig(_Section):
         if self.global_batch_size % self.ranks:
             raise ValueError(f"global_batch_size {self.global_batch_size} does not divide over {self.ranks} ranks")
         micro = self.system.device_microbatch_size
-        if self.device_batch_size == 1 or micro == 1:
-            raise ValueError("one image at a time: BatchNorm needs two at least, so raise global_batch_size")
+        smallest_px = min(
+            self.augment.size_px, self.augment.progressive.start_px if self.augment.progressive else 1 << 30
+        )
+        if (self.device_batch_size == 1 or micro == 1) and smallest_px <= _LAST_LAYER_STRIDE:
+            raise ValueError(
+                f"one image of {smallest_px} px at a time leaves BatchNorm a single value: raise global_batch_size"
+            )
         if micro and micro < self.device_batch_size and self.device_batch_size % micro:
             raise ValueError(
                 f"system.device_microbatch_size {micro} does not divide a rank's batch of {self.device_batch_size}"

@@ -73,7 +73,9 @@ def launch(
         An exit status: done, stopped cleanly, the ranks' own status 2, or failed.
     """
     with attempt() as mine, contextlib.ExitStack() as stack:
-        environment = os.environ | mine.environment() | rendezvous(ranks)
+        # Those of another launcher would send the ranks to its store.
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
+        environment = own | mine.environment() | rendezvous(ranks)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
         processes: list[subprocess.Popen[bytes]] = []
         ended: list[int | None] = []
@@ -85,11 +87,11 @@ def launch(
                     output = None
                     if rank:
                         output = stack.enter_context(open(log_folder / f"rank{rank}.log", "ab"))
-                    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), PARENT_VARIABLE: str(os.getpid())}
+                    of_rank = {"RANK": str(rank), "LOCAL_RANK": str(rank), PARENT_VARIABLE: str(os.getpid())}
                     processes.append(
                         subprocess.Popen(
                             [sys.executable, "-c", program, str(job)],
-                            env=environment | own,
+                            env=environment | of_rank,
                             pass_fds=() if lock is None else (lock,),
                             stdin=subprocess.DEVNULL,
                             stdout=output,
@@ -190,7 +192,7 @@ def _status(codes: list[int], ended: list[int | None], log_folder: Path) -> int:
     rank, code = _to_report(codes, ended)
     if code < 0:
         print(f"imagenet-mds: {killed_rank(rank, -code)}", file=sys.stderr)
-    elif rank:
+    elif rank or code == EXIT_PEER_LOST:
         log = log_folder / f"rank{rank}.log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         if lines and lines[-1].startswith("imagenet-mds: "):
