@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from imagenet_mds.dataset.manifest import Manifest, Policy
+from imagenet_mds.dataset.manifest import MANIFEST_BASENAME, Manifest, Policy, read_manifest
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage, writing_to
-from imagenet_mds.vocabulary import EngineName, SplitName
+from imagenet_mds.vocabulary import SPLITS, EngineName, SplitName
+from imagenet_mds.words import counted
 from imagenet_mds_convert.conversion import SplitConversion, listing
 from imagenet_mds_convert.cost import needed_bytes
 from imagenet_mds_convert.destination import clear_split, locked, refuse_foreign, remove_leftovers, remove_partials
@@ -109,7 +110,7 @@ def class_notes(conversions: Sequence[SplitConversion]) -> list[str]:
     present = {one.split: {sample.label for sample in one.samples} for one in conversions}
     classes = conversions[0].classes
     anywhere = set().union(*present.values())
-    if len(anywhere) < len(classes):
+    if len(anywhere) < len(classes) and "train" in present:
         notes.append(
             f"{len(anywhere):,} of the {len(classes):,} classes have images, and a network will have {len(classes):,} "
             f"outputs; `--classes present` numbers those {len(anywhere):,} alone"
@@ -117,7 +118,7 @@ def class_notes(conversions: Sequence[SplitConversion]) -> list[str]:
     for one in conversions:
         if missing := sorted(anywhere - present[one.split]):
             names = [one.classes[number] for number in missing]
-            notes.append(f"{one.split} has no image of {len(names):,} classes: {some(names)}")
+            notes.append(f"{one.split} has no image of {counted(len(names), 'class', 'classes')}: {some(names)}")
     return notes
 
 
@@ -150,6 +151,7 @@ def convert_splits(
             used.
         WorldError: as `convert_split`.
     """
+    refuse_other_sibling(conversions)
     for conversion in conversions:
         # Check every destination before the first is changed, so that a mistake leaves nothing half done.
         if overwrite:
@@ -162,6 +164,29 @@ def convert_splits(
         on_converted(conversion, manifest, tally)
         manifests.append(manifest)
     return manifests
+
+
+def refuse_other_sibling(conversions: Sequence[SplitConversion]) -> None:
+    """Refuse a split beside a finished one that was made by other rules of which images and classes it has: train might
+    keep the images that are held out as val, or a class have two numbers.
+
+    Raises:
+        UserError: there is such a split, and it is not converted now.
+    """
+    ours = {conversion.split for conversion in conversions}
+    dataset, policy = conversions[0].destination.parent, conversions[0].policy
+    for split in SPLITS:
+        folder = dataset.child(split)
+        if split in ours or folder.size_bytes(MANIFEST_BASENAME) is None:
+            continue
+        theirs = read_manifest(folder).policy
+        for name in ("val_fraction", "classes"):
+            if (before := getattr(theirs, name)) != (now := getattr(policy, name)):
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(
+                    f"{folder.location} was converted with {option} {before}, and this split has {option} {now}: the "
+                    f"two would not fit together. Convert both with the same options into another destination"
+                )
 
 
 def _convert_one(

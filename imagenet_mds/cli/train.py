@@ -118,6 +118,8 @@ def _run(start: "Start", run: "RunFolder", lock: int) -> int:
         print(f"{run.path} is finished after {result['batches']:,} batches: {_figures(result)} ({minutes:.1f} minutes)")
     elif status == EXIT_STOPPED:
         print(f"{run.path} is stopped: run the same command again to continue", file=sys.stderr)
+    elif status == EXIT_USER and run.is_untouched:
+        run.forget()
     elif status != EXIT_USER:
         print(
             f"imagenet-mds: {run.path} failed. Its checkpoints are kept: once the cause is fixed, run the same "

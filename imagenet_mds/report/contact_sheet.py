@@ -1,6 +1,8 @@
 """A contact sheet: labelled images in a grid."""
 
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -26,7 +28,7 @@ def contact_sheet(images: Sequence[tuple[str, Image.Image]], *, columns: int, ce
     step_x, step_y = cell_px + _MARGIN_PX, cell_px + _LABEL_PX + _MARGIN_PX
     sheet = Image.new("RGB", (columns * step_x + _MARGIN_PX, rows * step_y + _MARGIN_PX), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(13)
+    font = label_font()
     for place, (label, image) in enumerate(images):
         left, top = _MARGIN_PX + place % columns * step_x, _MARGIN_PX + place // columns * step_y
         fitted = _fitted(image.convert("RGB"), cell_px)
@@ -34,6 +36,16 @@ def contact_sheet(images: Sequence[tuple[str, Image.Image]], *, columns: int, ce
         for line, text in enumerate(wrapped(label, font, cell_px)):
             draw.text((left + cell_px / 2, top + cell_px + 2 + line * _LINE_PX), text, _INK, font, anchor="ma")
     return sheet
+
+
+def label_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font with accents, Greek and Cyrillic, which Pillow's own has not: the one that matplotlib brings along."""
+    found = importlib.util.find_spec("matplotlib")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        file = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
+        if file.is_file():
+            return ImageFont.truetype(str(file), 12)
+    return ImageFont.load_default(13)
 
 
 def _fitted(image: Image.Image, cell_px: int) -> Image.Image:

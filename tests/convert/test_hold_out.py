@@ -71,3 +71,21 @@ def test_where_nothing_is_to_be_held_out_it_is_refused(train_alone: Path, tmp_pa
         UserError, match="--val-fraction is for a source with train alone, and this one has train and val"
     ):
         convert_here(train_alone, tmp_path / "mds", val_fraction=0.1)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_val_is_never_held_out_of_a_train_that_keeps_its_images(train_alone: Path, tmp_path: Path) -> None:
+    convert_here(train_alone, tmp_path / "a")
+    with pytest.raises(
+        UserError, match=r"a/train was converted with --val-fraction None, and this split has --val-frac"
+    ):
+        convert_here(train_alone, tmp_path / "a", val_fraction=0.3, split="val")
+    convert_here(train_alone, tmp_path / "b", val_fraction=0.3, split="val")
+    with pytest.raises(
+        UserError, match=r"b/val was converted with --val-fraction 0\.3, and this split has --val-fraction"
+    ):
+        convert_here(train_alone, tmp_path / "b")
+    with pytest.raises(
+        UserError, match=r"b/val was converted with --classes imagenet, and this split has --classes pres"
+    ):
+        convert_here(train_alone, tmp_path / "b", val_fraction=0.3, classes="present", split="train")

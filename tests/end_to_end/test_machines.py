@@ -153,14 +153,27 @@ def test_a_fork_is_continued_as_what_it_is(dataset: Path, first: Path, tmp_path:
 def test_weights_of_another_network_are_refused_in_one_line(
     dataset: Path, first: Path, tmp_path: Path, more: list[str], words: str
 ) -> None:
-    outcome = run(*command(dataset, tmp_path, "fork", "--from-checkpoint", first, *more))
-    assert outcome.status == 2
-    (line,) = (line for line in outcome.err.splitlines() if words in line)
-    assert line.startswith("imagenet-mds: ")
-    assert "Traceback" not in outcome.err
+    for plan in (["--plan"], []):
+        outcome = run(*command(dataset, tmp_path, "fork", "--from-checkpoint", first, *more, *plan))
+        assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+        assert words in outcome.err
     missing = run(*command(dataset, tmp_path, "fork", "--from-checkpoint", tmp_path / "none"))
     assert (missing.status, missing.err.count("\n")) == (2, 1)
     assert f"there is no checkpoint at {tmp_path}/none" in missing.err
+
+
+def test_a_file_alone_of_another_network_is_refused_by_the_ranks_and_takes_no_name(
+    dataset: Path, first: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pt"
+    shutil.copy(first / "checkpoints" / "ep1-ba5.pt", file)
+    outcome = run(*command(dataset, tmp_path, "fork", "--from-checkpoint", file, "algorithms.blurpool=true"))
+    assert outcome.status == 2
+    (line,) = (line for line in outcome.err.splitlines() if "is of another network (ResNet-10)" in line)
+    assert line.startswith("imagenet-mds: ")
+    assert "Traceback" not in outcome.err
+    # Nothing was trained, so the name is free for what the message asks for.
+    assert "starts at:         0" in done(*command(dataset, tmp_path, "fork", "--from-checkpoint", file, "--plan")).out
 
 
 def test_a_loader_worker_that_the_kernel_killed_is_one_line(dataset: Path, tmp_path: Path) -> None:

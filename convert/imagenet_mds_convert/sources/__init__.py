@@ -97,6 +97,8 @@ def refuse_no_folder(location: str) -> None:
         return
     storage = open_storage(location)
     if find_listing(storage) is None:
+        if isinstance(storage, LocalStorage) and storage.root.is_file():
+            raise UserError(f"{location} is a file: give a folder")
         if storage.remote and storage.name and storage.parent.size_bytes(storage.name) is not None:
             raise UserError(f"{location} is a file: give a folder")
         raise UserError(f"there is no source at {location}: give the folder that holds train/ and val/")

@@ -1,5 +1,6 @@
 """Which files of a source are images, and which files and folders are the system's own."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 
@@ -81,6 +82,10 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\
 _MAGIC_BYTES = 12
 
 
+_TABLES = re.compile(r"(val_annotations|wnids|words|n\d{8}_boxes|LOC_\w+)\.(txt|csv)")
+"""Files that come with Tiny-ImageNet and Kaggle's download."""
+
+
 def is_system_file(name: str) -> bool:
     """Whether a file is hidden or the system's own; it is neither taken nor counted."""
     return name.startswith(".") or name.lower() in _SYSTEM_FILES
@@ -133,7 +138,7 @@ class NotTakenCount:
             name: its name.
             path: its path within the split, which may serve as the example; of several the first in order does.
         """
-        if is_system_file(name):
+        if is_system_file(name) or _TABLES.fullmatch(name):
             return
         key = (place, suffix_of(name))
         self._files[key] += 1

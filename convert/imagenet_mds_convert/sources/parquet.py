@@ -10,6 +10,7 @@ images are gathered: each pass over the files copies those of as many shards as 
 """
 
 import errno
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
 from imagenet_mds_convert.sources.base import Found, Gatherer, ImageFile, Sample, SourceDefaults, Track
 from imagenet_mds_convert.sources.classes import imagenet_names
-from imagenet_mds_convert.sources.folders import sorted_by_key
+from imagenet_mds_convert.sources.folders import some, sorted_by_key
 from imagenet_mds_convert.sources.names import is_image_name
 from imagenet_mds_convert.sources.ranges import RangeFile
 
@@ -208,7 +209,9 @@ class ParquetSource(SourceDefaults):
 
         found: list[Sample] = []
         file = _opened(self.storage, name)
-        _refuse_other_columns(f"{self.storage.location}/{name}", file.schema_arrow)
+        where = f"{self.storage.location}/{name}"
+        _refuse_other_columns(where, file.schema_arrow)
+        nameless = 0
         for group in range(file.num_row_groups):
             row = 0
             for batch in _batches(self.storage, name, file, group, [_BYTES, "image.path", "label"]):
@@ -216,15 +219,20 @@ class ParquetSource(SourceDefaults):
                 lengths = pyarrow.compute.binary_length(image.field("bytes")).to_pylist()
                 paths, labels = image.field("path").to_pylist(), batch.column("label").to_pylist()
                 for path, label, size_bytes in zip(paths, labels, lengths, strict=True):
+                    nameless += path is None
                     key = self._key(name, group, row, path, label)
                     wnid = key.partition("/")[0] if key else None
                     if key is None or wnid not in numbers or numbers[wnid] != label:
                         raise UserError(
                             f"{self.storage.location}/{name}, row group {group}, row {row}: label {label} does not "
-                            f"match the path {path!r}: the wnid at its end should be {_expected(self.classes, label)}"
+                            f"match the path {path!r}: the wnid at its end should be {_expected(self.classes, label)} "
+                            f"(only ImageNet-1K is read from parquet)"
                         )
                     found.append(Sample(key, label, size_bytes or 0, (name, group, row)))
                     row += 1
+        # One path that fits its label says whose labels they are; without any, the names of the labels must.
+        if nameless and nameless == len(found):
+            _refuse_other_labels(where, file.schema_arrow)
         return found
 
     def _key(self, name: str, group: int, row: int, path: object, label: object) -> str | None:
@@ -237,6 +245,33 @@ class ParquetSource(SourceDefaults):
         if match is None or not is_image_name(match[1] + match[3]):
             return None
         return f"{match[2]}/{match[1]}{match[3]}"
+
+
+_LEAST_SAME_NAMES = 900
+"""Of the 1,000 names of ImageNet's classes, those that must be spelled as here; some differ between copies."""
+
+
+def _refuse_other_labels(where: str, schema: Any) -> None:
+    """Refuse a file that does not say that its labels are ImageNet's, as those of the hub's library do.
+
+    Raises:
+        UserError: it says that they are others, or nothing.
+    """
+    try:
+        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{where} has neither paths nor names of its labels, so nothing says that they are ImageNet's: write the "
+            f"images into class folders"
+        ) from None
+    firsts = [str(name).split(",")[0].strip() for name in names]
+    known = imagenet_names()
+    same = max(sum(a == b for a, b in zip(firsts, ours, strict=False)) for ours in (known, known.values()))
+    if len(firsts) != len(known) or same < _LEAST_SAME_NAMES:
+        raise UserError(
+            f"{where} says that its labels are {len(firsts):,} other classes than ImageNet's ({some(firsts)}): only "
+            f"ImageNet-1K is read from parquet; write the images into class folders"
+        )
 
 
 def _opened(storage: Storage, name: str) -> Any:

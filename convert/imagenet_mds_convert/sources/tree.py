@@ -30,6 +30,7 @@ from imagenet_mds_convert.sources.folders import (
     number_notes,
     some,
 )
+from imagenet_mds_convert.sources.names import is_image_name
 from imagenet_mds_convert.sources.others import refusal
 from imagenet_mds_convert.sources.parallel import reads_at_once
 from imagenet_mds_convert.sources.tables import find_val_labels, read_synset_names
@@ -124,7 +125,14 @@ class TreeSource(SourceDefaults):
         if len(names) == 1:
             raise UserError(f"{storage.location} has one class, {min(names)}: a classifier needs two at least")
         classes = number_classes(names)
-        if strange := [name for name in sorted(names) if not WNID.match(name)]:
+        strange = [name for name in sorted(names) if not WNID.match(name)]
+        others = sorted(names - imagenet_names().keys())
+        if others and len(others) < len(names):
+            warnings.append(
+                f"class numbers are positions among the sorted folders and not ImageNet's, because of folders that "
+                f"ImageNet does not have: {some(others)}"
+            )
+        elif strange:
             warnings.append(f"class folders whose names are not wnids are taken as they are: {some(strange)}")
         warnings += folder_notes(trees.values(), classes) + number_notes(classes)
         found = {split: at.number(classes) for split, at in trees.items()}
@@ -214,15 +222,30 @@ def _why_no_images(split: SplitName, at: ClassFolders, folders: Mapping[SplitNam
     if direct and split == "val":
         return (
             f"{where} has its {len(direct):,} images directly in it, and no labels for them: sort them into "
-            f"{where}/<wnid>/, or put ILSVRC2012_devkit_t12.tar.gz or LOC_val_solution.csv beside it{instead}"
+            f"{where}/<wnid>/, or put ILSVRC2012_devkit_t12.tar.gz or LOC_val_solution.csv beside it, or "
+            f"val_annotations.txt into it{instead}"
         )
     return f"{where} has no class folders: put the images into {where}/<wnid>/{instead}"
+
+
+def _files_instead(storage: Storage) -> str:
+    """What files a folder without folders holds, and what such files would have to be called to be a source."""
+    names = [name for name in names_in(storage) if not name.startswith("ILSVRC2012_")]
+    for suffix, wanted in (
+        (".tar", "n01440764.tar, imagenet1k-train-0000.tar or ILSVRC2012_img_train.tar"),
+        (".parquet", "train-00000-of-00294.parquet"),
+    ):
+        if name := next((name for name in names if name.endswith(suffix)), None):
+            return f" but {name}, which is not named as {wanted}"
+    if images := [name for name in names if is_image_name(name)]:
+        return f" but {len(images):,} images directly in it, which need class folders"
+    return ""
 
 
 def _why_no_splits(storage: Storage) -> str:
     here, folders = storage.location, sorted(folders_in(storage) or ())
     if not folders:
-        return f"{here} has no folders: give the folder that holds train/ and val/"
+        return f"{here} has no folders{_files_instead(storage)}: give the folder that holds train/ and val/"
     for inner in map(storage.child, folders[: _MOST_LOOKED_INTO if storage.remote else None]):
         if any(find_listing(inner.child(split)) is not None for split in SPLITS):
             return f"{here} holds neither train/ nor val/, but {inner.location} does: give that folder"

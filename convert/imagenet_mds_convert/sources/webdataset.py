@@ -110,7 +110,7 @@ class WebDatasetSource(SourceDefaults):
         classes = _imagenet_classes(storage, [one for listed in images.values() for one in listed])
         if classes is None:
             others = {split: _list(storage, tars[split], counts[split]) for split in tars if split not in images}
-            classes = _own_classes(one.label for listed in (images | others).values() for one in listed)
+            classes = _own_classes(storage, [one for listed in (images | others).values() for one in listed])
         if len(images) == 2:
             train, val = ({one.label for one in images[split]} for split in SPLITS)
             # A number says which class it is even if train has no image of it.
@@ -234,10 +234,22 @@ def _imagenet_classes(storage: Storage, images: Iterable[_Image]) -> tuple[str, 
     return wnids if any_image else None
 
 
-def _own_classes(labels: Iterable[str]) -> tuple[str, ...]:
-    """The classes of other labels: all numbers up to the largest, or the names, sorted."""
-    found = set(labels)
-    if all(label.isascii() and label.isdecimal() for label in found):
+def _own_classes(storage: Storage, images: Iterable[_Image]) -> tuple[str, ...]:
+    """The classes of other labels: all numbers up to the largest, or the names, sorted.
+
+    Raises:
+        UserError: some are numbers, and some are not.
+    """
+    first = {image.label: image for image in images}
+    found = set(first)
+    names = sorted(label for label in found if not (label.isascii() and label.isdecimal()))
+    if names and len(names) < len(found):
+        strange = first[names[0]]
+        raise UserError(
+            f"{storage.location}/{strange.tar}: {strange.base} has label {strange.label!r}, and others have numbers: "
+            f"which is wrong?"
+        )
+    if not names:
         return tuple(str(number) for number in range(max(map(int, found), default=-1) + 1))
     return tuple(sorted(found))
 

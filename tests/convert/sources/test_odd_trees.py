@@ -198,7 +198,7 @@ def test_a_part_of_imagenet_is_said_once_and_can_be_numbered_alone(
     said = capsys.readouterr().err
     note = "3 of the 1,000 classes have images, and a network will have 1,000 outputs; `--classes present` numbers"
     assert said.count(note) == 1
-    assert "val has no image of 1 classes: n01440764" in said
+    assert "val has no image of 1 class: n01440764" in said
     assert convert_here(root, tmp_path / "three", classes="present") == 0
     assert "outputs" not in capsys.readouterr().err
     for split in ("train", "val"):

@@ -102,15 +102,40 @@ def test_an_image_without_bytes_is_an_empty_one(hf: Path) -> None:
 
 
 def test_a_null_image_and_a_path_that_is_null_stop_nothing(hf: Path, tmp_path: Path, in_process: None) -> None:
-    """Sets that somebody saved again have no paths; a null image is left out by name."""
+    """A null image is left out by name, and one path that fits says that the labels are ImageNet's."""
     rows: list[Row] = [(encoded(noise(seed=number)), None, number % 2) for number in range(5)]
-    write_parquet(hf / "data" / "validation-00000-of-00001.parquet", [*rows, (None, None, 1)])
+    path = hf / "data" / "validation-00000-of-00001.parquet"
+    write_parquet(path, [*rows, (None, None, 1), (encoded(noise()), "a_n01440764.JPEG", 0)])
     assert convert_here(hf, tmp_path / "mds", split="val") == 0
     manifest = manifest_at(tmp_path / "mds" / "val")
-    assert manifest.samples == 5
+    assert manifest.samples == 6
     assert [(entry.key, entry.reason) for entry in manifest.left_out] == [
         ("n01443537/validation-00000-of-00001_0001_000002", "empty file")
     ]
+    write_parquet(path, rows)
+    with pytest.raises(
+        UserError, match="has neither paths nor names of its labels, so nothing says that they are Imag"
+    ):
+        open_source(str(hf)).samples("val")
+
+
+@pytest.mark.parametrize("wnids", [True, False])
+def test_without_paths_the_names_of_the_labels_say_whose_they_are(hf: Path, wnids: bool) -> None:
+    path = hf / "data" / "validation-00000-of-00001.parquet"
+
+    def named(names: list[str]) -> None:
+        write_parquet(path, [(b"x", None, 3), (b"y", None, 1)])
+        table = pq.read_table(path)
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        pq.write_table(table.replace_schema_metadata({b"huggingface": json.dumps(features).encode()}), path)
+
+    ours = imagenet_names()
+    named(list(ours) if wnids else [f"{name}, another name" for name in ours.values()])
+    assert [sample.label for sample in open_source(str(hf)).samples("val")] == [1, 3]
+    for others in (["n02099601", "n01440764", "n01443537"], ["cat", "dog"], list(reversed(ours))):
+        named(others)
+        with pytest.raises(UserError, match=r"says that its labels are [0-9,]+ other classes than ImageNet's \("):
+            open_source(str(hf)).samples("val")
 
 
 @pytest.mark.parametrize("most_bytes", [1, 20_000, 1 << 40])

@@ -85,8 +85,11 @@ def test_names_that_are_not_wnids_give_one_warning(tmp_path: Path) -> None:
     folders = ["n01440764", *names]
     others = open_source(str(_fill(tmp_path / "b", *(f"train/{name}/a.JPEG" for name in folders))))
     assert others.warnings == (
-        "class folders whose names are not wnids are taken as they are: cat, dog, eel and 2 more",
+        "class numbers are positions among the sorted folders and not ImageNet's, because of folders that ImageNet "
+        "does not have: cat, dog, eel and 2 more",
     )
+    own = open_source(str(_fill(tmp_path / "c", *(f"train/{name}/a.JPEG" for name in names))))
+    assert own.warnings == ("class folders whose names are not wnids are taken as they are: cat, dog, eel and 2 more",)
 
 
 def test_names_for_people_come_from_the_mapping_beside_the_splits(tmp_path: Path) -> None:
@@ -115,7 +118,8 @@ def test_names_for_people_come_from_the_mapping_beside_the_splits(tmp_path: Path
             ["train/n01/a.JPEG", "train/n02/a.JPEG", "val/a.JPEG"],
             "",
             "{root}/val has its 1 images directly in it, and no labels for them: sort them into {root}/val/<wnid>/, or "
-            "put ILSVRC2012_devkit_t12.tar.gz or LOC_val_solution.csv beside it; `--split train` converts train alone",
+            "put ILSVRC2012_devkit_t12.tar.gz or LOC_val_solution.csv beside it, or val_annotations.txt into it; "
+            "`--split train` converts train alone",
         ),
         (["train/n01/a.JPEG"], "", "{root} has one class, n01: a classifier needs two at least"),
         (["train/n01/a.txt", "train/n02/"], "", "{root}/train has no images in its folders (n01, n02)"),

@@ -67,7 +67,7 @@ class RunFolder:
         Raises:
             WorldError: the file is damaged.
         """
-        return _read_object(self.result)
+        return read_object(self.result)
 
     def read_identity(self) -> dict[str, Any] | None:
         """The identity of the run, None where no run was ever started.
@@ -76,7 +76,7 @@ class RunFolder:
             UserError: a later version of the program wrote it.
             WorldError: the file is damaged.
         """
-        run = _read_object(self.path / "run.json")
+        run = read_object(self.path / "run.json")
         if run is None:
             return None
         if run.get("format", 0) > FORMAT:
@@ -101,7 +101,7 @@ class RunFolder:
         """
         shutil.rmtree(self.staging, ignore_errors=True)
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        before = _read_object(self.path / "run.json") or {}
+        before = read_object(self.path / "run.json") or {}
         origin = forked_from or before.get("forked_from")
         run = {"format": FORMAT, "config": config, "identity": identity}
         write_json(self.path / "run.json", run | ({"forked_from": origin} if origin else {}))
@@ -143,6 +143,15 @@ class RunFolder:
                 continue
         return events
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no batch was ever begun."""
+        return not self.checkpoints.names() and not any(event["event"] == "start" for event in self.events())
+
+    def forget(self) -> None:
+        """Give the name of a run back that the ranks refused before its first batch."""
+        (self.path / "run.json").unlink(missing_ok=True)
+
     def newest_checkpoint(self) -> tuple[CheckpointRecord | None, list[str]]:
         """The newest whole checkpoint and warnings about newer ones; see `CheckpointStore.newest`.
 
@@ -182,7 +191,12 @@ def find_checkpoint(location: str, warn: Callable[[str], None] = lambda warning:
     raise UserError(f"there is no checkpoint at {path}: give a .pt file, or the folder of a run")
 
 
-def _read_object(path: Path) -> dict[str, Any] | None:
+def read_object(path: Path) -> dict[str, Any] | None:
+    """A JSON object in a file; None if there is no such file.
+
+    Raises:
+        WorldError: it is damaged.
+    """
     try:
         value: dict[str, Any] = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import file_xxh64
-from imagenet_mds_train.run.folder import find_checkpoint
+from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.run.folder import find_checkpoint, read_object
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,8 @@ class Fork:
 
     checkpoint: Path
     xxh64: str
+    run: dict[str, Any] | None = None
+    """The record of the run that it is of, None for a file alone."""
 
     @classmethod
     def at(cls, location: str) -> "Fork":
@@ -24,7 +28,27 @@ class Fork:
             WorldError: it cannot be used.
         """
         path = find_checkpoint(location).absolute()
-        return cls(path, file_xxh64(path))
+        return cls(path, file_xxh64(path), read_object(path.parent.parent / "run.json"))
+
+    def refuse_misfit(self, config: TrainConfig, classes_fingerprint: str | None) -> None:
+        """Refuse weights of another network or other classes, as far as the record of their run says so. The ranks
+        refuse the rest.
+
+        Raises:
+            UserError: they do not fit.
+        """
+        if self.run is None:
+            return
+        theirs = self.run["config"]
+        if theirs["model"]["depth"] != config.model.depth or (
+            bool(theirs["algorithms"].get("blurpool")) != config.algorithms.blurpool
+        ):
+            raise UserError(
+                f"{self.checkpoint} is of another network (ResNet-{theirs['model']['depth']}): pass model.depth and "
+                f"algorithms.blurpool as it has them"
+            )
+        if self.run["identity"]["dataset"]["classes"] != classes_fingerprint:
+            raise UserError(f"{self.checkpoint} was trained on other classes: give the dataset's own, or train anew")
 
     def identity(self) -> dict[str, Any]:
         """What the run's identity says of it."""

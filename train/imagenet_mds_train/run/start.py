@@ -66,6 +66,8 @@ class Start:
             )
         _refuse_missing_gpus(config)
         before = run.read_identity()
+        if fork:
+            fork.refuse_misfit(config, train.info.classes_fingerprint)
         identity = run_identity(config, train, val)
         # A run that was started from another one's weights keeps that, if it is continued without saying so again.
         if begun_from := fork.identity() if fork else (before or {}).get("start"):
