@@ -44,6 +44,10 @@ class Tally:
     left_out: int = 0
     source_bytes: int = 0
     spent: Spent = field(default_factory=Spent)
+    digests: set[str] = field(default_factory=set)
+    """The hashes of the files of all images that are stored."""
+    also_elsewhere: int = 0
+    """How many of them are in a split that was converted before in this run too."""
 
     @property
     def seconds(self) -> float:
@@ -54,6 +58,7 @@ class Tally:
         """Count a shard, where `spent` is None if an earlier run made it."""
         self.shards += 1
         self.left_out += len(record.left_out)
+        self.digests.update(record.digests)
         if spent is None:
             self.kept_shards += record.info is not None
             return
@@ -158,9 +163,13 @@ def convert_splits(
             refuse_foreign(conversion.destination)
         elif not conversion.finished():
             refuse_small_disk(conversion, recorded_shards(conversion.destination))
-    manifests = []
+    manifests: list[Manifest] = []
+    before: set[str] = set()
     for conversion in conversions:
         manifest, tally = _convert_one(conversion, workers, show_progress, engine, overwrite, track)
+        if tally:
+            tally.also_elsewhere = len(tally.digests & before)
+            before |= tally.digests
         on_converted(conversion, manifest, tally)
         manifests.append(manifest)
     return manifests

@@ -221,6 +221,8 @@ class _Output:
             f"{kept}, "
             f"{manifest.size_bytes / 1e6:,.1f} MB, {manifest.fingerprint}"
         )
+        if tally.also_elsewhere:
+            print(f"  duplicate: {counted(tally.also_elsewhere, 'file')} of {manifest.split} in the other split too")
         if not tally.made_images:
             report_exceptions(manifest)
             return

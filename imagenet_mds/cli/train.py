@@ -1,5 +1,6 @@
 """`imagenet-mds train`: start a run or continue it."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
 from imagenet_mds.process.streams import forgive_lost_output
+from imagenet_mds.words import counted
 
 if TYPE_CHECKING:
     from imagenet_mds_train.run.folder import RunFolder
@@ -106,6 +108,11 @@ def _run(start: "Start", run: "RunFolder", lock: int) -> int:
         with ProgressLine("verifying shards", count, "shards") as progress:
             warnings = start.verify_shards(lambda shard: progress.advance(1))
         _warn(warnings)
+    processors, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    if load > processors and start.on_cpu:
+        _warn(
+            [f"this machine is busy (load {load:.0f} on {counted(processors, 'processor')}), which slows training down"]
+        )
     # Last, because a run that was refused must not take its name.
     start.record()
     print("starting the ranks ...", file=sys.stderr, flush=True)

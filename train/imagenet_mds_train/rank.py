@@ -23,7 +23,7 @@ from imagenet_mds_train.loggers.console import Console
 from imagenet_mds_train.loggers.loss_guard import LossGuard, NotFinite
 from imagenet_mds_train.loggers.run_log import RunLog
 from imagenet_mds_train.recipe.average import average_in_model
-from imagenet_mds_train.run.failures import EXIT_PEER_LOST, is_peer_lost, worker_failure
+from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, is_peer_lost, is_port_taken, worker_failure
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.job import RankJob
 from imagenet_mds_train.trainer import build_trainer
@@ -58,7 +58,12 @@ def run(job: RankJob) -> int:
     if config.system.deterministic:
         reproducibility.configure_deterministic_mode()
     device = _promised_device(job)
-    dist.initialize_dist(device, timeout=config.system.dist_timeout_seconds)
+    try:
+        dist.initialize_dist(device, timeout=config.system.dist_timeout_seconds)
+    except RuntimeError as error:
+        if not is_port_taken(str(error)):
+            raise
+        os._exit(EXIT_PORT_TAKEN)
     reproducibility.seed_all(config.seed)
     guard, random_state = LossGuard(), RandomStateOnResume()
     checkpoints = Checkpoints(

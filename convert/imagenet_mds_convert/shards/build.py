@@ -19,7 +19,7 @@ from imagenet_mds.vocabulary import CheckLevel, StoredForm
 from imagenet_mds_convert.images.policy import Scaling, Stored, likely_bytes
 from imagenet_mds_convert.images.prepare import prepare
 from imagenet_mds_convert.shards.record import ShardRecord, record_name
-from imagenet_mds_convert.sources.base import Sample, Source, Unusable
+from imagenet_mds_convert.sources.base import Reader, Sample, Unusable
 from imagenet_mds_convert.sources.parallel import read_all
 
 _ERRNOS_OF_ONE_IMAGE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
@@ -38,7 +38,7 @@ class ShardTask:
     conversion: str
     shard: int
     samples: tuple[tuple[int, Sample], ...]
-    source: Source
+    source: Reader
     check: CheckLevel
     scaling: Scaling
     form: StoredForm

@@ -13,7 +13,7 @@ from pathlib import Path
 from imagenet_mds.errors import WorldError
 from imagenet_mds_convert.shards.build import ShardTask
 from imagenet_mds_convert.sources.base import Gatherer, Track, untracked
-from imagenet_mds_convert.sources.gathered import GatheredSource, gathering
+from imagenet_mds_convert.sources.gathered import GatheredImages, gathering
 
 GATHERED_BYTES = 32 << 30
 """The most that one pass takes of the disk beside the shards. All of ImageNet takes five such passes."""
@@ -87,7 +87,7 @@ def gathered(
                 f"images cannot be gathered in {folder or tempfile.gettempdir()}: {error.strerror or error}. Finished "
                 f"shards are kept: make room and run the same command again"
             ) from error
-        source = GatheredSource(file.path, tasks[0].source.kind)
+        source = GatheredImages(file.path)
         yield [
             replace(
                 task,

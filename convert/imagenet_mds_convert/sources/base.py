@@ -65,7 +65,24 @@ class Gatherer(Protocol):
         """
 
 
-class Source(Protocol):
+class Reader(Protocol):
+    """The part of a source that a shard task needs."""
+
+    @property
+    def reads_at_once(self) -> int:
+        """Number of concurrent reads, in threads, while a shard is made: 1 where no read waits for a network."""
+
+    def read(self, where: Any) -> bytes:
+        """The bytes of the image at a sample's `where`.
+
+        Raises:
+            OSError: it cannot be read. If the errno concerns this image alone, the image is left out; any other errno
+                stops the conversion.
+            Unusable: it must not be read (a link in an archive); it is left out with the message as the reason.
+        """
+
+
+class Source(Reader, Protocol):
     """Lists its samples without reading a pixel, and reads any one of them at random.
 
     It is pickled with every shard task, so it holds no open file and no list of samples. `SourceDefaults` has the
@@ -98,10 +115,6 @@ class Source(Protocol):
         and none is listed as an exception."""
 
     @property
-    def reads_at_once(self) -> int:
-        """Number of concurrent reads, in threads, while a shard is made: 1 where no read waits for a network."""
-
-    @property
     def gatherer(self) -> Gatherer | None:
         """Copies many images at once, where reading one costs reading many; None where single reads are cheap."""
 
@@ -125,15 +138,6 @@ class Source(Protocol):
 
     def of(self, split: SplitName) -> "Source":
         """The source of this split alone, for its shard tasks; another object only where two layouts are mixed."""
-
-    def read(self, where: Any) -> bytes:
-        """The bytes of the image at a sample's `where`.
-
-        Raises:
-            OSError: it cannot be read. If the errno concerns this image alone, the image is left out; any other errno
-                stops the conversion.
-            Unusable: it must not be read (a link in an archive); it is left out with the message as the reason.
-        """
 
     def official_files(self, splits: Iterable[SplitName]) -> "OfficialFiles | None":
         """The files that these splits are read from, with their official checksums; None where none are known."""

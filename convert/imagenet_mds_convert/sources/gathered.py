@@ -14,26 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from imagenet_mds.vocabulary import SourceKind, SplitName
-from imagenet_mds_convert.sources.base import Found, SourceDefaults
-
 
 @dataclass(frozen=True)
-class GatheredSource(SourceDefaults):
+class GatheredImages:
     """Images in a temporary file. A sample's `where` is (offset, size in bytes)."""
 
     path: str
-    kind: SourceKind
-    classes: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ()
-    splits: tuple[SplitName, ...] = ()
-    warnings: tuple[str, ...] = ()
-    drawn: bool = False
     reads_at_once: int = 1
-
-    def find(self, split: SplitName) -> Found:
-        """Not possible: it holds images of a list that its maker has."""
-        raise NotImplementedError("ask the source that the images were gathered from")
 
     def read(self, where: tuple[int, int]) -> bytes:
         """The bytes at an offset.

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from imagenet_mds.storage.base import Storage
-from imagenet_mds_convert.sources.base import MAX_FILE_BYTES, Sample, Source, Unusable
+from imagenet_mds_convert.sources.base import MAX_FILE_BYTES, Reader, Sample, Unusable
 
 _REMOTE_THREADS = 16
 """Threads per process. An image from S3 takes some 50 ms, and a processor core needs 4 ms to fetch and check one.
@@ -54,7 +54,7 @@ def run_ahead(calls: Iterable[Callable[[], Result]], threads: int) -> Iterator[C
 
 
 def read_all(
-    source: Source, samples: Sequence[tuple[int, Sample]]
+    source: Reader, samples: Sequence[tuple[int, Sample]]
 ) -> Iterator[tuple[int, Sample, Callable[[], bytes]]]:
     """Samples with a function that reads each, in order; the next ones are read ahead if the source wants that.
 
@@ -71,7 +71,7 @@ def read_all(
         yield index, sample, read
 
 
-def _read(source: Source, sample: Sample) -> bytes:
+def _read(source: Reader, sample: Sample) -> bytes:
     if sample.size_bytes > MAX_FILE_BYTES:
         raise Unusable(f"a file of {sample.size_bytes:,} bytes, more than {MAX_FILE_BYTES:,}")
     return source.read(sample.where)

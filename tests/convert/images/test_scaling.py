@@ -112,6 +112,16 @@ def test_the_same_file_twice_is_reported_in_a_class_and_across_classes(
         assert f"duplicate: {duplicate.key}: the same file as {of}" in said
 
 
+@pytest.mark.usefixtures("in_process")
+def test_a_file_in_both_splits_is_reported(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = Path(shutil.copytree(tree, tmp_path / "tree"))
+    (folder, *_) = sorted((copy / "val").iterdir())
+    for path in sorted((copy / "train" / folder.name).iterdir())[3:5]:
+        shutil.copy(path, folder / f"again_{path.name}")
+    convert_here(copy, tmp_path / "mds")
+    assert capsys.readouterr().out.count("duplicate: 2 files of val in the other split too") == 1
+
+
 def test_the_summary_says_where_the_time_went(tree: Path, tmp_path: Path) -> None:
     outcome = done("convert", tree, tmp_path / "mds", "--split", "val")
     assert "images/s" in outcome.out

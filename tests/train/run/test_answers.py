@@ -81,3 +81,24 @@ def test_shards_right_in_the_folder_are_told_where_to_go(dataset: Path, tmp_path
         outcome = run(*command, tmp_path / "flat")
         assert outcome.status == 2
         assert f"holds the shards of one split itself: move them into {tmp_path}/flat/train/" in outcome.err
+
+
+def test_checkpoints_without_their_run_are_not_started_over(dataset: Path, tmp_path: Path) -> None:
+    for place in ("run/checkpoints/ep1-ba9.pt", "flat/ep1-ba9.pt"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_bytes(b"weights")
+        name = place.partition("/")[0]
+        outcome = run("train", "--config", "demo", "--data", dataset, "--save", tmp_path, "--run-name", name, "--plan")
+        assert outcome.status == 2
+        assert f"{tmp_path}/{name} has ep1-ba9.pt without the records of its run: bring the whole folder" in outcome.err
+        assert f"--from-checkpoint {tmp_path}/{place}" in outcome.err
+
+
+def test_a_run_of_another_user_says_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # As root, which tests may run as, every file can be locked.
+    monkeypatch.setattr("imagenet_mds_train.run.folder.locked_folder", refuse)
+    with pytest.raises(UserError, match="run belongs to another user"), RunFolder(tmp_path / "run").lock():
+        pass

@@ -13,7 +13,6 @@ import pytest
 
 from imagenet_mds.process.attempt import SHARED_MEMORY, Attempt, attempt, remove_stale
 from imagenet_mds.process.locks import locked_folder
-from imagenet_mds_train.run.failures import is_peer_lost, worker_failure
 from imagenet_mds_train.run.launch import launch
 from tests.support.command import HANG_SECONDS, ROOTS, wait_until
 
@@ -68,28 +67,6 @@ def test_the_rank_that_failed_by_itself_is_the_one_that_is_named(
     shown = capfd.readouterr().err
     assert shown.startswith(f"imagenet-mds: {line}")
     assert shown.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("message", "line"),
-    [
-        (
-            "DataLoader worker (pid 7) is killed by signal: Killed. ",
-            "a loader worker of rank 3 was killed, most likely by",
-        ),
-        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "a loader worker of rank 3 was killed, most likely by"),
-        ("DataLoader worker (pid 7) is killed by signal: Segmentation fault. ", "of rank 3 ended (Segmentation fault)"),
-    ],
-)
-def test_a_lost_loader_worker_is_explained(message: str, line: str) -> None:
-    assert line in (worker_failure(message, 3) or "")
-    assert worker_failure("something else", 3) is None
-
-
-def test_a_lost_peer_is_told_from_other_errors() -> None:
-    gloo = "[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234"
-    assert is_peer_lost(gloo)
-    assert not is_peer_lost("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
 def test_no_child_of_a_rank_outlives_it(tmp_path: Path) -> None:
@@ -149,13 +126,6 @@ def test_a_second_ctrl_c_kills_and_says_so(tmp_path: Path, capfd: pytest.Capture
     )
     assert launch_program(1, tmp_path, program) == 75
     assert "Killed before saving: the last checkpoint is kept." in capfd.readouterr().err
-
-
-def test_ctrl_z_is_answered_and_suspends_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    program = "import signal\nos.kill(os.getppid(), signal.SIGTSTP)\ntime.sleep(0.5)"
-    assert launch_program(1, tmp_path, program) == 0
-    assert "Ctrl-Z is ignored, because the ranks would run on. Ctrl-C saves and exits." in capfd.readouterr().err
-    assert signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL
 
 
 def test_what_an_attempt_borrows_is_given_back() -> None:

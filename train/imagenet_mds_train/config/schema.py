@@ -313,9 +313,7 @@ class TrainConfig(_Section):
         if self.global_batch_size % self.ranks:
             raise ValueError(f"global_batch_size {self.global_batch_size} does not divide over {self.ranks} ranks")
         micro = self.system.device_microbatch_size
-        smallest_px = min(
-            self.augment.size_px, self.augment.progressive.start_px if self.augment.progressive else 1 << 30
-        )
+        smallest_px = self.augment.progressive.start_px if self.augment.progressive else self.augment.size_px
         if (self.device_batch_size == 1 or micro == 1) and smallest_px <= _LAST_LAYER_STRIDE:
             raise ValueError(
                 f"one image of {smallest_px} px at a time leaves BatchNorm a single value: raise global_batch_size"

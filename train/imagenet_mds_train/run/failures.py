@@ -6,6 +6,9 @@ import signal
 EXIT_PEER_LOST = 76
 """Exit status of a rank that ends because another one has; it is not the one to report."""
 
+EXIT_PORT_TAKEN = 77
+"""Exit status of a rank that could not listen on the port of the start; another port will do."""
+
 _WORKER = re.compile(r"DataLoader worker \(pid\S* [^)]*\) (?:is killed by signal: ([^.]+)\.|exited unexpectedly)")
 _PEER = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|remote process exited|Socket closed|NCCL (communicator|error)"
@@ -35,6 +38,11 @@ def worker_failure(message: str, rank: int) -> str | None:
 def is_peer_lost(message: str) -> bool:
     """Whether an error only says that another rank is gone."""
     return _PEER.search(message) is not None
+
+
+def is_port_taken(message: str) -> bool:
+    """Whether an error says that another program listens on the port by which the ranks find each other."""
+    return re.search(r"EADDRINUSE|[Aa]ddress already in use", message) is not None
 
 
 def killed_rank(rank: int, number: int) -> str:

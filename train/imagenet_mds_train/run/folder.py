@@ -123,6 +123,10 @@ class RunFolder:
                 try:
                     lock = stack.enter_context(locked_folder(self.path))
                     break
+                except PermissionError:
+                    raise UserError(
+                        f"{self.path} belongs to another user: continue it as that one, or give it to you with chown -R"
+                    ) from None
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise UserError(
@@ -142,6 +146,20 @@ class RunFolder:
             except ValueError:
                 continue
         return events
+
+    def refuse_bare_checkpoints(self) -> None:
+        """Refuse a folder of checkpoints without the record of their run: nothing says what they belong to, and a new
+        run would start at batch 0 beside them.
+
+        Raises:
+            UserError: it is one.
+        """
+        files = sorted((self.path / "checkpoints").glob("*.pt")) + sorted(self.path.glob("*.pt"))
+        if files and not (self.path / "run.json").exists():
+            raise UserError(
+                f"{self.path} has {files[-1].name} without the records of its run: bring the whole folder, or start "
+                f"another run from its weights with --run-name and --from-checkpoint {files[-1]}"
+            )
 
     @property
     def is_untouched(self) -> bool:

@@ -20,12 +20,15 @@ from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds.process.attempt import attempt
 from imagenet_mds.process.lifetime import PARENT_VARIABLE
 from imagenet_mds.process.signals import collected_stop_signals
-from imagenet_mds_train.run.failures import EXIT_PEER_LOST, killed_rank
+from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, killed_rank
 
 _POLL_SECONDS = 0.1
 _STOPPED_CODES = frozenset({EXIT_DONE, EXIT_STOPPED, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM})
 """How ranks may end after an interruption: cleanly, or before they had anything to save (Composer, once imported, turns
 the signal into 143), or killed because another rank had ended like this."""
+
+_PORTS_TRIED = 3
+"""Starts with another port each, should another program take the port between its choice and its use."""
 
 FAILURE_GRACE_SECONDS = 5.0
 """How long the other ranks may run on after one has failed: time to print their own errors, no more."""
@@ -72,6 +75,24 @@ def launch(
     Returns:
         An exit status: done, stopped cleanly, the ranks' own status 2, or failed.
     """
+    for _ in range(_PORTS_TRIED):
+        status = _launch_once(ranks, job, log_folder, lock, program, failure_grace_seconds, saving_seconds)
+        if status != EXIT_PORT_TAKEN:
+            return status
+    print("imagenet-mds: the ports that were free were taken before the ranks could listen", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _launch_once(
+    ranks: int,
+    job: Path,
+    log_folder: Path,
+    lock: int | None,
+    program: str,
+    failure_grace_seconds: float,
+    saving_seconds: float,
+) -> int:
+    """Run the ranks with one port; see `launch`."""
     with attempt() as mine, contextlib.ExitStack() as stack:
         # Those of another launcher would send the ranks to its store.
         own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
@@ -111,12 +132,14 @@ def launch(
         codes = [process.returncode for process in processes]
         if received and set(codes) != {EXIT_DONE} and all(code in _STOPPED_CODES for code in codes):
             return EXIT_STOPPED
+        if EXIT_PORT_TAKEN in codes:
+            return EXIT_PORT_TAKEN
         return _status(codes, ended, log_folder)
 
 
 def rendezvous(ranks: int) -> dict[str, str]:
-    """The environment variables by which ranks of this machine find each other. The port is free now, and nothing else
-    is likely to take it within a second."""
+    """The environment variables by which ranks of this machine find each other. The port is free now; if
+    another program takes it first, another port is tried."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

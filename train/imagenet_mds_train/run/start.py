@@ -65,6 +65,7 @@ class Start:
                 f"pass a smaller one"
             )
         _refuse_missing_gpus(config)
+        run.refuse_bare_checkpoints()
         before = run.read_identity()
         if fork:
             fork.refuse_misfit(config, train.info.classes_fingerprint)
@@ -84,6 +85,11 @@ class Start:
         of_dataset = [train.warning] if train.warning else []
         few = _few_classes(train)
         return cls(config, dataset, train, val, run, checkpoint, (*of_dataset, *few, *warnings), identity, fork)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the ranks compute on the processor."""
+        return device_of(self.config) == "cpu"
 
     @property
     def train_samples(self) -> int:
