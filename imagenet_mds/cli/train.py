@@ -66,7 +66,7 @@ def train(
     _warn([*start.warnings, _elsewhere(run, save, data)])
     result = run.read_result()
     if result is not None:
-        print(f"{run.path} is finished: top-1 {result['top1']:.2%}. Pass --run-name to start another run")
+        print(f"{run.path} is finished: {_figures(result)}. Pass --run-name to start another run")
         return
     for key, value in start.describe():
         print(f"{key + ':':18} {value}", flush=True)
@@ -137,6 +137,8 @@ def _run(start: "Start", run: "RunFolder", lock: int) -> int:
 
 
 def _figures(result: dict[str, Any]) -> str:
+    if "top1" not in result:
+        return "not validated"
     return f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}"
 
 

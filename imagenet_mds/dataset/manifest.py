@@ -260,7 +260,10 @@ def why_no_manifest(split: Storage) -> str:
     there = [name for name in SPLITS if dataset.child(name).size_bytes(MANIFEST_BASENAME) is not None]
     held = f"it holds {' and '.join(there)}" if there else "it holds no split"
     alone = (
-        "; from a source without val, `--val-fraction 0.1` holds a tenth of train out" if split.name == "val" else ""
+        "; from a source without val, `--val-fraction 0.1` holds a tenth of train out, or train without "
+        "validation (evaluation.every_epochs=null)"
+        if split.name == "val"
+        else ""
     )
     return f"{dataset.location} has no {split.name}/ ({held}): convert it with {make}{alone}"
 

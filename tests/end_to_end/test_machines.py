@@ -199,3 +199,25 @@ def children(pid: int) -> list[int]:
         int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
     return sorted(found)
+
+
+def test_a_run_without_validation_is_trained_stopped_and_continued(dataset: Path, tmp_path: Path) -> None:
+    mds = tmp_path / "mds"
+    shutil.copytree(dataset / "train", mds / "train")
+    training = command(
+        mds, tmp_path, "unseen", "evaluation={every_epochs: null}", "checkpoint.every_batches=1", "data.damaged=black"
+    )
+    log = tmp_path / "unseen" / "log.jsonl"
+    process = start(*training, log=tmp_path / "out")
+    wait_until(lambda: log.exists() and '"checkpoint"' in log.read_text(), "a checkpoint", process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=HANG_SECONDS) == 75
+    outcome = done(*training)
+    assert "is finished after 5 batches: not validated" in outcome.out
+    assert "is finished: not validated. Pass --run-name" in done(*training).out
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    (epoch,) = (event for event in events if event["event"] == "epoch")
+    assert (epoch["batch"], epoch["damaged"]) == (5, 0)
+    assert json.loads((tmp_path / "unseen" / "result.json").read_bytes()) == {"batches": 5, "epochs": 1}
+    # What it learned can be measured on what there is.
+    assert "top-1" in done("eval", tmp_path / "unseen", "--data", mds, "--split", "train").out

@@ -127,7 +127,7 @@ def _fit(trainer: Trainer, folder: RunFolder, *, is_first: bool) -> int:
         assert trainer.state.max_duration is not None
         if trainer.state.timestamp < trainer.state.max_duration:
             trainer.fit()
-        else:  # killed after the last checkpoint, before the result
+        elif trainer.state.evaluators:  # killed after the last checkpoint, before the result
             trainer.eval()
     except StopRequested:
         return EXIT_STOPPED

@@ -51,8 +51,8 @@ def build_trainer(
     return Trainer(
         model=model,
         train_dataloader=train,
-        eval_dataloader=Evaluator(label="val", dataloader=val),
-        eval_interval=f"{config.evaluation.every_epochs}ep",
+        eval_dataloader=Evaluator(label="val", dataloader=val) if val else None,
+        eval_interval=f"{config.evaluation.every_epochs or 1}ep",
         max_duration=f"{config.schedule.epochs}ep",
         optimizers=build_optimizer(config.optimizer, model),
         schedulers=build_scheduler(config, len(train)),
@@ -84,8 +84,8 @@ def _plain_path(checkpoint: str) -> str:
     return str(link)
 
 
-def _build_loaders(config: TrainConfig, job: RankJob, device: torch.device) -> tuple[DeviceLoader, DeviceLoader]:
-    """This rank's training and validation batches."""
+def _build_loaders(config: TrainConfig, job: RankJob, device: torch.device) -> tuple[DeviceLoader, DeviceLoader | None]:
+    """This rank's training and validation batches; None where the run never validates."""
     replace_damaged = config.data.damaged == "black"
     finish = partial(finish_batch, device=device, classes=len(job.classes))
     train = training_loader(
@@ -95,6 +95,8 @@ def _build_loaders(config: TrainConfig, job: RankJob, device: torch.device) -> t
         finish=partial(finish, weightless=replace_damaged),
         device=device,
     )
+    if job.val is None:
+        return train, None
     val = validation_loader(
         config.evaluation,
         job.val.shard_cache(),

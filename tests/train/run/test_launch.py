@@ -17,16 +17,27 @@ from imagenet_mds_train.run.launch import launch
 from tests.support.command import HANG_SECONDS, ROOTS, wait_until
 
 
-def launch_program(ranks: int, folder: Path, program: str, lock: int | None = None, **graces: float) -> int:
+def launch_program(ranks: int, folder: Path, program: str, lock: int | None = None, **options: Any) -> int:
     """Launch ranks that run a program of the test's, `rank` its number, and return the status."""
     program = f"import os, sys, time\nrank = int(os.environ['RANK'])\n{program}"
-    return launch(ranks, folder / "job", folder, lock, program=program, **graces)
+    return launch(ranks, folder / "job", folder, lock, program=program, **options)
 
 
 def test_all_done_is_done(tmp_path: Path) -> None:
     program = "open(sys.argv[1] + str(rank), 'w').write(os.environ['WORLD_SIZE'])"
     assert launch_program(3, tmp_path, program) == 0
     assert [(tmp_path / f"job{rank}").read_text() for rank in range(3)] == ["3"] * 3
+
+
+def test_ranks_share_the_processors_or_have_the_threads_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "open(sys.argv[1] + str(rank), 'w').write(os.environ['OMP_NUM_THREADS'])"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    for asked, given in ((None, "4"), (3, "3")):
+        assert launch_program(2, tmp_path, program, threads=asked) == 0
+        assert [(tmp_path / f"job{rank}").read_text() for rank in range(2)] == [given] * 2
 
 
 def test_stopped_ranks_are_stopped(tmp_path: Path) -> None:

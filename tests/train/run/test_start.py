@@ -182,6 +182,7 @@ def test_shards_are_read_once_for_their_hash(dataset: Path, tmp_path: Path) -> N
     again: list[str] = []
     start.verify_shards(lambda shard: first.append(shard.basename))
     start.verify_shards(lambda shard: again.append(shard.basename))
+    assert start.val is not None
     assert len(first) == len(start.train.info.shards) + len(start.val.info.shards)
     assert again == []
 
@@ -290,7 +291,7 @@ def test_a_copy_of_the_dataset_is_verified_anew(dataset: Path, copy: Path, tmp_p
 def test_a_done_run_without_checkpoints_is_done(dataset: Path, tmp_path: Path) -> None:
     folder = begun(dataset, tmp_path / "runs" / "demo")
     folder.log.write_text('{"event": "checkpoint", "batch": 20}\n', encoding="utf-8")
-    folder.result.write_text('{"top1": 0.5}', encoding="utf-8")
+    folder.result.write_text('{"top1": 0.5, "top5": 0.9}', encoding="utf-8")
     outcome = run("train", "--config", "demo", "--data", dataset, "--save", tmp_path / "runs")
     assert outcome.status == 0
     assert "is finished: top-1 50.00%" in outcome.out
@@ -346,3 +347,40 @@ def test_a_broken_newer_checkpoint_is_named_where_an_older_one_is_taken(dataset:
     warnings: list[str] = []
     assert find_checkpoint(str(tmp_path / "run"), warnings.append).name == "ep0-ba10.pt"
     assert [("ep0-ba20.pt is skipped" in warning) for warning in warnings] == [True]
+
+
+@pytest.mark.parametrize(
+    "override", ["global_batch_size=2", "system.device_microbatch_size=1"], ids=["one a rank", "one a microbatch"]
+)
+def test_one_small_image_at_a_time_is_refused(dataset: Path, tmp_path: Path, override: str) -> None:
+    config = demo("ranks=2", "augment={size_px: 32}", override)
+    with pytest.raises(UserError, match="one image of 32 px at a time leaves BatchNorm a single value"):
+        prepare(config, dataset, RunFolder(tmp_path / "run"))
+    larger = demo("ranks=2", "augment={size_px: 40}", override)
+    assert prepare(larger, dataset, RunFolder(tmp_path / "run")).batches_per_epoch
+
+
+def test_a_deterministic_run_keeps_its_number_of_threads(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums on the processor depend on how they are split over threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    folder = begun(dataset, tmp_path / "run", "system.deterministic=true")
+    begun(dataset, tmp_path / "free", "system.deterministic=false")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    assert prepare(demo("system.deterministic=true"), dataset, folder).identity["threads_per_rank"] == 8
+    free = demo("system.deterministic=false")
+    assert "threads_per_rank" not in prepare(free, dataset, RunFolder(tmp_path / "free")).identity
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    with pytest.raises(UserError, match="threads_per_rank: 8 before, 4 now"):
+        prepare(demo("system.deterministic=true"), dataset, folder)
+
+
+def test_a_run_without_validation_opens_no_val(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset / "train", tmp_path / "mds" / "train")
+    start = prepare(demo("evaluation.every_epochs=null"), tmp_path / "mds", RunFolder(tmp_path / "run"))
+    assert start.val is None
+    assert start.identity["dataset"]["val"] is None
+    assert ("validation images", "none, as evaluation.every_epochs says") in start.describe()
+    assert [split.info.split for split, _ in start.shards()] == ["train"]

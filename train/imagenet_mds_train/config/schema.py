@@ -154,8 +154,8 @@ class AugmentConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """Validation, every `every_epochs` and at the end: the shorter side is resized to `resize_px`, then the centre
-    `crop_px` is cropped.
+    """Validation, every `every_epochs` and at the end, or never with null: the shorter side is resized to `resize_px`,
+    then the centre `crop_px` is cropped.
 
     resize: `reference` is exactly Pillow's result; `antialias` and `linear` use training's fast decoder.
     """
@@ -165,7 +165,7 @@ class EvaluationConfig(_Section):
     resize: Literal["reference", "antialias", "linear"] = "reference"
     device_batch_size: Positive = 128
     workers_per_rank: NonNegative = 2
-    every_epochs: Positive = 1
+    every_epochs: Positive | None = 1
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "EvaluationConfig":
@@ -281,10 +281,6 @@ class LoggingConfig(_Section):
     """Batches between lines on the screen."""
 
 
-_LAST_LAYER_STRIDE = 32
-"""Pixels of the image to one of the last feature map of a ResNet, on each side."""
-
-
 class TrainConfig(_Section):
     """One training run.
 
@@ -313,11 +309,6 @@ class TrainConfig(_Section):
         if self.global_batch_size % self.ranks:
             raise ValueError(f"global_batch_size {self.global_batch_size} does not divide over {self.ranks} ranks")
         micro = self.system.device_microbatch_size
-        smallest_px = self.augment.progressive.start_px if self.augment.progressive else self.augment.size_px
-        if (self.device_batch_size == 1 or micro == 1) and smallest_px <= _LAST_LAYER_STRIDE:
-            raise ValueError(
-                f"one image of {smallest_px} px at a time leaves BatchNorm a single value: raise global_batch_size"
-            )
         if micro and micro < self.device_batch_size and self.device_batch_size % micro:
             raise ValueError(
                 f"system.device_microbatch_size {micro} does not divide a rank's batch of {self.device_batch_size}"

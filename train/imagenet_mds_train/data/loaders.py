@@ -198,9 +198,11 @@ def training_loader(
     )
 
 
-def counts_of(train: DeviceLoader, val: DeviceLoader) -> dict[str, int]:
+def counts_of(train: DeviceLoader, val: DeviceLoader | None) -> dict[str, int]:
     """What the loaders of a rank have counted since the start; see `TrainingImages.counts`."""
     assert isinstance(train.dataset, TrainingImages)
+    if val is None:
+        return train.dataset.counts()
     assert isinstance(val.dataset, ValidationImages)
     return train.dataset.counts() | {"damaged_val": val.dataset.damaged()}
 

@@ -40,14 +40,22 @@ class Console(LoggerDestination):
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Print the figures of a validation, and how many images were damaged."""
-        for name, split in (("val/damaged", "training"), ("val/damaged_val", "validation")):
-            if count := self._latest.get(name):
-                _say(f"{count:,} {split} images so far did not decode; they were black and had no weight")
+        self._say_damaged()
         _say(
             f"epoch {state.timestamp.epoch.value}/{_epochs(state)} validation: "
             f"top-1 {self._latest['metrics/val/top1']:.2%}, top-5 {self._latest['metrics/val/top5']:.2%}, "
             f"loss {self._latest['metrics/val/loss']:.4f}"
         )
+
+    def epoch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Print how many images were damaged if there is no validation to do it."""
+        if not state.evaluators:
+            self._say_damaged()
+
+    def _say_damaged(self) -> None:
+        for name, split in (("loaders/damaged", "training"), ("loaders/damaged_val", "validation")):
+            if count := self._latest.get(name):
+                _say(f"{count:,} {split} images so far did not decode; they were black and had no weight")
 
 
 def _epochs(state: State) -> int:

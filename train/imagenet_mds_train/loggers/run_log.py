@@ -1,6 +1,7 @@
 """The run's log: a JSON object a line. It exists in the first rank alone.
 
-Every line has `event` (start, batch, eval, checkpoint, stopped, done), `attempt` and `time` (seconds since 1970).
+Every line has `event` (start, batch, eval, checkpoint, stopped, done, and epoch where there is no validation),
+`attempt` and `time` (seconds since 1970).
 """
 
 import json
@@ -77,8 +78,17 @@ class RunLog(LoggerDestination):
     def eval_end(self, state: State, logger: Logger) -> None:
         """Write the figures of a validation and what the loaders counted."""
         figures = {name: float(self._latest[metric]) for metric, name in EVAL_METRICS.items()}
-        counts = {name.removeprefix("val/"): count for name, count in self._latest.items() if name.startswith("val/")}
-        self.write("eval", batch=state.timestamp.batch.value, epoch=state.timestamp.epoch.value, **figures, **counts)
+        self._write_with_counts("eval", state, figures)
+
+    def epoch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Write what the loaders counted if there is no validation to do it."""
+        if not state.evaluators:
+            self._write_with_counts("epoch", state, {})
+
+    def _write_with_counts(self, event: str, state: State, figures: dict[str, float]) -> None:
+        prefix = "loaders/"
+        counts = {name.removeprefix(prefix): count for name, count in self._latest.items() if name.startswith(prefix)}
+        self.write(event, batch=state.timestamp.batch.value, epoch=state.timestamp.epoch.value, **figures, **counts)
 
 
 def _ends_with_newline(file: BinaryIO) -> bool:

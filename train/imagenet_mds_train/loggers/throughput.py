@@ -5,7 +5,7 @@
     train/images           images of the batch
     train/batch_seconds    time of the batch
     train/waited_seconds   part of it in which the loader was waited for
-    val/NAME               what the loaders of all ranks counted since the start
+    loaders/NAME           what the loaders of all ranks counted since the start
 
 Destinations decide when to show it.
 """
@@ -22,7 +22,8 @@ from composer.utils import dist
 
 
 class Throughput(Callback):
-    """Logs loss, learning rate and times after each batch, and the loaders' counts after each validation.
+    """Logs loss, learning rate and times after each batch, and the loaders' counts after each validation, or epoch
+    where there is none.
 
     Args:
         global_batch_size: images of a step.
@@ -66,8 +67,17 @@ class Throughput(Callback):
         logger.log_metrics(metrics)
 
     def eval_end(self, state: State, logger: Logger) -> None:
+        """Log the loaders' counts."""
+        self._log_counts(state, logger)
+
+    def epoch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Log the loaders' counts if there is no validation to do it."""
+        if not state.evaluators:
+            self._log_counts(state, logger)
+
+    def _log_counts(self, state: State, logger: Logger) -> None:
         """Log the loaders' counts, summed over the ranks."""
-        logger.log_metrics({f"val/{name}": _over_ranks(count, state) for name, count in self._counts().items()})
+        logger.log_metrics({f"loaders/{name}": _over_ranks(count, state) for name, count in self._counts().items()})
 
 
 def train_loss(state: State) -> float:

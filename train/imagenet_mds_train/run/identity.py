@@ -14,12 +14,12 @@ from imagenet_mds_train.config.schema import TrainConfig
 _MOST_SHOWN = 6
 
 
-def run_identity(config: TrainConfig, train: Split, val: Split) -> dict[str, Any]:
+def run_identity(config: TrainConfig, train: Split, val: Split | None) -> dict[str, Any]:
     """What must not change within a run: fingerprints of the splits and classes, and the recipe."""
     return {
         "dataset": {
             "train": train.info.fingerprint,
-            "val": val.info.fingerprint,
+            "val": val.info.fingerprint if val else None,
             "classes": train.info.classes_fingerprint,
         },
         "recipe": config.recipe(),

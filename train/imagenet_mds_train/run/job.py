@@ -51,6 +51,7 @@ class RankJob:
     """What the ranks of one start do.
 
     config: the configuration, as plain values.
+    val: None where the run never validates.
     classes: the classes in the order of their numbers.
     identity: what must not change within the run.
     checkpoint: the file to continue from, None at the start of a run.
@@ -62,7 +63,7 @@ class RankJob:
     config: dict[str, Any]
     run_folder: str
     train: SplitJob
-    val: SplitJob
+    val: SplitJob | None
     classes: list[str]
     identity: dict[str, Any]
     checkpoint: str | None
@@ -87,4 +88,4 @@ class RankJob:
     def read(cls, path: Path) -> "RankJob":
         """Read a job that `write` wrote."""
         values = json.loads(path.read_bytes())
-        return cls(**values | {split: SplitJob(**values[split]) for split in ("train", "val")})
+        return cls(**values | {split: values[split] and SplitJob(**values[split]) for split in ("train", "val")})

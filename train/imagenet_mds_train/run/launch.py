@@ -27,6 +27,8 @@ _STOPPED_CODES = frozenset({EXIT_DONE, EXIT_STOPPED, -signal.SIGTERM, -signal.SI
 """How ranks may end after an interruption: cleanly, or before they had anything to save (Composer, once imported, turns
 the signal into 143), or killed because another rank had ended like this."""
 
+_THREADS_VARIABLE = "OMP_NUM_THREADS"
+
 _PORTS_TRIED = 3
 """Starts with another port each, should another program take the port between its choice and its use."""
 
@@ -57,6 +59,7 @@ def launch(
     log_folder: Path,
     lock: int | None = None,
     *,
+    threads: int | None = None,
     program: str = START_RANK,
     failure_grace_seconds: float = FAILURE_GRACE_SECONDS,
     saving_seconds: float = SAVING_SECONDS,
@@ -68,6 +71,7 @@ def launch(
         job: the JSON file that says what to run; each rank reads it.
         log_folder: every rank but the first writes to `rank<N>.log` here; the first writes to our own output.
         lock: the descriptor of the run's lock. The ranks inherit it, so the run stays locked while any of them lives.
+        threads: of each rank for its computations; None for `threads_per_rank`.
         program: what each rank runs, as Python source; its argument is `job`.
         failure_grace_seconds: see `FAILURE_GRACE_SECONDS`.
         saving_seconds: see `SAVING_SECONDS`.
@@ -76,7 +80,16 @@ def launch(
         An exit status: done, stopped cleanly, the ranks' own status 2, or failed.
     """
     for _ in range(_PORTS_TRIED):
-        status = _launch_once(ranks, job, log_folder, lock, program, failure_grace_seconds, saving_seconds)
+        status = _launch_once(
+            ranks,
+            job,
+            log_folder,
+            lock,
+            threads or threads_per_rank(ranks),
+            program,
+            failure_grace_seconds,
+            saving_seconds,
+        )
         if status != EXIT_PORT_TAKEN:
             return status
     print("imagenet-mds: the ports that were free were taken before the ranks could listen", file=sys.stderr)
@@ -88,6 +101,7 @@ def _launch_once(
     job: Path,
     log_folder: Path,
     lock: int | None,
+    threads: int,
     program: str,
     failure_grace_seconds: float,
     saving_seconds: float,
@@ -96,8 +110,7 @@ def _launch_once(
     with attempt() as mine, contextlib.ExitStack() as stack:
         # Those of another launcher would send the ranks to its store.
         own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
-        environment = own | mine.environment() | rendezvous(ranks)
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+        environment = own | mine.environment() | rendezvous(ranks) | {_THREADS_VARIABLE: str(threads)}
         processes: list[subprocess.Popen[bytes]] = []
         ended: list[int | None] = []
         signal.signal(signal.SIGTSTP, _answer_ctrl_z)
@@ -135,6 +148,14 @@ def _launch_once(
         if EXIT_PORT_TAKEN in codes:
             return EXIT_PORT_TAKEN
         return _status(codes, ended, log_folder)
+
+
+def threads_per_rank(ranks: int, before: int | None = None) -> int:
+    """Threads of each rank: as `OMP_NUM_THREADS` says, or as `before`, or an equal share of the processors."""
+    asked = os.environ.get(_THREADS_VARIABLE, "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    return before or max(1, len(os.sched_getaffinity(0)) // ranks)
 
 
 def rendezvous(ranks: int) -> dict[str, str]:

@@ -21,8 +21,14 @@ from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.fork import Fork
 from imagenet_mds_train.run.identity import refuse_other, run_identity
 from imagenet_mds_train.run.job import RankJob, SplitJob
-from imagenet_mds_train.run.launch import launch
+from imagenet_mds_train.run.launch import launch, threads_per_rank
 from imagenet_mds_train.run.room import refuse_full_disk
+
+_LAST_LAYER_STRIDE = 32
+"""Pixels of the image to one of the last feature map of a ResNet, on each side."""
+
+_THREADS = "threads_per_rank"
+"""The key of a deterministic run's identity."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,9 @@ class Start:
     config: TrainConfig
     dataset: Dataset
     train: Split
-    val: Split
+    val: Split | None
+    """None where the run never validates."""
+
     run: RunFolder
     checkpoint: CheckpointRecord | None
     warnings: tuple[str, ...]
@@ -55,8 +63,11 @@ class Start:
                 another dataset, recipe or start.
             WorldError: the run's checkpoints are broken.
         """
-        train, val = dataset.split("train"), dataset.split("val")
-        _refuse_other_classes(config, dataset, train, val)
+        train = dataset.split("train")
+        val = dataset.split("val") if config.evaluation.every_epochs else None
+        _refuse_other_outputs(config, train)
+        if val:
+            _refuse_other_classes(dataset, train, val)
         refuse_subset(config, dataset.location, train.info)
         samples = _samples(config, train)
         if samples < config.global_batch_size:
@@ -64,12 +75,16 @@ class Start:
                 f"{samples:,} training images do not fill one batch of global_batch_size={config.global_batch_size}: "
                 f"pass a smaller one"
             )
+        _refuse_single_values(config)
         _refuse_missing_gpus(config)
         run.refuse_bare_checkpoints()
         before = run.read_identity()
         if fork:
             fork.refuse_misfit(config, train.info.classes_fingerprint)
         identity = run_identity(config, train, val)
+        if config.system.deterministic and device_of(config) == "cpu" and (before is None or _THREADS in before):
+            # Sums depend on how they are split over threads. A continued run keeps its number on any machine.
+            identity[_THREADS] = threads_per_rank(config.ranks, (before or {}).get(_THREADS))
         # A run that was started from another one's weights keeps that, if it is continued without saying so again.
         if begun_from := fork.identity() if fork else (before or {}).get("start"):
             identity["start"] = begun_from
@@ -127,7 +142,10 @@ class Start:
                 "training images",
                 f"{self.train_samples:,} of {self.train.info.samples:,} in {len(self.classes)} classes",
             ),
-            ("validation images", f"{self.val.info.samples:,}"),
+            (
+                "validation images",
+                f"{self.val.info.samples:,}" if self.val else "none, as evaluation.every_epochs says",
+            ),
             ("model", f"ResNet-{config.model.depth} at {config.augment.size_px} px"),
             ("device", _device_words(self.config)),
             ("batch", f"{config.global_batch_size} = {config.ranks} ranks x {config.device_batch_size}"),
@@ -153,11 +171,9 @@ class Start:
         self.run.checkpoints.discard_after(self.checkpoint)
 
     def shards(self) -> list[tuple[Split, list[ShardInfo]]]:
-        """The shards that the run reads, of both splits."""
-        return [
-            (self.train, self.train.info.prefix(self.train_samples)),
-            (self.val, list(self.val.info.shards)),
-        ]
+        """The shards that the run reads, of each split."""
+        val = [(self.val, list(self.val.info.shards))] if self.val else []
+        return [(self.train, self.train.info.prefix(self.train_samples)), *val]
 
     def verify_shards(self, on_shard: Callable[[ShardInfo], None] = lambda shard: None) -> list[str]:
         """Compare the shards to be read that are on this machine with the manifest. Those unchanged since they were
@@ -192,7 +208,7 @@ class Start:
             config=self.config.model_dump(mode="json"),
             run_folder=str(self.run.path),
             train=SplitJob.of(self.train.shard_cache, self.train_samples),
-            val=SplitJob.of(self.val.shard_cache, self.val.info.samples),
+            val=SplitJob.of(self.val.shard_cache, self.val.info.samples) if self.val else None,
             classes=self.classes,
             identity=self.identity,
             checkpoint=self.run.checkpoints.location_of(self.checkpoint) if self.checkpoint else None,
@@ -202,7 +218,7 @@ class Start:
         )
         path = self.run.path / "job.json"
         job.write(path)
-        return launch(self.config.ranks, path, self.run.path, lock)
+        return launch(self.config.ranks, path, self.run.path, lock, threads=self.identity.get(_THREADS))
 
 
 def _outputs(config: TrainConfig, train: Split) -> int:
@@ -214,8 +230,8 @@ def _samples(config: TrainConfig, train: Split) -> int:
     return min(config.data.subset_samples() or train.info.samples, train.info.samples)
 
 
-def _refuse_other_classes(config: TrainConfig, dataset: Dataset, train: Split, val: Split) -> None:
-    """Refuse splits of different classes, and a network with another number of outputs."""
+def _refuse_other_classes(dataset: Dataset, train: Split, val: Split) -> None:
+    """Refuse splits of different classes."""
     if train.info.classes_fingerprint != val.info.classes_fingerprint:
         one, other = (
             f"{'unknown' if split.info.classes is None else len(split.info.classes)} classes "
@@ -223,11 +239,25 @@ def _refuse_other_classes(config: TrainConfig, dataset: Dataset, train: Split, v
             for split in (train, val)
         )
         raise UserError(f"{dataset.location}: train has {one} and val {other}: convert both splits from one source")
+
+
+def _refuse_other_outputs(config: TrainConfig, train: Split) -> None:
+    """Refuse a network with another number of outputs than there are classes."""
     known = train.info.classes
     if known is not None and _outputs(config, train) != len(known):
         raise UserError(
             f"model.classes={config.model.classes} and {train.storage.location} has {len(known)} classes: "
             f"pass model.classes=null"
+        )
+
+
+def _refuse_single_values(config: TrainConfig) -> None:
+    """Refuse parts of a batch of which BatchNorm would normalise one value, which torch does not."""
+    smallest_px = config.augment.size_at(0)
+    part = min(config.system.device_microbatch_size or config.device_batch_size, config.device_batch_size)
+    if part == 1 and smallest_px <= _LAST_LAYER_STRIDE:
+        raise UserError(
+            f"one image of {smallest_px} px at a time leaves BatchNorm a single value: raise global_batch_size"
         )
 
 
