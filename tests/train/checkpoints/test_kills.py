@@ -116,7 +116,7 @@ def train(dataset: Path, folder: Path, moment: str | None) -> int:
     with (
         patch.object(rank, "build_trainer", build),
         patch.object(LocalStorage, "create", create),
-        patch("imagenet_mds_train.run.start.launch", lambda ranks, job, *rest: rank.run(RankJob.read(job))),
+        patch("imagenet_mds_train.run.start.launch", lambda ranks, job, *rest, **options: rank.run(RankJob.read(job))),
     ):
         ready = Start.prepare(load_config("demo", RECIPE), Dataset.at(str(dataset)), RunFolder(folder))
         ready.record()
