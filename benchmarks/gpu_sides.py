@@ -200,7 +200,7 @@ def _jitter(most: float, hue: float) -> Call:
     """Only ColorJitter of a batch."""
     from imagenet_mds.seeds import SampleRandom, sample_seed
     from imagenet_mds_train.augment.jitter import draw_jitter, jitter, jitter_rows
-    from imagenet_mds_train.config.schema import ColorJitterConfig
+    from imagenet_mds_train.config.augment import ColorJitterConfig
 
     config = ColorJitterConfig(brightness=most, contrast=most, saturation=most, hue=hue)
     rows = jitter_rows([draw_jitter(SampleRandom(sample_seed(0, 0, at)), config) for at in range(BATCH_SIZE)])

@@ -141,7 +141,7 @@ def bytes_only(job: Job) -> Iterator[Any]:
     from torch.utils.data import DataLoader
 
     from imagenet_mds.dataset.shard_cache import ShardCache
-    from imagenet_mds_train.config.schema import OrderConfig
+    from imagenet_mds_train.config.data import OrderConfig
     from imagenet_mds_train.data.stream import ImageStream, own_resources
 
     class Files(ImageStream):

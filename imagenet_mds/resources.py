@@ -16,6 +16,26 @@ def config_names() -> list[str]:
     return sorted(path.stem for path in resource_folder("configs").glob("*.yaml"))
 
 
+def recipe_names() -> list[str]:
+    """Return the names of the shipped recipes, sorted."""
+    return sorted(path.stem for path in resource_folder("configs").glob("recipes/*.yaml"))
+
+
+def find_config(name: str) -> Path | None:
+    """Return the file of a shipped configuration or recipe, None if there is none of that name."""
+    return config_path(name) or recipe_path(name)
+
+
+def names_of_configs() -> str:
+    """Return the names of all shipped configurations and recipes, for messages."""
+    return ", ".join([*config_names(), *recipe_names()])
+
+
+def recipe_path(name: str) -> Path | None:
+    """Return the file of a shipped recipe, None if there is none of that name."""
+    return resource_folder("configs") / "recipes" / f"{name}.yaml" if name in recipe_names() else None
+
+
 def config_path(name: str) -> Path | None:
     """Return the file of a shipped configuration, None if there is none of that name."""
     path = resource_folder("configs") / f"{name}.yaml"

@@ -22,6 +22,19 @@ def sample_seed(seed: int, epoch: int, sample: int) -> int:
     return xxhash.xxh64_intdigest(struct.pack("<QQQ", seed, epoch, sample))
 
 
+def batch_seed(seed: int, batch: int) -> int:
+    """Return the seed of what is drawn once for a whole batch, the same on every rank.
+
+    Args:
+        seed: seed of the run.
+        batch: number of the global batch since the start of the run, counted from 0.
+
+    Returns:
+        The xxh64 of the two numbers, 0 to 2**64 - 1.
+    """
+    return xxhash.xxh64_intdigest(struct.pack("<QQ", seed, batch))
+
+
 class SampleRandom:
     """Random numbers from one sample's seed, the same on every machine and with every version of every library.
 

@@ -14,6 +14,7 @@ from imagenet_mds.cli.convert import convert
 from imagenet_mds.cli.demo import demo
 from imagenet_mds.cli.doctor import doctor
 from imagenet_mds.cli.evaluate import evaluate
+from imagenet_mds.cli.export import export
 from imagenet_mds.cli.inspect import inspect
 from imagenet_mds.cli.preview import preview
 from imagenet_mds.cli.train import train
@@ -54,6 +55,7 @@ app.command()(inspect)
 app.command()(preview)
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(export)
 app.command()(doctor)
 app.add_typer(configs_app, name="configs")
 

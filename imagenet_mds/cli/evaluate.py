@@ -1,65 +1,173 @@
 """`imagenet-mds eval`: the accuracy of a checkpoint."""
 
+import csv
 import json
 import os
 import sys
 import warnings
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
+from imagenet_mds.errors import UserError
 from imagenet_mds.vocabulary import SplitName
+from imagenet_mds.words import counted
 
 if TYPE_CHECKING:
+    from imagenet_mds.dataset.access import Split
     from imagenet_mds_train.evaluation.evaluate import Evaluation
+
+_SHOWN = 5
+"""Classes and pairs that are printed; the report and the JSON have the others."""
+
+_COLUMNS = (
+    *("checkpoint", "split", "samples", "damaged", "resize_px", "crop_px", "flips", "averaged"),
+    *("top1", "top5", "loss", "calibration_error", "real_top1"),
+)
 
 
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A .pt file, or a run's folder for its newest checkpoint.")],
     data: Annotated[str, typer.Option(metavar="DATASET", help="Dataset with the classes of the checkpoint.")],
     split: Annotated[SplitName, typer.Option(help="Split to evaluate on.")] = "val",
+    subset: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="First N images, which have the classes in equal share.")
+    ] = None,
+    resize_px: Annotated[int | None, typer.Option(min=8, help="Shorter side; by default that of the run.")] = None,
+    crop_px: Annotated[int | None, typer.Option(min=8, help="Side of the centre; by default that of the run.")] = None,
+    flips: Annotated[bool, typer.Option("--flips", help="Mean over each image and its mirror image.")] = False,
+    raw_weights: Annotated[
+        bool, typer.Option("--raw-weights", help="The weights that training goes on with, not their average.")
+    ] = False,
+    real_labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="ReaL labels (real.json), for ImageNet's val.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="Another checkpoint to compare with, on the same images.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for report.html and eval.json.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="File that gets a row; created with a header.")
+    ] = None,
     cache: CacheFolder = None,
     cache_limit: CacheLimit = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
 ) -> None:
-    """Measure top-1 and top-5 of a checkpoint, over every sample exactly once."""
-    from imagenet_mds.progress import ProgressLine
+    """Measure a checkpoint over every sample exactly once: top-1, top-5, by class, confused pairs, calibration."""
     from imagenet_mds.storage.atomic import finite
     from imagenet_mds_train.run.folder import find_checkpoint
 
-    path = find_checkpoint(checkpoint, lambda warning: print(f"note: {warning}", file=sys.stderr))
+    if results:
+        _refuse_other_columns(results)
+    paths = [
+        find_checkpoint(one, lambda warning: print(f"note: {warning}", file=sys.stderr))
+        for one in [checkpoint, *([against] if against else [])]
+    ]
     opened = open_dataset(data, cache, cache_limit).split(split)
     opened.check_available(opened.info.shards)
     for warning in [opened.warning, *opened.verify(opened.info.shards, len(os.sched_getaffinity(0)))]:
         if warning:
             print(f"note: {warning}", file=sys.stderr)
     warnings.simplefilter("ignore")  # what torch and Composer deprecate, as in a rank
-    from imagenet_mds_train.evaluation.evaluate import evaluate  # torch and composer, after cheap refusals
+    # torch and composer, after cheap refusals
+    from imagenet_mds_train.evaluation.evaluate import Options
+    from imagenet_mds_train.evaluation.figures import compared
+    from imagenet_mds_train.evaluation.report import as_values, write_report
 
-    with ProgressLine(f"evaluating on {split}", opened.info.samples, "images") as progress:
-        result = evaluate(path, opened, progress.advance)
+    options = Options(subset, resize_px, crop_px, flips, averaged=not raw_weights)
+    evaluations = [_evaluated(path, opened, options, real_labels) for path in paths]
+    first, values = evaluations[0], [as_values(one) for one in evaluations]
+    other: dict[str, Any] | None = None
+    if len(evaluations) > 1:
+        other = values[1] | {"difference": compared(first.predictions, evaluations[1].predictions)}
+        other = {name: value for name, value in other.items() if name not in ("classes", "confusions", "reliability")}
+    if results:
+        for one in values:
+            _append_row(results, one | {"flips": flips})
+    page = write_report(first, opened, report, other) if report else None
     if as_json:
-        print(json.dumps(finite(asdict(result)), indent=2, allow_nan=False))
-    else:
-        _print(result)
+        print(json.dumps(finite(values[0] | ({"against": other} if other else {})), indent=2, allow_nan=False))
+        return
+    _print(evaluations, values[0], other)
+    if page:
+        print(f"report: {page}")
 
 
-def _print(result: "Evaluation") -> None:
+def _evaluated(path: Path, split: "Split", options: Any, real: Path | None) -> "Evaluation":
+    from imagenet_mds.progress import ProgressLine
+    from imagenet_mds_train.evaluation.evaluate import evaluate
+
+    with ProgressLine(f"evaluating on {split.info.split}", options.samples or split.info.samples, "images") as progress:
+        return evaluate(path, split, options, real, progress.advance)
+
+
+def _refuse_other_columns(file: Path) -> None:
+    """Refuse a file that has other columns, before anything is computed."""
+    try:
+        with file.open(encoding="utf-8", newline="") as rows:
+            header = next(csv.reader(rows), None)
+    except FileNotFoundError:
+        if not file.parent.is_dir():
+            raise UserError(f"--results {file}: there is no folder {file.parent}") from None
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--results {file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if header is not None and header != list(_COLUMNS):
+        raise UserError(f"--results {file} has other columns than an evaluation: choose another file")
+
+
+def _append_row(file: Path, values: dict[str, Any]) -> None:
+    try:
+        with file.open("a", encoding="utf-8", newline="") as rows:
+            writer = csv.writer(rows)
+            if not rows.tell():
+                writer.writerow(_COLUMNS)
+            writer.writerow([values[column] for column in _COLUMNS])
+    except OSError as error:
+        raise UserError(f"--results {file} cannot be written: {error.strerror}") from None
+
+
+def _print(evaluations: "list[Evaluation]", values: dict[str, Any], other: dict[str, Any] | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    if result.damaged:
-        print(f"note: {result.damaged:,} images did not decode and were not counted", file=sys.stderr)
-    table = Table("checkpoint", "split", "images", "top-1", "top-5", "loss", box=None, header_style="")
-    weights = " (averaged weights)" if result.averaged else ""
-    table.add_row(
-        f"{result.checkpoint}{weights}",
-        result.split,
-        f"{result.samples:,}",
-        f"{result.top1:.2%}",
-        f"{result.top5:.2%}",
-        f"{result.loss:.4f}",
+    figures = evaluations[0].figures
+    if figures.damaged:
+        print(f"note: {figures.damaged:,} images did not decode and were not counted", file=sys.stderr)
+    real = figures.real_top1 is not None
+    table = Table(
+        *("checkpoint", "split", "images", "top-1", "top-5", *(["ReaL top-1"] if real else []), "loss", "calibration"),
+        box=None,
+        header_style="",
     )
-    Console(width=120).print(table)
+    for one in evaluations:
+        weights = " (averaged weights)" if one.averaged else ""
+        table.add_row(
+            f"{one.checkpoint}{weights}",
+            one.split,
+            f"{one.figures.samples + one.figures.damaged:,}",
+            f"{one.figures.top1:.2%}",
+            f"{one.figures.top5:.2%}",
+            *([f"{one.figures.real_top1:.2%}"] if one.figures.real_top1 is not None else []),
+            f"{one.figures.loss:.4f}",
+            f"{one.figures.calibration_error:.4f}",
+        )
+    Console(width=140).print(table)
+    worst = sorted(values["classes"], key=lambda one: (one["top1"], one["label"]))[:_SHOWN]
+    if len(values["classes"]) > 1:
+        print("lowest:   " + ", ".join(f"{one['class']} {one['top1']:.0%}" for one in worst))
+    if values["confusions"]:
+        pairs = values["confusions"][:_SHOWN]
+        print(
+            "confused: "
+            + ", ".join(f"{one['class']} for {one['taken_for_class']} ({one['samples']:,})" for one in pairs)
+        )
+    if other:
+        difference = other["difference"]
+        print(
+            f"top-1 {values['top1'] - other['top1']:+.2%}: {counted(difference['only_first'], 'image')} right in the "
+            f"first alone, {difference['only_second']:,} in the other; by chance with probability "
+            f"{difference['chance']:.2g}"
+        )

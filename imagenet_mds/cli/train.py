@@ -37,6 +37,12 @@ def train(
         str | None,
         typer.Option(metavar="RUN", help="Run, or its .pt file, whose weights a new run starts from."),
     ] = None,
+    pretrained: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="ResNet of torchvision, timm or this program, for a new run with any classes."
+        ),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan without starting anything.")] = False,
 ) -> None:
     """Train a ResNet on a dataset. Run it again to continue."""
@@ -61,7 +67,11 @@ def train(
     run = RunFolder(save / run_name)
     dataset = open_dataset(data, cache, cache_limit)
     # A run that has a checkpoint continues from it, whatever became of the one that it began from.
-    fork = Fork.at(from_checkpoint) if from_checkpoint and not run.checkpoints.names() else None
+    fork = None
+    if from_checkpoint and pretrained:
+        raise UserError("pass --from-checkpoint or --pretrained: a run starts from one file")
+    if not run.checkpoints.names():
+        fork = Fork.at(from_checkpoint) if from_checkpoint else Fork.pretrained(pretrained) if pretrained else None
     start = Start.prepare(settings, dataset, run, fork)
     _warn([*start.warnings, _elsewhere(run, save, data)])
     result = run.read_result()

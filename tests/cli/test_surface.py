@@ -1,5 +1,7 @@
 """The command line: its surface, how fast it answers, how it ends."""
 
+import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,20 +15,25 @@ from tests.support.drawing import encoded, noise
 SURFACE = """
 imagenet-mds --version
 imagenet-mds configs
+imagenet-mds configs cp name file
+imagenet-mds configs explain key --markdown
 imagenet-mds configs ls
-imagenet-mds configs show name overrides
+imagenet-mds configs show name overrides --json
+imagenet-mds configs validate name overrides
 imagenet-mds convert source dest --split --source-format --verify-source --subset --workers --check \
 --max-side --min-side --quality --classes --val-fraction --tiles --raw --shard-size \
 --engine --seed --plan --strict --overwrite --log-json
 imagenet-mds demo folder
 imagenet-mds doctor overrides --data --config --cache --cache-limit --json
-imagenet-mds eval checkpoint --data --split --cache --cache-limit --json
+imagenet-mds eval checkpoint --data --split --subset --resize-px --crop-px --flips --raw-weights \
+--real-labels --against --report --results --cache --cache-limit --json
+imagenet-mds export checkpoint file --json
 imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks --workers \
 --cache --cache-limit --json
 imagenet-mds preview dataset file --split --start --count --columns --augmented --config --epoch --batch \
 --cache --cache-limit
 imagenet-mds train overrides --phase --config --data --cache --cache-limit --run-name --save --ranks \
---from-checkpoint --plan
+--from-checkpoint --pretrained --plan
 imagenet-mds verify dataset --deep --repair
 """
 HEAVY = {"torch", "torchvision", "composer", "streaming", "torchmetrics", "numpy", "PIL", "omegaconf", "wandb", "boto3"}
@@ -75,6 +82,13 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_commands_of_the_converter_import_neither_torch_nor_its_dependents(tree: object, dataset: object) -> None:
     for arguments in (["convert", str(tree), "none", "--plan"], ["inspect", str(dataset)], ["verify", str(dataset)]):
         assert not _imported(*arguments) & {"torch", "torchvision", "composer", "streaming", "torchmetrics", "wandb"}
+
+
+def test_reading_batches_does_not_import_the_trainer(dataset: object) -> None:
+    """Composer takes 10 s to import."""
+    read = _imported("inspect", str(dataset), "--config", "demo", "--epoch", "0", "--batch", "0")
+    assert "torch" in read
+    assert not read & {"composer", "wandb"}
 
 
 @pytest.mark.parametrize(
@@ -139,6 +153,26 @@ def test_a_user_error_is_one_line_without_a_traceback(tmp_path: object) -> None:
 
 def test_the_shipped_configurations_are_listed_and_shown() -> None:
     listed = run("configs", "ls")
-    assert [line.split()[0] for line in listed.out.splitlines()] == ["demo", "dev", "phase1", "phase2", "phase3"]
+    assert [line.split()[0] for line in listed.out.splitlines()] == [
+        *("demo", "dev", "phase1", "phase2", "phase3"),
+        *("classic", "hot", "medium", "mild"),
+    ]
     shown = run("configs", "show", "phase3", "optimizer.lr=1e-4")
-    assert '"lr": 0.0001' in shown.out
+    assert re.search(r"lr: 0.0001 +# command line", shown.out)
+    as_json = run("configs", "show", "phase3", "optimizer.lr=1e-4", "--json")
+    assert json.loads(as_json.out)["optimizer"]["lr"] == 1e-4
+
+
+def test_a_configuration_is_copied_and_checked(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    assert run("configs", "cp", "phase2", mine).status == 0
+    checked = run("configs", "validate", mine, "optimizer.lr=0.2")
+    assert (checked.status, "recipe classic" in checked.out, "learning rate 0.2" in checked.out) == (0, True, True)
+    again = run("configs", "cp", "phase3", mine)
+    assert (again.status, "is there already" in again.err) == (2, True)
+    assert run("configs", "validate", mine).out == checked.out.replace("learning rate 0.2", "learning rate 0.05")
+    mine.write_text("recipe: medium\noptimiser: {lr: 1}\nschedule: {epochs: 0}\n")
+    wrong = run("configs", "validate", mine)
+    assert (wrong.status, wrong.out, wrong.err.count("\n")) == (2, "", 1)
+    assert "did you mean optimizer" in wrong.err
+    assert "schedule.epochs" in wrong.err

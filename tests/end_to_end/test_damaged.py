@@ -44,6 +44,6 @@ def test_a_run_ends_at_it_or_goes_on_and_counts_it(damaged: Path, tmp_path: Path
         from imagenet_mds_train.evaluation.evaluate import evaluate
 
         # Not the command, which compares the shards' hashes first: an image may be damaged from the start.
-        figures = evaluate(find_checkpoint(str(tmp_path / "went-on")), Dataset.at(str(both)).split("val"))
-    assert figures.damaged == 1
-    assert figures.top1 == pytest.approx(evals[0]["top1"])
+        result = evaluate(find_checkpoint(str(tmp_path / "went-on")), Dataset.at(str(both)).split("val"))
+    assert result.figures.damaged == 1
+    assert result.figures.top1 == pytest.approx(evals[0]["top1"])

@@ -135,12 +135,29 @@ def test_a_fork_is_continued_as_what_it_is(dataset: Path, first: Path, tmp_path:
     (tmp_path / "fork" / "log.jsonl").unlink()
     asked = run(*command(dataset, tmp_path, "fork", *longer, "--plan"))
     assert asked.status == 2
-    assert "starts from another run's weights: pass --from-checkpoint again" in asked.err
+    assert "starts from the weights of a file: pass its --from-checkpoint" in asked.err
     other = tmp_path / "other.pt"
     other.write_bytes((first / "checkpoints" / "ep1-ba5.pt").read_bytes() + b"\0")
     refused = run(*command(dataset, tmp_path, "fork", "--from-checkpoint", other, *longer, "--plan"))
     assert refused.status == 2
     assert "start.weights_xxh64: " in refused.err
+
+
+def test_an_exported_network_starts_a_run_of_other_classes(first: Path, few_classes: Path, tmp_path: Path) -> None:
+    file = tmp_path / "first.safetensors"
+    assert "its logits differ by at most 0.0e+00" in done("export", first, file).out
+    still = ("optimizer={lr: 1e-30}", "augment.flip_probability=0", "data.subset=32")
+    trained = done(*command(few_classes, tmp_path, "fine", *still, "--pretrained", file))
+    assert f"note: {file} has 10 outputs, of other classes than the dataset: the last layer starts" in trained.err
+    (path,) = (tmp_path / "fine" / "checkpoints").glob("ep1-ba2.pt")
+    before, after = weights(first), torch.load(path, weights_only=False)["state"]["model"]
+    learned = [name for name in before if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    assert [name for name in learned if not torch.equal(before[name], after[name])] == [
+        "network.fc.weight",
+        "network.fc.bias",
+    ]
+    both = run(*command(few_classes, tmp_path, "both", "--pretrained", file, "--from-checkpoint", first))
+    assert (both.status, "pass --from-checkpoint or --pretrained" in both.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_a_batch_can_be_looked_at_without_training(dataset: Path, tmp_path: Path
         "imagenet-mds: --epoch 2: the configuration has 2 epochs, counted from 0\n",
     )
     refused = run("preview", dataset, sheet, "--augmented")
-    assert refused.err == "imagenet-mds: 158 images do not fill one batch of 512: pass another --config\n"
+    assert refused.err == "imagenet-mds: 158 images do not fill one batch of 2048: pass another --config\n"
 
 
 def _digest(value: Any) -> str:

@@ -84,7 +84,7 @@ def test_the_wheel_has_the_packages_and_the_data_and_no_tests(installed: Install
 def test_the_shipped_configuration_is_found_and_not_the_users(installed: Installed) -> None:
     shown = installed.run("configs", "show", "phase1")
     assert shown.returncode == 0, shown.stderr
-    assert '"global_batch_size": 64' in shown.stdout
+    assert "global_batch_size: 64" in shown.stdout
 
 
 def test_the_pipeline_runs_in_a_hostile_folder(installed: Installed, tree: Path) -> None:

@@ -1,12 +1,15 @@
 """A run killed in mid-epoch and continued ends with the weights of the run never stopped, bit for bit, on the CPU."""
 
+import csv
 import json
+import operator
 import os
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +28,11 @@ RECIPE = (
     "augment.color_jitter={brightness: 0.2}",
     "evaluation={resize_px: 36, crop_px: 32, device_batch_size: 16, workers_per_rank: 1}",
     "model.depth=10",
-    "optimizer.lr=0.02",
+    "loss=binary_cross_entropy",
+    "optimizer={lr: 0.02, decoupled: true, weight_decay: 0.001}",
     f"schedule={{epochs: {EPOCHS}, warmup_epochs: 0.5}}",
-    "algorithms={mixup: {alpha: 0.2}, label_smoothing: {smoothing: 0.1}, ema: {half_life_batches: 10}}",
+    "algorithms={mixup: {alpha: 0.2}, cutmix: {}, colout: {}, label_smoothing: {smoothing: 0.1}, blurpool: all}",
+    "algorithms={stochastic_depth: {drop_rate: 0.2}, sam: {rho: 0.1, every_batches: 3}, ema: {half_life_batches: 10}}",
     "data.workers_per_rank=2",
     "system.deterministic=true",
     "logging.every_batches=1",
@@ -145,19 +150,29 @@ def assert_same(first: Any, second: Any, where: str) -> None:
         assert first == second, where
 
 
-@pytest.mark.parametrize("ranks", [(1, 2), (2, 1)], ids=["from 1 rank to 2", "from 2 ranks to 1"])
-def test_the_average_moves_on_when_the_number_of_ranks_changes(runs: Runs, ranks: tuple[int, int]) -> None:
-    """Every batch is saved, so that the average of each follows from the one before and the weights beside it."""
-    name, saving = f"elastic{ranks[0]}", ("checkpoint.every_batches=1", "checkpoint.keep=1000", "schedule.epochs=1")
-    first = int(runs.interrupt(name, signal.SIGTERM, ranks[0], *saving, after=lambda batch: batch >= 4))
-    assert first == 75
-    stopped_at = runs.events(name)[-1]["batch"]
-    done(*runs.command(name, ranks[1], *saving))
+def elastic(runs: Runs, name: str, batches: int, *overrides: str) -> dict[int, Any]:
+    """Train for so many batches: on 2 ranks, stopped, on 1, stopped, and on 2 to the end. Return every checkpoint's
+    state by its batch."""
+    saving = ("checkpoint.every_batches=1", "checkpoint.keep=1000", *overrides)
+    stopped = [0]
+    for ranks in (2, 1):
+        until = stopped[-1] + batches // 3
+        status = runs.interrupt(name, signal.SIGTERM, ranks, *saving, after=partial(operator.le, until))
+        assert status == 75
+        stopped.append(runs.events(name)[-1]["batch"])
+    done(*runs.command(name, 2, *saving))
+    assert [event["ranks"] for event in runs.events(name) if event["event"] == "start"] == [2, 1, 2]
     states: dict[int, Any] = {}
-    for path in (runs.folder / name / "checkpoints").glob("ep0-ba*.pt"):
+    for path in (runs.folder / name / "checkpoints").glob("ep*-ba*.pt"):
         saved = torch.load(path, weights_only=False)["state"]
         states[saved["timestamp"]["Timestamp"]["batch"]] = saved
-    assert 0 < stopped_at < max(states)
+    assert 0 < stopped[1] < stopped[2] < max(states) == batches
+    return states
+
+
+def test_ema_moves_on_when_the_number_of_ranks_changes(runs: Runs) -> None:
+    """Every batch is saved, so that the average of each follows from the one before and the weights beside it."""
+    states = elastic(runs, "elastic-ema", BATCHES_PER_EPOCH, "schedule.epochs=1")
     weight = 1 - 2 ** (-1 / 10)
     for batch in range(2, max(states) + 1):
         training = dict(states[batch]["algorithms"])["EMA"]["ema_model"]["named_parameters_dict"]
@@ -168,6 +183,21 @@ def test_the_average_moves_on_when_the_number_of_ranks_changes(runs: Runs, ranks
             torch.testing.assert_close(now, expected, rtol=0, atol=1e-7)
             moved += not torch.equal(now, before)
         assert moved > len(training) / 2, batch
+        assert states[batch]["optimizers"]["SAM"]["param_groups"][0]["sam_steps"] == batch
+
+
+def test_swa_moves_on_when_the_number_of_ranks_changes(runs: Runs) -> None:
+    """The end of the run has the mean of the weights at the ends of its epochs, each of which had other ranks."""
+    swa = ("algorithms.ema=null", "algorithms.swa={from_epoch: 0}", "data.subset=80")
+    states = elastic(runs, "elastic-swa", 10 * EPOCHS, *swa)
+    ends = [states[batch] for batch in sorted(states) if batch % 10 == 0]
+    trained = [dict(state["algorithms"])["SWA"]["ema_model"]["named_parameters_dict"] for state in ends]
+    assert len(trained) == EPOCHS
+    for key, average in ends[-1]["model"].items():
+        if average.is_floating_point():
+            expected = torch.stack([weights[key] for weights in trained]).mean(0)
+            torch.testing.assert_close(average, expected, rtol=1e-6, atol=1e-6)
+            assert key.endswith(("bias", "blur_filter", "filt2d")) or not torch.equal(average, trained[-1][key]), key
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -242,7 +272,8 @@ def test_killed_between_the_last_checkpoint_and_the_result(whole: Runs) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run(whole: Runs) -> None:
-    arguments = whole.command("nan", 1, "optimizer.lr=1e15", "checkpoint.every_batches=1")
+    plain = ("loss=cross_entropy", "optimizer.decoupled=false", "algorithms.sam=null")
+    arguments = whole.command("nan", 1, *plain, "optimizer.lr=1e15", "checkpoint.every_batches=1")
     outcome = run(*arguments)
     assert outcome.status == 1
     assert "the loss is nan since batch" in outcome.err
@@ -290,6 +321,54 @@ def test_eval_gives_what_the_run_ended_with(whole: Runs) -> None:
     assert found["loss"] == pytest.approx(result["loss"], rel=1e-5)
 
 
+def test_eval_reports_classes_pairs_and_calibration_and_compares(whole: Runs, tmp_path: Path) -> None:
+    known = ("eval", whole.folder / "whole2", "--data", whole.dataset, "--against", whole.folder / "whole1")
+    page, rows = tmp_path / "report", tmp_path / "rows.csv"
+    outcome = done(*known, "--report", page, "--results", rows, "--subset", 40, "--flips")
+    figures = json.loads((page / "eval.json").read_bytes())
+    assert figures["samples"] == sum(one["samples"] for one in figures["classes"]) == 40
+    assert figures["top1"] == pytest.approx(
+        sum(one["samples"] * one["top1"] for one in figures["classes"]) / figures["samples"]
+    )
+    assert sum(one["samples"] for one in figures["reliability"]) == 40
+    html = (page / "report.html").read_text(encoding="utf-8")
+    assert "data:image/jpeg;base64," in html
+    assert "<script" not in html
+    assert html.count("<svg") == 2
+    assert 'src="http' not in html
+    assert {"lowest:", "confused:", "report:"} <= {line.split()[0] for line in outcome.out.splitlines() if line}
+    with rows.open(encoding="utf-8") as file:
+        header, first, second = csv.reader(file)
+    assert dict(zip(header, first, strict=True))["top1"] == str(figures["top1"])
+    assert dict(zip(header, second, strict=True))["checkpoint"].startswith(f"{whole.folder}/whole1/")
+    # The other options, on all images, to a file that has a header.
+    sized = ("--resize-px", 40, "--crop-px", 36, "--raw-weights", "--results", rows, "--json")
+    raw = json.loads(done(*known, *sized).out)
+    assert (raw["averaged"], raw["resize_px"], raw["crop_px"]) == (False, 40, 36)
+    assert raw["against"]["difference"]["samples"] == 50
+    assert len(rows.read_text(encoding="utf-8").splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--crop-px", 64), "--crop-px 64 is larger than --resize-px 36"),
+        (("--subset", 51), "val has 50 images"),
+        (("--results", "{tmp}/notes"), "has other columns than an evaluation"),
+        (("--results", "{tmp}/none/rows.csv"), "there is no folder"),
+        (("--real-labels", "{tmp}/notes"), "cannot be read as ReaL labels"),
+        (("--report", "{tmp}/notes"), "cannot be written"),
+    ],
+)
+def test_eval_refuses_what_does_not_fit(whole: Runs, tmp_path: Path, options: tuple[object, ...], words: str) -> None:
+    (tmp_path / "notes").write_text("a,b\n", encoding="utf-8")
+    given = [str(one).replace("{tmp}", str(tmp_path)) for one in options]
+    outcome = run("eval", whole.folder / "whole1", "--data", whole.dataset, *given)
+    assert outcome.status == 2, outcome.err
+    assert words in outcome.err
+    assert "Traceback" not in outcome.err
+
+
 def test_eval_refuses_a_dataset_of_other_classes(whole: Runs, few_classes: Path) -> None:
     outcome = run("eval", whole.folder / "whole1", "--data", few_classes)
     assert outcome.status == 2
@@ -301,7 +380,7 @@ def test_eval_refuses_what_is_no_checkpoint(whole: Runs, tmp_path: Path) -> None
     (tmp_path / "notes.pt").write_text("not a checkpoint", encoding="utf-8")
     outcome = run("eval", tmp_path / "notes.pt", "--data", whole.dataset)
     assert outcome.status == 2
-    assert "notes.pt is not a checkpoint of imagenet-mds" in outcome.err
+    assert "notes.pt cannot be read as tensors" in outcome.err
 
 
 def test_the_log_says_how_long_data_were_waited_for(whole: Runs) -> None:

@@ -1,5 +1,6 @@
 """The one place that makes a Composer Trainer: loaders, model, recipe, and what is always measured."""
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -7,20 +8,23 @@ from pathlib import Path
 
 import torch
 from composer import Trainer
-from composer.core import Callback, Evaluator
+from composer.core import Callback, Evaluator, Event, State
 from composer.devices import Device
 from composer.loggers import LoggerDestination
 from composer.utils import dist
 
+from imagenet_mds_train.augment.mixing import Mixing
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.data.device import DeviceLoader, finish_batch
 from imagenet_mds_train.data.loaders import counts_of, training_loader, validation_loader
+from imagenet_mds_train.data.numbered import NumberedBatches
 from imagenet_mds_train.loggers.throughput import Throughput
-from imagenet_mds_train.model.build import build_model, precision_on, take_weights
+from imagenet_mds_train.model.build import build_model, precision_on
+from imagenet_mds_train.model.weights import take_pretrained, take_weights
 from imagenet_mds_train.recipe.algorithms import build_algorithms
 from imagenet_mds_train.recipe.distributed import OneModel
 from imagenet_mds_train.recipe.optimizer import build_optimizer
-from imagenet_mds_train.recipe.schedule import build_scheduler
+from imagenet_mds_train.recipe.schedule import LearningRate
 from imagenet_mds_train.run.job import RankJob
 
 
@@ -46,22 +50,37 @@ def build_trainer(
     torch_device = torch.device("cuda", torch.cuda.current_device()) if device.name == "gpu" else torch.device("cpu")
     train, val = _build_loaders(config, job, torch_device)
     model = build_model(config, len(job.classes))
-    if job.weights:
+    if job.weights and job.pretrained:
+        for note in take_pretrained(model, Path(job.weights), job.classes):
+            if dist.get_global_rank() == 0:
+                print(f"note: {note}", file=sys.stderr, flush=True)
+    elif job.weights:
         take_weights(model, Path(job.weights), job.classes)
+    schedule, precision = config.schedule, precision_on(torch_device.type, config)
+    learning_rate = LearningRate(
+        config.lr,
+        warmup_batches=round(schedule.warmup_epochs * len(train)),
+        total_batches=schedule.epochs * len(train),
+        final_fraction=schedule.final_lr_fraction,
+    )
+    throughput = Throughput(config.global_batch_size, partial(counts_of, train, val))
     return Trainer(
         model=model,
         train_dataloader=train,
         eval_dataloader=Evaluator(label="val", dataloader=val) if val else None,
-        eval_interval=f"{config.evaluation.every_epochs or 1}ep",
-        max_duration=f"{config.schedule.epochs}ep",
-        optimizers=build_optimizer(config.optimizer, model),
-        schedulers=build_scheduler(config, len(train)),
-        step_schedulers_every_batch=True,
-        algorithms=build_algorithms(config.algorithms, deterministic=config.system.deterministic),
-        callbacks=[OneModel(), Throughput(config.global_batch_size, partial(counts_of, train, val)), *callbacks],
+        eval_interval=partial(_validates, config),
+        max_duration=f"{schedule.epochs}ep",
+        optimizers=build_optimizer(config.optimizer, model, config.lr, config.algorithms.sam),
+        algorithms=build_algorithms(
+            config.algorithms,
+            epochs=schedule.epochs,
+            fp16=precision == "amp_fp16",
+            deterministic=config.system.deterministic,
+        ),
+        callbacks=[NumberedBatches(train), OneModel(), learning_rate, throughput, *callbacks],
         loggers=list(loggers),
         device=device,
-        precision=precision_on(torch_device.type, config),
+        precision=precision,
         device_train_microbatch_size=config.system.device_microbatch_size,
         deterministic_mode=config.system.deterministic,
         seed=config.seed,
@@ -76,6 +95,11 @@ def build_trainer(
     )
 
 
+def _validates(config: TrainConfig, state: State, event: Event) -> bool:
+    """Whether Composer validates now. An epoch that ends is counted by then."""
+    return event == Event.EPOCH_END and config.evaluation.is_due(state.timestamp.epoch.value, config.schedule.epochs)
+
+
 def _plain_path(checkpoint: str) -> str:
     """A link to a checkpoint in the attempt's temporary folder. Composer takes a path for a URI and a format string, so
     that one with `#`, `?`, braces or a leading `//` names another file."""
@@ -86,13 +110,14 @@ def _plain_path(checkpoint: str) -> str:
 
 def _build_loaders(config: TrainConfig, job: RankJob, device: torch.device) -> tuple[DeviceLoader, DeviceLoader | None]:
     """This rank's training and validation batches; None where the run never validates."""
-    replace_damaged = config.data.damaged == "black"
-    finish = partial(finish_batch, device=device, classes=len(job.classes))
+    classes = len(job.classes)
     train = training_loader(
         config,
         job.train.shard_cache(),
         job.train.samples,
-        finish=partial(finish, weightless=replace_damaged),
+        finish=partial(
+            finish_batch, device=device, classes=classes, mixing=Mixing(config.algorithms, classes, config.seed)
+        ),
         device=device,
     )
     if job.val is None:
@@ -103,8 +128,8 @@ def _build_loaders(config: TrainConfig, job: RankJob, device: torch.device) -> t
         job.val.samples,
         rank=dist.get_global_rank(),
         ranks=dist.get_world_size(),
-        replace_damaged=replace_damaged,
-        finish=finish,
+        replace_damaged=config.data.damaged == "black",
+        finish=partial(finish_batch, device=device, classes=classes, mixing=None),
         device=device,
     )
     return train, val

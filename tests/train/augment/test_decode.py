@@ -27,7 +27,7 @@ from imagenet_mds_train.augment.decode import (
     resize,
 )
 from imagenet_mds_train.augment.views import Augmentation
-from imagenet_mds_train.config.schema import AugmentConfig, ProgressiveConfig
+from imagenet_mds_train.config.augment import AugmentConfig, ProgressiveConfig
 from tests.support.drawing import encoded, noise
 from tests.support.jpegs import lossless
 
@@ -181,14 +181,20 @@ def test_the_size_is_a_function_of_the_epoch() -> None:
     config = AugmentConfig(
         size_px=192, progressive=ProgressiveConfig(start_px=128, from_epoch=2, until_epoch=6, step_px=16)
     )
-    assert [config.size_at(epoch) for epoch in range(9)] == [128, 128, 128, 144, 160, 176, 192, 192, 192]
+    assert [config.size_at(epoch, 9) for epoch in range(9)] == [128, 128, 128, 144, 160, 176, 192, 192, 192]
     view = Augmentation(config)
     # What comes next copies nothing: the channels of a pixel lie together.
     assert all(view.view(FILES[0], seed, 0).pixels.flags.c_contiguous for seed in range(8))
     assert [view.view(FILES[0], 5, epoch).pixels.shape[0] for epoch in (0, 3, 7)] == [128, 144, 192]
-    for wrong in ({"start_px": 256, "until_epoch": 3}, {"from_epoch": 3, "until_epoch": 3}):
-        with pytest.raises(ValueError, match="progressive"):
-            AugmentConfig(size_px=192, progressive=ProgressiveConfig(**wrong))
+    shares = config.model_copy(
+        update={"progressive": ProgressiveConfig(start_px=128, from_epoch="20%", until_epoch="60%", step_px=16)}
+    )
+    assert [shares.size_at(epoch, 10) for epoch in range(10)] == [config.size_at(epoch, 9) for epoch in range(10)]
+    with pytest.raises(ValueError, match=r"progressive\.start_px 256 is larger than size_px 192"):
+        AugmentConfig(size_px=192, progressive=ProgressiveConfig(start_px=256, until_epoch=3))
+    same = AugmentConfig(size_px=192, progressive=ProgressiveConfig(from_epoch="50%", until_epoch="52%"))
+    with pytest.raises(ValueError, match="progressive goes from epoch 5 to epoch 5: choose a later end"):
+        same.refuse_wrong_steps(10)
 
 
 def test_randaugment_and_the_flip_come_from_the_seed() -> None:

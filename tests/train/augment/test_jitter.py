@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional
 
 from imagenet_mds.seeds import SampleRandom
 from imagenet_mds_train.augment.jitter import draw_jitter, jitter, jitter_rows
-from imagenet_mds_train.config.schema import ColorJitterConfig
+from imagenet_mds_train.config.augment import ColorJitterConfig
 
 STOCK = (
     functional.adjust_brightness,

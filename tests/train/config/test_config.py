@@ -8,10 +8,12 @@ from pydantic import ValidationError
 
 from imagenet_mds.dataset.subsets import SUBSETS
 from imagenet_mds.errors import UserError
-from imagenet_mds.resources import config_names
+from imagenet_mds.resources import config_names, recipe_names
 from imagenet_mds_train.config.explain import known_keys
-from imagenet_mds_train.config.load import load_config, parse_config
-from imagenet_mds_train.config.schema import AlgorithmsConfig
+from imagenet_mds_train.config.load import load_config, load_layers, origins, parse_config
+from imagenet_mds_train.config.recipe import AlgorithmsConfig
+from imagenet_mds_train.config.schema import EvaluationConfig
+from imagenet_mds_train.config.section import epoch_of
 
 LEAST: dict[str, Any] = {"global_batch_size": 64, "optimizer": {"lr": 0.1}, "schedule": {"epochs": 3}}
 
@@ -24,19 +26,26 @@ def test_every_shipped_configuration_loads(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "ranks", "device_batch_size", "lr", "epochs", "warmup_epochs", "samples"),
+    ("overrides", "phase", "ranks", "device_batch_size", "lr", "epochs", "warmup_epochs", "samples"),
     [
-        (1, 1, 64, 0.01, 3, 0.0, 1_000),
-        (2, 1, 256, 0.05, 10, 0.0, 25_000),
-        (3, 4, 128, 0.4, 90, 5.0, None),
+        ((), 1, 1, 64, 0.01, 3, 0.0, 1_000),
+        ((), 2, 1, 256, 0.05, 10, 0.0, 25_000),
+        (("recipe=classic",), 3, 4, 128, 0.4, 90, 5.0, None),
     ],
 )
 def test_the_phases_have_the_figures_of_the_table(
-    phase: int, ranks: int, device_batch_size: int, lr: float, epochs: int, warmup_epochs: float, samples: int | None
+    overrides: tuple[str, ...],
+    phase: int,
+    ranks: int,
+    device_batch_size: int,
+    lr: float,
+    epochs: int,
+    warmup_epochs: float,
+    samples: int | None,
 ) -> None:
-    config = load_config(f"phase{phase}")
+    config = load_config(f"phase{phase}", overrides)
     assert (config.ranks, config.device_batch_size) == (ranks, device_batch_size)
-    assert (config.optimizer.lr, config.optimizer.momentum, config.optimizer.weight_decay) == (lr, 0.9, 1e-4)
+    assert (config.lr, config.optimizer.momentum, config.optimizer.weight_decay) == (lr, 0.9, 1e-4)
     assert (config.schedule.epochs, config.schedule.warmup_epochs) == (epochs, warmup_epochs)
     assert config.schedule.final_lr_fraction == 0.0
     assert config.data.subset_samples() == samples
@@ -46,20 +55,113 @@ def test_the_phases_have_the_figures_of_the_table(
 
 
 def _on(algorithms: AlgorithmsConfig) -> dict[str, Any]:
-    return {name: value for name, value in algorithms.model_dump().items() if value}
+    return {name: value for name, value in algorithms.model_dump(exclude_defaults=True).items() if value is not None}
 
 
 def test_each_phase_has_the_algorithms_of_the_table() -> None:
-    first = {"mixup": {"alpha": 0.2}, "label_smoothing": {"smoothing": 0.1}, "channels_last": True}
-    second = first | {"cutmix": {"alpha": 1.0}, "ema": {"half_life_batches": 50}, "blurpool": True}
-    one, two, three = (load_config(f"phase{phase}") for phase in (1, 2, 3))
+    first = {"mixup": {}, "label_smoothing": {}, "channels_last": True}
+    second = first | {"cutmix": {}, "ema": {}, "blurpool": "convolutions"}
+    one, two = (load_config(f"phase{phase}") for phase in (1, 2))
+    three = load_config("phase3", ["recipe=classic"])
     assert _on(one.algorithms) == first
     assert _on(two.algorithms) == second
-    assert _on(three.algorithms).items() >= second.items()
+    assert _on(three.algorithms) == second | {"sam": {}}
     assert one.augment.randaugment is None
     for config in (two, three):
         assert config.augment.randaugment is not None
         assert (config.augment.randaugment.severity, config.augment.randaugment.depth) == (9, 2)
+    averaged = load_config("phase3", ["recipe=classic", "algorithms.ema=null", "algorithms.swa={}"])
+    assert averaged.algorithms.swa is not None
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_runs_phase_3(name: str) -> None:
+    config = load_config("phase3", [f"recipe={name}"])
+    assert config.recipe == name
+    assert config.ranks == 4
+    assert config.device_batch_size % 128 == 0
+    assert config.size_at(config.schedule.epochs - 1) == config.augment.size_px
+
+
+def test_phase_3_is_mosaics_medium_recipe() -> None:
+    config = load_config("phase3")
+    assert (config.recipe, config.global_batch_size, config.lr, config.schedule.epochs) == ("medium", 2048, 2.048, 120)
+    assert (config.optimizer.momentum, config.optimizer.weight_decay, config.optimizer.decoupled) == (0.875, 5e-4, True)
+    assert config.loss == "binary_cross_entropy"
+    assert _on(config.algorithms) == {
+        "mixup": {},
+        "label_smoothing": {},
+        "ema": {"half_life_batches": 100, "every_batches": 20},
+        "sam": {},
+        "blurpool": "convolutions",
+        "channels_last": True,
+    }
+    # Half the size for 40% of the epochs, the full one for the last 20%.
+    assert [config.size_at(epoch) for epoch in (0, 48, 72, 95, 96, 119)] == [88, 88, 132, 172, 176, 176]
+    assert (config.evaluation.resize_px, config.evaluation.crop_px) == (232, 224)
+
+
+def test_the_layers_are_the_recipe_the_file_and_what_was_given() -> None:
+    config = load_config("phase2", ["recipe=mild", "algorithms.mixup.alpha=0.5", "algorithms.ema=null"])
+    assert config.optimizer.decoupled
+    assert (config.optimizer.lr, config.lr) == (0.05, 0.05)
+    assert config.algorithms.mixup is not None
+    found = origins(load_layers("phase2", ["recipe=mild", "algorithms.mixup.alpha=0.5", "algorithms.ema=null"], 2))
+    expected = {
+        "optimizer.decoupled": "recipe mild",
+        "optimizer.lr": "phase2",
+        "recipe": "command line",
+        "ranks": "command line",
+        "algorithms.mixup.alpha": "command line",
+        "algorithms.ema": "command line",
+        "algorithms.sam": "phase2",
+        "augment.progressive.start_px": "recipe mild",
+    }
+    assert expected.items() <= found.items()
+    assert "algorithms.ema.half_life_batches" not in found, "null took its place"
+    assert "seed" not in found, "it has its default"
+
+
+def test_a_recipe_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(UserError, match=r"no recipe spicy: pass recipe=null, or one of classic, hot, medium, mild$"):
+        load_config("phase3", ["recipe=spicy"])
+
+
+def test_earlier_versions_blurpool_was_of_all() -> None:
+    kinds = {True: "all", False: None, "convolutions": "convolutions", None: None}
+    for written, meant in kinds.items():
+        assert AlgorithmsConfig.model_validate({"blurpool": written}).blurpool == meant
+
+
+def test_one_run_has_one_average() -> None:
+    with pytest.raises(UserError, match="ema and swa are both on, and a run has one average of its weights"):
+        load_config("phase2", ["algorithms.swa={}"])
+
+
+@pytest.mark.parametrize(("at", "epoch"), [(0, 0), (7, 7), ("0%", 0), ("40%", 4), ("45%", 4), ("99.9%", 10)])
+def test_a_share_of_the_epochs_is_an_epoch(at: int | str, epoch: int) -> None:
+    assert epoch_of(at, 10) == epoch
+
+
+@pytest.mark.parametrize("wrong", ["-1%", "101%", "40 %", "40", "%", "-1", "1.5"])
+def test_what_is_no_share_is_refused(wrong: str) -> None:
+    with pytest.raises(UserError, match=r"algorithms\.swa\.from_epoch should"):
+        load_config("phase1", [f"algorithms.swa.from_epoch='{wrong}'"])
+
+
+@pytest.mark.parametrize(
+    ("every", "last", "due"),
+    [(1, 0, [1, 2, 3, 4, 5, 6, 7]), (3, 0, [3, 6, 7]), (5, 2, [5, 6, 7]), (9, 0, [7]), (None, 3, [])],
+)
+def test_validation_is_due_every_so_often_and_at_the_end(every: int | None, last: int, due: list[int]) -> None:
+    config = EvaluationConfig(every_epochs=every, last_epochs=last)
+    assert [finished for finished in range(1, 8) if config.is_due(finished, 7)] == due
+
+
+def test_the_learning_rate_follows_the_batch() -> None:
+    config = load_config("phase3", ["global_batch_size=512"])
+    assert config.lr == 2.048 / 4
+    assert load_config("phase3", ["global_batch_size=512", "optimizer.lr_batch_size=null"]).lr == 2.048
 
 
 def test_the_subsets_by_name_are_those_of_the_mission() -> None:
@@ -94,7 +196,7 @@ def test_overrides_win_over_the_file_and_the_flag_over_both() -> None:
         ("shuffle_seed=3", "unknown key shuffle_seed (did you mean data.order.shuffle_seed?)"),
         ("algorithms.mixup.alfa=0.1", "unknown key algorithms.mixup.alfa (did you mean algorithms.mixup.alpha?)"),
         ("batch_size=64", "unknown key batch_size (did you mean global_batch_size?)"),
-        ("zzzz=1", "unknown key zzzz (known: seed, ranks, global_batch_size, data,"),
+        ("zzzz=1", "unknown key zzzz (known: recipe, seed, ranks, global_batch_size, data,"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(override: str, words: str) -> None:
@@ -113,7 +215,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(override: str, words
         ("schedule.epochs=1.5", "schedule.epochs should be a valid integer, and is 1.5"),
         ("schedule.epochs=true", "schedule.epochs should be a valid integer, and is true"),
         ("seed=-1", "seed should be greater than or equal to 0, and is -1"),
-        ("algorithms.blurpool=1", "algorithms.blurpool should be a valid boolean, and is 1"),
+        ("algorithms.blurpool=1", "algorithms.blurpool should be 'convolutions' or 'all', and is 1"),
         ("model.depth=51", "model.depth should be 10, 18, 34, 50, 101 or 152, and is 51"),
         ("data.subset=huge", "data.subset should be 'tiny', 'small', 'medium' or 'large', and is \"huge\""),
         ("data=5", "data should be an object, and is 5"),
@@ -208,9 +310,9 @@ def test_the_recipe_excludes_settings_of_place_and_speed() -> None:
         8,
     )
     assert moved != config
-    assert moved.recipe() == config.recipe()
-    for change in ("seed=1", "global_batch_size=8", "data.subset=9", "data.order.shuffle_seed=1", "augment.size_px=8"):
-        assert load_config("phase3", [change]).recipe() != config.recipe()
+    assert moved.what_is_fixed() == config.what_is_fixed()
+    for change in ("seed=1", "global_batch_size=8", "data.subset=9", "data.order.shuffle_seed=1", "augment.size_px=96"):
+        assert load_config("phase3", [change]).what_is_fixed() != config.what_is_fixed()
 
 
 def test_a_configuration_does_not_change_after_it_is_read() -> None:

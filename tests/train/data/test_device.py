@@ -50,12 +50,13 @@ def test_the_next_batch_is_on_its_way_while_this_one_is_used(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: recorder)
 
-    def finish(batch: Any) -> Any:
+    def finish(batch: Any, number: int) -> Any:
+        assert batch == number + 1
         recorder.log.append(f"finish {batch}")
         return (OnDevice(recorder, f"images {batch}"), OnDevice(recorder, f"labels {batch}"))
 
     used = []
-    for batch in on_a_stream(iter([1, 2, 3]), finish, torch.device("cuda", 0)):
+    for batch in on_a_stream(zip([1, 2, 3], range(3), strict=True), finish, torch.device("cuda", 0)):
         used.append(batch[0].name)  # type: ignore[attr-defined] # of the recorder's
         recorder.log.append(f"use {len(used)}")
     assert used == ["images 1", "images 2", "images 3"]
@@ -74,4 +75,4 @@ def test_the_next_batch_is_on_its_way_while_this_one_is_used(monkeypatch: pytest
 
 def test_nothing_is_asked_of_a_stream_for_no_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Recorder())
-    assert list(on_a_stream(iter([]), lambda batch: batch, torch.device("cuda", 0))) == []
+    assert list(on_a_stream(iter([]), lambda batch, number: batch, torch.device("cuda", 0))) == []

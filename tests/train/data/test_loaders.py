@@ -16,8 +16,10 @@ from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.process.attempt import SHARED_MEMORY
 from imagenet_mds_train.augment.decode import decode_picture
 from imagenet_mds_train.augment.views import Augmentation, seeded, validation_view
+from imagenet_mds_train.config.augment import AugmentConfig
+from imagenet_mds_train.config.data import OrderConfig
 from imagenet_mds_train.config.load import parse_config
-from imagenet_mds_train.config.schema import AugmentConfig, EvaluationConfig, OrderConfig
+from imagenet_mds_train.config.schema import EvaluationConfig
 from imagenet_mds_train.data.device import PADDING_LABEL
 from imagenet_mds_train.data.loaders import TrainingImages, validation_loader
 from imagenet_mds_train.data.stream import ImageStream, own_resources

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ with warnings.catch_warnings():
     from composer.algorithms.ema import ema as composers
     from composer.core import Event
 
-    from imagenet_mds_train.recipe.average import EMA, update_average
+    from imagenet_mds_train.recipe.average import EMA, SWA, WeightAverage, update_average
 
 pytestmark = pytest.mark.slow  # imports composer
 
@@ -32,10 +33,17 @@ class Network(nn.Module):
 
 
 class FakeState:
-    """What an average sees of Composer's state."""
+    """What an average sees of Composer's state: the model, and how many batches of how many epochs are finished."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, batch: int = 1, batches_per_epoch: int = 1) -> None:
+        epochs = (batch - 1) // batches_per_epoch
         self.model = model
+        self.dataloader_len = SimpleNamespace(value=batches_per_epoch)
+        self.timestamp = SimpleNamespace(
+            batch=SimpleNamespace(value=batch),
+            epoch=SimpleNamespace(value=epochs),
+            batch_in_epoch=SimpleNamespace(value=batch - epochs * batches_per_epoch),
+        )
 
 
 def step(model: nn.Module, seed: int) -> None:
@@ -56,9 +64,9 @@ def values(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in named}
 
 
-def apply(average: EMA, event: Event, model: nn.Module) -> None:
-    """Let an event reach the average."""
-    state: Any = FakeState(model)
+def apply(average: WeightAverage, event: Event, model: nn.Module, batch: int = 1, batches_per_epoch: int = 1) -> None:
+    """Let an event reach the average, after so many batches."""
+    state: Any = FakeState(model, batch, batches_per_epoch)
     assert average.match(event, state)
     average.apply(event, state, None)  # type: ignore[arg-type] # it does not log
 
@@ -201,3 +209,48 @@ def test_nothing_is_averaged_before_the_first_batch(tmp_path: Path) -> None:
     again.load_state_dict(average.state_dict())
     with again.in_model(model):
         assert same(values(model), before)
+
+
+def test_an_average_of_every_fourth_batch_moves_as_far_as_one_of_each() -> None:
+    model, average = Network(), EMA(half_life_batches=12, every_batches=4)
+    saved = []
+    for batch in range(1, 13):
+        step(model, batch)
+        apply(average, Event.BATCH_END, model, batch)
+        if batch % 4 == 0:
+            saved.append(values(model))
+    expected = saved[0]
+    for later in saved[1:]:
+        for name, now in later.items():
+            expected[name] = torch.lerp(expected[name], now, 1 - 0.5 ** (4 / 12)) if now.is_floating_point() else now
+    with average.in_model(model):
+        for name, now in values(model).items():
+            torch.testing.assert_close(now, expected[name])
+
+
+def test_swa_is_the_mean_of_the_ends_of_the_last_epochs_over_a_save() -> None:
+    model, average, batches_per_epoch = Network(), SWA(from_epoch=2), 3
+    ends = []
+    for batch in range(1, 16):
+        step(model, batch)
+        apply(average, Event.BATCH_END, model, batch, batches_per_epoch)
+        if batch in (9, 12, 15):  # the third, fourth and fifth epoch
+            ends.append(values(model))
+        if batch == 6:
+            before = values(model)
+            with average.in_model(model):
+                assert same(values(model), before), "no average yet"
+        if batch == 13:  # a run that is continued in mid-epoch
+            with average.in_model(model):
+                weights, state = values(model), copy.deepcopy(average.state_dict())
+            model, average = Network(), SWA(from_epoch=2)
+            model.load_state_dict(weights)
+            average.load_state_dict(state)
+            apply(average, Event.FIT_START, model, batch)
+    assert average.updates == 3
+    with average.in_model(model):
+        for name, now in values(model).items():
+            if now.is_floating_point():
+                torch.testing.assert_close(now, torch.stack([end[name] for end in ends]).mean(0))
+            else:
+                assert torch.equal(now, ends[-1][name])

@@ -243,7 +243,7 @@ def test_plan_prints_and_starts_nothing(dataset: Path, tmp_path: Path) -> None:
         (("--phase", "1"), "pass --data DATASET"),
         (("--phase", "1", "--data", "nowhere"), "there is no dataset at nowhere"),
         (("--config", "phase9", "--data", "mds"), "there is no configuration phase9"),
-        (("--phase", "3", "--ranks", "3", "--data", "mds"), "global_batch_size 512 does not divide over 3 ranks"),
+        (("--phase", "3", "--ranks", "3", "--data", "mds"), "global_batch_size 2048 does not divide over 3 ranks"),
         (("--phase", "1", "--data", "mds", "optimizer.Lr=1"), "unknown key optimizer.Lr (did you mean optimizer.lr?)"),
     ],
 )

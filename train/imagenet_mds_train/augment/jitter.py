@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import to_dtype_image
 from torchvision.transforms.v2.functional._color import _hsv_to_rgb, _rgb_to_hsv
 
 from imagenet_mds.seeds import SampleRandom
-from imagenet_mds_train.config.schema import ColorJitterConfig
+from imagenet_mds_train.config.augment import ColorJitterConfig
 
 JitterRow = tuple[float, ...]
 """The order of the four operations (brightness 0, contrast 1, saturation 2, hue 3), then the factor of each."""

@@ -32,7 +32,8 @@ from imagenet_mds_train.augment.decode import (
     tiles_of,
 )
 from imagenet_mds_train.augment.jitter import IDENTITY, JitterRow, draw_jitter
-from imagenet_mds_train.config.schema import AugmentConfig, EvaluationConfig
+from imagenet_mds_train.config.augment import AugmentConfig
+from imagenet_mds_train.config.schema import EvaluationConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,16 @@ class View:
 
 
 class Augmentation:
-    """The training augmentation: a pure function of (file, seed, epoch)."""
+    """The training augmentation: a pure function of (file, seed, epoch).
 
-    def __init__(self, config: AugmentConfig) -> None:
+    Args:
+        config: what is done.
+        epochs: of the run, to which a size that grows refers.
+    """
+
+    def __init__(self, config: AugmentConfig, epochs: int = 1) -> None:
         self.config = config
+        self.epochs = epochs
         self._randaugment = (
             v2.RandAugment(num_ops=config.randaugment.depth, magnitude=config.randaugment.severity)
             if config.randaugment
@@ -63,7 +70,7 @@ class Augmentation:
 
     def black(self, epoch: int) -> View:
         """The black view that replaces a file that does not decode."""
-        size_px = self.config.size_at(epoch)
+        size_px = self.config.size_at(epoch, self.epochs)
         crop = Crop(0, 0, size_px, size_px)
         jitter = IDENTITY if self.config.color_jitter else None
         return View(np.zeros((size_px, size_px, 3), np.uint8), crop, False, jitter, False)
@@ -79,7 +86,7 @@ class Augmentation:
         Raises:
             Exception: any kind that Pillow's plugins raise, where the file does not decode.
         """
-        config, random, size_px = self.config, SampleRandom(seed), self.config.size_at(epoch)
+        config, random, size_px = self.config, SampleRandom(seed), self.config.size_at(epoch, self.epochs)
         size, whole = jpeg_size(data), None
         if size is None:
             whole = decode_slowly(data)

@@ -1,21 +1,21 @@
 """Finishes each batch on the device, ahead of its use.
 
 On a GPU the next batch is copied and jittered on a stream of its own while the current one is trained on; the copies
-run from pinned memory. Decisions that depend on values (which images are jittered, which labels have no weight) are
-made on the CPU, where the values are, so that nothing here waits for the device. Without a GPU the same is done when a
-batch is requested.
+run from pinned memory. Decisions that depend on values (which images are jittered) are made on the CPU, where the
+values are, so that nothing here waits for the device. Without a GPU the same is done when a batch is requested.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader
 
 from imagenet_mds.errors import UserError
 from imagenet_mds_train.augment.jitter import jitter
+from imagenet_mds_train.augment.mixing import Mixing
 from imagenet_mds_train.data.slots import BatchRef, Collated
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -24,8 +24,8 @@ PADDING_LABEL = -1
 """The label of black images without weight: damaged ones, and those that give each rank the same number of validation
 batches."""
 
-Finish: TypeAlias = Callable[[Any], Batch]
-"""Turns a batch as a worker collated it into one that is ready for the model."""
+Finish: TypeAlias = Callable[[Any, int], Batch]
+"""Turns a batch as a worker collated it, and its number, into one that is ready for the model."""
 
 
 class DeviceLoader(DataLoader[Any]):
@@ -41,15 +41,18 @@ class DeviceLoader(DataLoader[Any]):
         super().__init__(**options)
         self.finish = finish
         self.device = device
+        self.next_batch = 0
+        """The number of the first batch of the next iteration, which `finish` is given."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override] # torch's says that it is an object of its own
         """The batches of an epoch."""
         batches: Iterator[Any] = map(_taken, super().__iter__())
         if self.finish is None:
             return batches
+        numbered = zip(batches, count(self.next_batch), strict=False)
         if self.device.type != "cuda":
-            return map(self.finish, batches)
-        return on_a_stream(batches, self.finish, self.device)
+            return (self.finish(batch, number) for batch, number in numbered)
+        return on_a_stream(numbered, self.finish, self.device)
 
 
 def _taken(batch: Any) -> Any:
@@ -57,13 +60,13 @@ def _taken(batch: Any) -> Any:
     return batch.batch() if isinstance(batch, BatchRef) else batch
 
 
-def on_a_stream(batches: Iterable[Any], finish: Finish, device: torch.device) -> Iterator[Batch]:
+def on_a_stream(batches: Iterable[tuple[Any, int]], finish: Finish, device: torch.device) -> Iterator[Batch]:
     """Finish each batch on a stream of its own, one batch ahead of its use."""
     stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch's
     ahead: tuple[Batch, torch.cuda.Event] | None = None
-    for batch in batches:
+    for batch, number in batches:
         with torch.cuda.stream(stream):
-            following = finish(batch), stream.record_event()  # type: ignore[no-untyped-call] # torch's
+            following = finish(batch, number), stream.record_event()  # type: ignore[no-untyped-call] # torch's
         if ahead is not None:
             yield _in_use(*ahead, device)
         ahead = following
@@ -81,15 +84,16 @@ def _in_use(batch: Batch, finished: torch.cuda.Event, device: torch.device) -> B
     return batch
 
 
-def finish_batch(batch: Collated, *, device: torch.device, classes: int, weightless: bool = False) -> Batch:
-    """Move a collated batch to the device, with ColorJitter applied.
+def finish_batch(batch: Collated, number: int, *, device: torch.device, classes: int, mixing: Mixing | None) -> Batch:
+    """Move a collated batch to the device, with ColorJitter and mixing applied.
 
     Args:
         batch: in CPU memory.
+        number: of the global batch since the start of the run, counted from 0.
         device: where it goes.
         classes: number of classes of the model.
-        weightless: labels may be `PADDING_LABEL`. If one is, the batch gets class probabilities (samples, classes), all
-            zero for that sample.
+        mixing: what training does to a whole batch; its labels become class probabilities (samples, classes). None
+            leaves them numbers, as validation needs them.
 
     Raises:
         UserError: a label that the model does not know.
@@ -97,10 +101,7 @@ def finish_batch(batch: Collated, *, device: torch.device, classes: int, weightl
     images, labels = batch[0], batch[1]
     if (largest := int(labels.max())) >= classes:
         raise UserError(f"a sample has class {largest} and the model knows {classes}: pass model.classes")
-    if weightless and bool((labels < 0).any()):
-        real = (labels >= 0).float()[:, None]
-        labels = one_hot(labels.clamp(min=0), classes).float() * real
-    images = images.to(device, non_blocking=True)
+    images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
     if len(batch) == 3:
         images = jitter(images, batch[2])
-    return images, labels.to(device, non_blocking=True)
+    return mixing(images, labels, number) if mixing else (images, labels)

@@ -27,7 +27,8 @@ from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.process.lifetime import PARENT_VARIABLE, die_with
 from imagenet_mds.seeds import sample_seed
 from imagenet_mds_train.augment.views import Augmentation, View, fixed_view, validation_view
-from imagenet_mds_train.config.schema import EvaluationConfig, OrderConfig, TrainConfig
+from imagenet_mds_train.config.data import OrderConfig
+from imagenet_mds_train.config.schema import EvaluationConfig, TrainConfig
 from imagenet_mds_train.data.device import PADDING_LABEL, DeviceLoader, Finish
 from imagenet_mds_train.data.slots import Slots
 from imagenet_mds_train.data.stream import ImageStream
@@ -53,7 +54,7 @@ class TrainingImages(ImageStream):
             predownload=config.data.predownload,
         )
         self.seed = config.seed
-        self.augmentation = Augmentation(config.augment)
+        self.augmentation = Augmentation(config.augment, config.schedule.epochs)
         self.replace_damaged = config.data.damaged == "black"
         self._counts = _shared_counts(2)
 

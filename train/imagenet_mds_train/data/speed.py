@@ -83,7 +83,7 @@ def spread(samples: int, most: int) -> list[int]:
 
 def view_rate(config: TrainConfig, files: Sequence[bytes], seconds: float = _SECONDS) -> float:
     """Views per second that one process makes of stored samples, with the seeds of an epoch."""
-    augmentation = Augmentation(config.augment)
+    augmentation = Augmentation(config.augment, config.schedule.epochs)
     last = config.schedule.epochs - 1
 
     def view(number: int) -> None:

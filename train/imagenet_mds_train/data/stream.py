@@ -34,7 +34,7 @@ from imagenet_mds.jpeg.decoder_messages import decoder_reason
 from imagenet_mds.process.attempt import BASE_VARIABLE, attempt
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.storage.retry import EVICTED_SHARD_DOWNLOADS
-from imagenet_mds_train.config.schema import OrderConfig
+from imagenet_mds_train.config.data import OrderConfig
 
 
 def use_own_blocks() -> None:

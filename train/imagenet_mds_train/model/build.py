@@ -4,16 +4,14 @@ Training, evaluation and whatever else needs the network of a configuration take
 meet the modules they were trained in.
 """
 
-from pathlib import Path
 from typing import Literal
 
+import torch
 from composer.algorithms.blurpool import apply_blurpool
 
-from imagenet_mds.errors import UserError
-from imagenet_mds_train.checkpoints.payload import load_payload
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.model.classifier import Classifier
-from imagenet_mds_train.model.resnet import resnet
+from imagenet_mds_train.model.resnet import add_stochastic_depth, resnet, start_at_even_odds
 
 Precision = Literal["fp32", "amp_fp16", "amp_bf16"]
 
@@ -25,38 +23,16 @@ def build_model(config: TrainConfig, classes: int) -> Classifier:
         config: the run's.
         classes: outputs.
     """
-    smoothing = config.algorithms.label_smoothing.smoothing if config.algorithms.label_smoothing else 0.0
-    model = Classifier(resnet(config.model.depth, classes), classes, smoothing)
-    if config.algorithms.blurpool:
-        apply_blurpool(model.network)
-    return model
-
-
-def take_weights(model: Classifier, checkpoint: Path, classes: list[str]) -> None:
-    """Take the weights of a checkpoint, the averaged ones where it has an average.
-
-    Args:
-        model: what takes them.
-        checkpoint: a file that `imagenet-mds train` wrote.
-        classes: the model's, in the order of their numbers.
-
-    Raises:
-        UserError: it is not such a file, or of another network or other classes.
-    """
-    payload, weights = load_payload(checkpoint)
-    if payload["classes"] != classes:
-        raise UserError(
-            f"{checkpoint} knows {len(payload['classes'])} classes, and the dataset has {len(classes)}, or others: "
-            f"give a checkpoint with the dataset's classes"
-        )
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError:
-        depth = payload["config"]["model"]["depth"]
-        raise UserError(
-            f"{checkpoint} is of another network (ResNet-{depth}): pass model.depth and algorithms.blurpool as it has "
-            f"them"
-        ) from None
+    algorithms, network = config.algorithms, resnet(config.model.depth, classes)
+    if config.loss == "binary_cross_entropy":
+        start_at_even_odds(network)
+    if algorithms.stochastic_depth:
+        add_stochastic_depth(network, algorithms.stochastic_depth.drop_rate)
+    if algorithms.blurpool:
+        apply_blurpool(network, replace_maxpools=algorithms.blurpool == "all")
+    if algorithms.channels_last:
+        network.to(memory_format=torch.channels_last)
+    return Classifier(network, classes, config.loss)
 
 
 def precision_on(device_type: str, config: TrainConfig) -> Precision:

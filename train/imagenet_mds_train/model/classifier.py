@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from composer.loss import soft_cross_entropy
 from composer.models import ComposerModel
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torchmetrics import Metric
 
+from imagenet_mds_train.config.recipe import Loss
 from imagenet_mds_train.data.device import Batch
 from imagenet_mds_train.metrics.validation import validation_metrics
 
@@ -23,9 +24,9 @@ class Classifier(ComposerModel):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, classes: int, label_smoothing: float = 0.0) -> None:
+    def __init__(self, network: nn.Module, classes: int, loss: Loss = "cross_entropy") -> None:
         super().__init__()
-        self.label_smoothing = label_smoothing
+        self.loss_name = loss
         self.network = network
         self.classes = classes
         # Not persistent: a checkpoint holds only the weights, under the network's own names.
@@ -39,12 +40,8 @@ class Classifier(ComposerModel):
         return logits
 
     def loss(self, outputs: Tensor, batch: Batch, *args: Any, **kwargs: Any) -> Tensor:
-        """Cross entropy, of class numbers or of class probabilities."""
-        targets = batch[1]
-        if targets.is_floating_point():
-            targets = without_weightless(targets, self.label_smoothing)
-        loss: Tensor = soft_cross_entropy(outputs, targets)
-        return loss
+        """The mean loss of a batch over what weighs in it; its targets are class probabilities (samples, classes)."""
+        return (cross_entropy_of if self.loss_name == "cross_entropy" else binary_cross_entropy_of)(outputs, batch[1])
 
     def eval_forward(self, batch: Batch, outputs: Tensor | None = None) -> Tensor:
         """The logits, computed unless `outputs` holds them."""
@@ -59,17 +56,26 @@ class Classifier(ComposerModel):
         metric.update(outputs, batch[1])
 
 
-def without_weightless(targets: Tensor, smoothing: float) -> Tensor:
-    """Take back what label smoothing gave to samples without weight.
+_LEAST_WEIGHT = 1e-6
+"""A batch of damaged images alone has no weight, and its loss is 0."""
 
-    Smoothing turns a row p into (1 - s) p + s / C. A row of zeros, or one mixed with such a row, should have become
-    (1 - s) p + m s / C, where m is the sum of p.
+
+def cross_entropy_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy, the mean over the weight of the samples.
 
     Args:
-        targets: (samples, classes), after mixing and smoothing.
-        smoothing: s.
+        logits: (samples, classes).
+        targets: (samples, classes), probabilities. A row that sums to less than 1 has less weight.
     """
-    mass = (targets.sum(dim=1, keepdim=True) - smoothing) / (1 - smoothing)
-    # Rows whose sum differs from 1 only by rounding stay exactly as they are.
-    missing = torch.where(mass < 1 - 1e-4, 1 - mass, 0.0)
-    return targets - missing * (smoothing / targets.shape[1])
+    return cross_entropy(logits, targets, reduction="sum") / targets.sum().clamp(min=_LEAST_WEIGHT)
+
+
+def binary_cross_entropy_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross entropy, summed over the classes, the mean over the weight of the samples; the arguments are those
+    of `cross_entropy_of`."""
+    weights = targets.sum(dim=1, keepdim=True)
+    # A sample's targets are those of its part that weighs.
+    summed = binary_cross_entropy_with_logits(
+        logits, targets / weights.clamp(min=_LEAST_WEIGHT), weight=weights, reduction="sum"
+    )
+    return summed / weights.sum().clamp(min=_LEAST_WEIGHT)

@@ -1,36 +1,35 @@
-"""The configured recipe as Composer's objects. The order of the algorithms is fixed here, not in the YAML.
+"""The part of the recipe that acts on Composer's events. Its order is fixed here, not in the YAML.
 
-To add an algorithm: give it a section in `config.schema.AlgorithmsConfig`, build it here at its place in the order, and
-add it to the recipe of the resume tests.
+What acts on batches is in `augment.mixing`, what changes the network in `model.build`, SAM in `recipe.optimizer`. To
+add an algorithm: give it a section in `config.recipe.AlgorithmsConfig`, build it in one of these places, and add it to
+the recipes of the resume tests.
 """
 
-from composer.algorithms import ChannelsLast, CutMix, LabelSmoothing, MixUp
 from composer.core import Algorithm
 
-from imagenet_mds_train.config.schema import AlgorithmsConfig
-from imagenet_mds_train.recipe.average import EMA
+from imagenet_mds_train.config.recipe import AlgorithmsConfig
+from imagenet_mds_train.config.section import epoch_of
+from imagenet_mds_train.recipe.average import EMA, SWA
 from imagenet_mds_train.recipe.distributed import StaticBuckets
-from imagenet_mds_train.recipe.mixing import MixUpOrCutMix
+from imagenet_mds_train.recipe.overflow import OverflowGuard
 
 
-def build_algorithms(config: AlgorithmsConfig, *, deterministic: bool) -> list[Algorithm]:
-    """The algorithms that are on, in their right order: mixing before smoothing, the average last.
+def build_algorithms(config: AlgorithmsConfig, *, epochs: int, fp16: bool, deterministic: bool) -> list[Algorithm]:
+    """The algorithms that are on, in their right order: the average takes statistics that did not overflow.
 
-    BlurPool is not among them: it changes the network, so `model.build` applies it.
+    Args:
+        config: the recipe's.
+        epochs: of the run.
+        fp16: whether it computes in fp16.
+        deterministic: whether gradients are added up in the same order after a resume.
     """
     algorithms: list[Algorithm] = []
-    if config.channels_last:
-        algorithms.append(ChannelsLast())
-    mixup = MixUp(alpha=config.mixup.alpha) if config.mixup else None
-    cutmix = CutMix(alpha=config.cutmix.alpha) if config.cutmix else None
-    if mixup and cutmix:
-        algorithms.append(MixUpOrCutMix(mixup, cutmix))
-    else:
-        algorithms += [algorithm for algorithm in (mixup, cutmix) if algorithm]
-    if config.label_smoothing:
-        algorithms.append(LabelSmoothing(smoothing=config.label_smoothing.smoothing))
+    if fp16:
+        algorithms.append(OverflowGuard())
     if config.ema:
-        algorithms.append(EMA(config.ema.half_life_batches))
+        algorithms.append(EMA(config.ema.half_life_batches, config.ema.every_batches))
+    if config.swa:
+        algorithms.append(SWA(epoch_of(config.swa.from_epoch, epochs)))
     if deterministic:
         algorithms.append(StaticBuckets())
     return algorithms

@@ -1,12 +1,9 @@
 """The learning rate as a pure function of the batch number."""
 
 import math
-from typing import TYPE_CHECKING, Any
 
-from imagenet_mds_train.config.schema import TrainConfig
-
-if TYPE_CHECKING:
-    from composer.core import State
+from composer.core import Callback, State
+from composer.loggers import Logger
 
 
 def lr_multiplier(batch: int, *, warmup_batches: int, total_batches: int, final_fraction: float) -> float:
@@ -24,17 +21,38 @@ def lr_multiplier(batch: int, *, warmup_batches: int, total_batches: int, final_
     return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def build_scheduler(config: TrainConfig, batches_per_epoch: int) -> Any:
-    """Build the schedule as Composer calls it, as a function of its state."""
-    warmup = round(config.schedule.warmup_epochs * batches_per_epoch)
-    total = config.schedule.epochs * batches_per_epoch
+class LearningRate(Callback):
+    """Sets the learning rate of each batch before it is trained on. It has no state.
 
-    def scheduler(state: "State", ssr: float = 1.0) -> float:
-        return lr_multiplier(
+    Composer's schedulers are asked before a batch is counted, so that each batch gets the rate of the one before.
+
+    Args:
+        lr: after the warm-up.
+        warmup_batches: batches of the warm-up.
+        total_batches: batches of the run.
+        final_fraction: what the cosine falls to, as a share of `lr`.
+    """
+
+    def __init__(self, lr: float, *, warmup_batches: int, total_batches: int, final_fraction: float) -> None:
+        self._lr = lr
+        self._warmup_batches = warmup_batches
+        self._total_batches = total_batches
+        self._final_fraction = final_fraction
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Set the rate of the first batch, or of the one at which a run resumes."""
+        self._set(state)
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Set the rate of the next batch: this one is counted by now."""
+        self._set(state)
+
+    def _set(self, state: State) -> None:
+        multiplier = lr_multiplier(
             state.timestamp.batch.value,
-            warmup_batches=warmup,
-            total_batches=total,
-            final_fraction=config.schedule.final_lr_fraction,
+            warmup_batches=self._warmup_batches,
+            total_batches=self._total_batches,
+            final_fraction=self._final_fraction,
         )
-
-    return scheduler
+        for group in state.optimizers[0].param_groups:
+            group["lr"] = self._lr * multiplier

@@ -6,6 +6,7 @@ from typing import Any
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import file_xxh64
+from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.run.folder import find_checkpoint, read_object
 
@@ -18,6 +19,8 @@ class Fork:
     xxh64: str
     run: dict[str, Any] | None = None
     """The record of the run that it is of, None for a file alone."""
+    is_pretrained: bool = False
+    """Whether it may be of other classes, and another program's."""
 
     @classmethod
     def at(cls, location: str) -> "Fork":
@@ -30,6 +33,17 @@ class Fork:
         path = find_checkpoint(location).absolute()
         return cls(path, file_xxh64(path), read_object(path.parent.parent / "run.json"))
 
+    @classmethod
+    def pretrained(cls, file: Path) -> "Fork":
+        """Weights of any origin, or the newest checkpoint of a run's folder.
+
+        Raises:
+            UserError: there are none.
+            WorldError: the run's checkpoints are broken.
+        """
+        path = find_checkpoint(str(file)).absolute()
+        return cls(path, file_xxh64(path), is_pretrained=True)
+
     def refuse_misfit(self, config: TrainConfig, classes_fingerprint: str | None) -> None:
         """Refuse weights of another network or other classes, as far as the record of their run says so. The ranks
         refuse the rest.
@@ -39,12 +53,10 @@ class Fork:
         """
         if self.run is None:
             return
-        theirs = self.run["config"]
-        if theirs["model"]["depth"] != config.model.depth or (
-            bool(theirs["algorithms"].get("blurpool")) != config.algorithms.blurpool
-        ):
+        theirs = parse_config(self.run["config"], f"the configuration of {self.checkpoint}")
+        if (theirs.model.depth, theirs.algorithms.blurpool) != (config.model.depth, config.algorithms.blurpool):
             raise UserError(
-                f"{self.checkpoint} is of another network (ResNet-{theirs['model']['depth']}): pass model.depth and "
+                f"{self.checkpoint} is of another network (ResNet-{theirs.model.depth}): pass model.depth and "
                 f"algorithms.blurpool as it has them"
             )
         if self.run["identity"]["dataset"]["classes"] != classes_fingerprint:

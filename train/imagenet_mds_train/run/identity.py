@@ -1,10 +1,10 @@
 """The identity of a run: the dataset and recipe that must not change between its parts. Imports no torch."""
 
+import json
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 
 from imagenet_mds.dataset.access import Split
 from imagenet_mds.errors import UserError
@@ -22,7 +22,7 @@ def run_identity(config: TrainConfig, train: Split, val: Split | None) -> dict[s
             "val": val.info.fingerprint if val else None,
             "classes": train.info.classes_fingerprint,
         },
-        "recipe": config.recipe(),
+        "recipe": config.what_is_fixed(),
     }
 
 
@@ -42,7 +42,7 @@ def refuse_other(origin: object, before: dict[str, Any] | None, identity: dict[s
     if before is None:
         return
     if isinstance(before.get("recipe"), Mapping):
-        before = before | {"recipe": _with_defaults(before["recipe"], identity["recipe"], TrainConfig)}
+        before = before | {"recipe": _completed(before["recipe"])}
     if before == identity:
         return
     shown = differences(before, identity)
@@ -53,35 +53,9 @@ def refuse_other(origin: object, before: dict[str, Any] | None, identity: dict[s
     )
 
 
-def _with_defaults(before: Mapping[str, Any], now: Mapping[str, Any], section: type[BaseModel]) -> dict[str, Any]:
-    """A part of a recipe with the default of every key that only `now` has."""
-    completed = dict(before)
-    for key, value in now.items():
-        field = section.model_fields.get(key)
-        if field is None:
-            continue
-        if key not in before:
-            if not field.is_required():
-                completed[key] = _narrowed(_default(field), value)
-        elif isinstance(value, Mapping) and isinstance(before[key], Mapping) and (inner := _section_of(field)):
-            completed[key] = _with_defaults(before[key], value, inner)
-    return completed
-
-
-def _default(field: FieldInfo) -> Any:
-    """A field's default as plain values."""
-    default = field.get_default(call_default_factory=True, validated_data={})
-    return default.model_dump(mode="json") if isinstance(default, BaseModel) else default
-
-
-def _narrowed(value: Any, like: Any) -> Any:
-    """Only those keys that `like` has too: a recipe does not hold every key of the configuration."""
-    if isinstance(value, Mapping) and isinstance(like, Mapping):
-        return {key: _narrowed(inner, like[key]) for key, inner in value.items() if key in like}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The model of a field that is a group of keys, or may be one."""
-    kinds = [field.annotation, *get_args(field.annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+def _completed(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe as this version writes it, with the default of every key that it lacks."""
+    try:
+        return TrainConfig.model_validate_json(json.dumps(recipe)).what_is_fixed()
+    except ValidationError:  # then the differences are shown
+        return recipe

@@ -58,6 +58,7 @@ class RankJob:
     attempt: which start of the run this is, counted from 1.
     device: what each rank computes on; it ends if it does not get it.
     weights: the file to take the first weights from, None to draw them.
+    pretrained: whether they may be of other classes, and another program's.
     """
 
     config: dict[str, Any]
@@ -70,6 +71,7 @@ class RankJob:
     attempt: int
     device: Literal["cpu", "gpu"] = "cpu"
     weights: str | None = None
+    pretrained: bool = False
 
     @property
     def run_name(self) -> str:

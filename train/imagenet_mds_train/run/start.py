@@ -93,7 +93,9 @@ class Start:
         if checkpoint is not None:
             refuse_other(run.checkpoints.location_of(checkpoint), checkpoint.identity, identity)
         elif begun_from and fork is None and run.read_result() is None:
-            raise UserError(f"{run.path} starts from another run's weights: pass --from-checkpoint again")
+            raise UserError(
+                f"{run.path} starts from the weights of a file: pass its --from-checkpoint or --pretrained again"
+            )
         if run.read_result() is None:
             batches = samples // config.global_batch_size * config.schedule.epochs
             refuse_full_disk(config, _outputs(config, train), run, batches)
@@ -110,6 +112,12 @@ class Start:
     def train_samples(self) -> int:
         """Training images, subset applied."""
         return _samples(self.config, self.train)
+
+    @property
+    def val_samples(self) -> int:
+        """Validation images, subset applied; 0 without validation."""
+        samples = self.val.info.samples if self.val else 0
+        return min(self.config.evaluation.subset or samples, samples)
 
     @property
     def classes(self) -> list[str]:
@@ -144,13 +152,13 @@ class Start:
             ),
             (
                 "validation images",
-                f"{self.val.info.samples:,}" if self.val else "none, as evaluation.every_epochs says",
+                f"{self.val_samples:,}" if self.val else "none, as evaluation.every_epochs says",
             ),
             ("model", f"ResNet-{config.model.depth} at {config.augment.size_px} px"),
             ("device", _device_words(self.config)),
             ("batch", f"{config.global_batch_size} = {config.ranks} ranks x {config.device_batch_size}"),
             ("steps", f"{total:,} = {config.schedule.epochs} epochs x {self.batches_per_epoch:,}"),
-            ("learning rate", f"{config.optimizer.lr:g}, warm-up {config.schedule.warmup_epochs:g} epochs, cosine"),
+            ("learning rate", f"{_lr_words(config)}, warm-up {config.schedule.warmup_epochs:g} epochs, cosine"),
             ("algorithms", ", ".join(on) or "none"),
             (
                 "checkpoints",
@@ -172,7 +180,7 @@ class Start:
 
     def shards(self) -> list[tuple[Split, list[ShardInfo]]]:
         """The shards that the run reads, of each split."""
-        val = [(self.val, list(self.val.info.shards))] if self.val else []
+        val = [(self.val, self.val.info.prefix(self.val_samples))] if self.val else []
         return [(self.train, self.train.info.prefix(self.train_samples)), *val]
 
     def verify_shards(self, on_shard: Callable[[ShardInfo], None] = lambda shard: None) -> list[str]:
@@ -208,13 +216,14 @@ class Start:
             config=self.config.model_dump(mode="json"),
             run_folder=str(self.run.path),
             train=SplitJob.of(self.train.shard_cache, self.train_samples),
-            val=SplitJob.of(self.val.shard_cache, self.val.info.samples) if self.val else None,
+            val=SplitJob.of(self.val.shard_cache, self.val_samples) if self.val else None,
             classes=self.classes,
             identity=self.identity,
             checkpoint=self.run.checkpoints.location_of(self.checkpoint) if self.checkpoint else None,
             attempt=len(starts) + 1,
             device=device_of(self.config),
             weights=str(self.fork.checkpoint) if self.fork and not self.checkpoint else None,
+            pretrained=self.fork is not None and self.fork.is_pretrained,
         )
         path = self.run.path / "job.json"
         job.write(path)
@@ -253,7 +262,7 @@ def _refuse_other_outputs(config: TrainConfig, train: Split) -> None:
 
 def _refuse_single_values(config: TrainConfig) -> None:
     """Refuse parts of a batch of which BatchNorm would normalise one value, which torch does not."""
-    smallest_px = config.augment.size_at(0)
+    smallest_px = config.size_at(0)
     part = min(config.system.device_microbatch_size or config.device_batch_size, config.device_batch_size)
     if part == 1 and smallest_px <= _LAST_LAYER_STRIDE:
         raise UserError(
@@ -290,6 +299,14 @@ def _few_classes(train: Split) -> list[str]:
         f"{train.storage.location} has images of {present:,} of its {len(known):,} classes, and the network gets "
         f"{len(known):,} outputs; `convert --classes present` gives one of {present:,}"
     ]
+
+
+def _lr_words(config: TrainConfig) -> str:
+    """The learning rate, and how it comes from that of the configuration."""
+    given = config.optimizer
+    if given.lr_batch_size is None:
+        return f"{config.lr:g}"
+    return f"{config.lr:g} = {given.lr:g} x {config.global_batch_size:,} / {given.lr_batch_size:,} images"
 
 
 def _device_words(config: TrainConfig) -> str:

@@ -1,0 +1,45 @@
+"""`imagenet-mds export`: a trained network for other programs."""
+
+import json
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagenet_mds.errors import UserError
+
+
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A .pt file, or a run's folder for its newest checkpoint.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="New file: .safetensors, .pt or .pth (a state dict for torchvision), or .onnx (uint8 to logits)."
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
+) -> None:
+    """Write a trained network for other programs, and compare what the file computes with the checkpoint."""
+    from imagenet_mds_train.run.folder import find_checkpoint
+
+    path = find_checkpoint(checkpoint, lambda warning: print(f"note: {warning}", file=sys.stderr))
+    if not file.parent.is_dir():
+        raise UserError(f"there is no folder {file.parent}: make it, or choose another file")
+    warnings.simplefilter("ignore")  # what torch and Composer deprecate, as in a rank
+    from imagenet_mds_train.model.export import export  # torch and composer, after cheap refusals
+
+    try:
+        written = export(path, file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror or error}") from None
+    if as_json:
+        print(json.dumps(asdict(written), indent=2))
+        return
+    weights = "averaged weights" if written.averaged else "weights"
+    print(
+        f"{written.file}: {weights} of {written.checkpoint}, {written.layout}, {written.size_bytes / 1e6:.1f} MB; its "
+        f"logits differ by at most {written.largest_difference:.1e}"
+    )

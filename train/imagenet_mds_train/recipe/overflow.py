@@ -1,0 +1,40 @@
+"""Keeps an overflow in fp16 out of BatchNorm's running statistics."""
+
+import torch
+from composer.core import Algorithm, Event, State
+from composer.loggers import Logger
+from torch import Tensor, nn
+
+
+class OverflowGuard(Algorithm):
+    """Puts the running statistics of the last good batch back after one that overflowed.
+
+    The gradient scaler skips the step of such a batch. Its forward pass has updated the running statistics by then, and
+    an infinity in a running mean stays for ever. Nothing here waits for the GPU.
+    """
+
+    def __init__(self) -> None:
+        """Skip the base class, which is a Serializable without state."""
+        self._good: Tensor | None = None
+
+    def match(self, event: Event, state: State) -> bool:
+        """Match the start, and the end of each pass over a batch, before the average takes the statistics."""
+        return event in (Event.FIT_START, Event.AFTER_TRAIN_BATCH)
+
+    @torch.no_grad()
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """Keep the statistics if all of them are finite, or put the kept ones back."""
+        statistics = running_statistics(state.model)
+        now = torch.cat([statistic.flatten() for statistic in statistics])
+        if event == Event.FIT_START or self._good is None:
+            self._good = now
+            return
+        self._good = torch.where(torch.isfinite(now).all(), now, self._good)
+        sizes = [statistic.numel() for statistic in statistics]
+        parts = torch.split(self._good, sizes)
+        torch._foreach_copy_(statistics, [part.view_as(own) for part, own in zip(parts, statistics, strict=True)])
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """The running means and variances of a model, in the order of its modules."""
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
