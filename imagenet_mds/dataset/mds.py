@@ -16,12 +16,14 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pydantic.dataclasses
 import xxhash
+from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 INDEX_BASENAME = "index.json"
@@ -180,27 +182,36 @@ def index_json(shards: Sequence[ShardInfo], size_limit_bytes: int, *, raw: bool 
     }
 
 
-def column_spans(data: bytes | memoryview, column_sizes: Sequence[int | None], start: int = 0) -> list[tuple[int, int]]:
+def column_spans(
+    data: bytes | memoryview, column_sizes: Sequence[int | None], start: int = 0, end: int | None = None
+) -> list[tuple[int, int]]:
     """Locate the columns of a sample.
 
     Args:
         data: bytes that contain the sample.
         column_sizes: the size of each column in bytes, None if it varies; `column_sizes` of a shard's header.
         start: offset of the sample in `data`.
+        end: offset of its end in `data`; the end of `data` if not given.
 
     Returns:
         (start, end) of each column in `data`.
 
     Raises:
-        struct.error: `data` ends within the lengths.
+        ValueError: the columns do not fill the sample exactly.
     """
     variable = column_sizes.count(None)
-    lengths, at = iter(struct.unpack_from(f"<{variable}I", data, start)), start + 4 * variable
+    sample_end = len(data) if end is None else end
+    at = start + 4 * variable
+    if at > sample_end:
+        raise ValueError(f"{sample_end - start} bytes cannot hold the lengths of its columns")
+    lengths = iter(struct.unpack_from(f"<{variable}I", data, start))
     spans = []
     for size in column_sizes:
-        end = at + (next(lengths) if size is None else size)
-        spans.append((at, end))
-        at = end
+        column_end = at + (next(lengths) if size is None else size)
+        spans.append((at, column_end))
+        at = column_end
+    if at != sample_end:
+        raise ValueError(f"its columns take {at - start} bytes, in a place for {sample_end - start}")
     return spans
 
 
@@ -266,20 +277,40 @@ def decode_stock_shard(data: bytes, path: str) -> Iterator[Record]:
         NotAClass: a label is no class number.
         ValueError: the file is not such a shard, or is truncated.
     """
+    offsets = _offsets(data, path).tolist()
+    place = None
     try:
-        (samples,) = struct.unpack_from("<I", data)
-        offsets = np.frombuffer(data, "<u4", samples + 1, offset=4).tolist()
         header = json.loads(data[4 + 4 * len(offsets) : offsets[0]])
         columns = {name: number for number, name in enumerate(header["column_names"])}
-        encodings, images, labels = header["column_encodings"], columns["x"], columns["y"]
-        for place, start in enumerate(offsets[:-1]):
-            cells = [data[begin:end] for begin, end in column_spans(data, header["column_sizes"], start)]
+        sizes, encodings = header["column_sizes"], header["column_encodings"]
+        images, labels = columns["x"], columns["y"]
+        for place, (start, end) in enumerate(pairwise(offsets)):
+            cells = [data[slice(*span)] for span in column_spans(data, sizes, start, end)]
             index = int.from_bytes(cells[columns["i"]], "little", signed=True) if "i" in columns else place
             yield Record(index, cells[images], decode_label(encodings[labels], cells[labels]))
     except NotAClass as error:
         raise NotAClass(f"{path}: sample {place}: {error}") from None
     except (struct.error, ValueError, KeyError, TypeError) as error:
+        if place is not None:
+            raise ValueError(f"{path}: sample {place} is damaged: {error}") from None
         raise ValueError(f"{path} is not an MDS shard with images in x and classes in y ({error!r})") from None
+
+
+def _offsets(data: bytes, path: str) -> NDArray[np.uint32]:
+    """The offset of each sample and of the end, (samples + 1,).
+
+    Raises:
+        ValueError: the file is no shard, or does not end where it says.
+    """
+    if len(data) < 8:
+        raise ValueError(f"{path} is not an MDS shard: {len(data)} bytes")
+    (samples,) = struct.unpack_from("<I", data)
+    if len(data) < 4 + 4 * (samples + 1):
+        raise ValueError(f"{path} is not an MDS shard: its table of {samples} samples is cut short")
+    offsets = np.frombuffer(data, "<u4", samples + 1, offset=4)
+    if offsets[-1] != len(data):
+        raise ValueError(f"{path} should end at byte {offsets[-1]} and ends at {len(data)}")
+    return offsets
 
 
 def decode_shard(data: bytes, path: str) -> Iterator[Record]:
@@ -292,22 +323,14 @@ def decode_shard(data: bytes, path: str) -> Iterator[Record]:
     Raises:
         ValueError: the file is not such a shard, or is truncated.
     """
-    if len(data) < 8:
-        raise ValueError(f"{path} is not an MDS shard: {len(data)} bytes")
-    (samples,) = struct.unpack_from("<I", data)
-    if len(data) < 4 + 4 * (samples + 1):
-        raise ValueError(f"{path} is not an MDS shard: its table of {samples} samples is cut short")
-    offsets = np.frombuffer(data, "<u4", samples + 1, offset=4)
-    if offsets[-1] != len(data):
-        raise ValueError(f"{path} should end at byte {offsets[-1]} and ends at {len(data)}")
-    # bounds: (samples,) of (start, end)
-    bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-    for place, (start, end) in enumerate(bounds):
+    offsets = _offsets(data, path)
+    for place, (start, end) in enumerate(pairwise(offsets.tolist())):
         if not 4 + offsets.nbytes <= start <= end - _FIXED_BYTES_PER_SAMPLE:
             raise ValueError(f"{path}: sample {place} lies from byte {start} to {end}, which is impossible")
-        index, image, label = column_spans(data, _LAYOUT["column_sizes"], start)
-        if label[1] != end:
-            raise ValueError(f"{path}: sample {place} says {image[1] - image[0]} bytes, in a place for {end - start}")
+        try:
+            index, image, label = column_spans(data, _LAYOUT["column_sizes"], start, end)
+        except ValueError as error:
+            raise ValueError(f"{path}: sample {place} is damaged: {error}") from None
         yield Record(
             int.from_bytes(data[slice(*index)], "little", signed=True),
             data[slice(*image)],

@@ -57,7 +57,14 @@ def open_stored(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
 
 
-_BITS_OF_MODE = {"1": 1, "L": 8, "P": 8, "LA": 16, "I;16": 16, "RGBA": 32, "CMYK": 32, "YCbCr": 24, "I": 32, "F": 32}
+_BITS_OF_MODE = {
+    "1": 1,
+    **dict.fromkeys(("L", "P"), 8),
+    **dict.fromkeys(("LA", "La", "PA", "I;16", "I;16L", "I;16B", "I;16N"), 16),
+    **dict.fromkeys(("HSV", "LAB", "YCbCr"), 24),
+    **dict.fromkeys(("RGBA", "RGBa", "RGBX", "CMYK", "I", "F"), 32),
+}
+"""Bits of a pixel in each of Pillow's modes but RGB."""
 
 
 def _of_another_mode(data: bytes) -> tuple[str, tuple[int, int], int] | None:

@@ -20,10 +20,12 @@ from imagenet_mds.dataset.mds import (
     Record,
     ShardEncoder,
     decode_label,
+    decode_stock_shard,
     describe_shard,
     index_json,
     shard_basename,
 )
+from imagenet_mds.dataset.raw_pixels import open_stored
 from tests.support.command import done
 from tests.support.datasets import keys_at, manifest_at
 from tests.support.shards import encode_shard, read_shard
@@ -77,6 +79,35 @@ def test_a_shard_with_bytes_after_its_end_is_refused(shard_file: Path) -> None:
         list(read_shard(shard_file))
 
 
+def _stock_shard(tmp_path: Path, image: str, pictures: list[Any]) -> bytes:
+    columns = {"x": image, "y": "int"}
+    with MDSWriter(out=str(tmp_path), columns=columns, size_limit=1 << 20, progress_bar=False) as out:
+        for label, picture in enumerate(pictures, 1):
+            out.write({"x": picture, "y": label})
+    return (tmp_path / shard_basename(0)).read_bytes()
+
+
+def test_a_truncated_shard_of_the_stock_writer_is_refused_by_name(tmp_path: Path) -> None:
+    whole = _stock_shard(tmp_path, "bytes", [b"abcdef", b"gh"])
+    assert [record.label for record in decode_stock_shard(whole, "a.mds")] == [1, 2]
+    for length in range(len(whole)):
+        with pytest.raises(ValueError, match=r"^a\.mds "):
+            list(decode_stock_shard(whole[:length], "a.mds"))
+    for wrong in (0, 5, 7, 1 << 31):
+        broken = bytearray(whole)
+        struct.pack_into("<I", broken, _offset(whole, 0), wrong)
+        with pytest.raises(ValueError, match=r"^a\.mds: sample 0 is damaged: its columns take \d+ bytes"):
+            list(decode_stock_shard(bytes(broken), "a.mds"))
+
+
+def test_pixels_of_every_mode_of_the_stock_writer_are_opened(tmp_path: Path) -> None:
+    modes = ("1", "L", "P", "LA", "PA", "La", "I;16", "I;16B", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+    pictures = [Image.new(mode, (40, 30)) for mode in (*modes, "I", "F", "RGB")]
+    shard = _stock_shard(tmp_path, "pil", pictures)
+    opened = [open_stored(record.image) for record in decode_stock_shard(shard, "a.mds")]
+    assert [(image.mode, image.size) for image in opened] == [(image.mode, (40, 30)) for image in pictures]
+
+
 @given(st.data())
 def test_a_wrong_table_of_samples_gives_a_message_instead_of_a_struct_error(
     shard_file: Path, data: st.DataObject
@@ -90,7 +121,7 @@ def test_a_wrong_table_of_samples_gives_a_message_instead_of_a_struct_error(
         list(read_shard(shard_file))
 
 
-def _offset(shard: bytearray, place: int) -> int:
+def _offset(shard: bytes | bytearray, place: int) -> int:
     value: int = struct.unpack_from("<I", shard, 4 + 4 * place)[0]
     return value
 
