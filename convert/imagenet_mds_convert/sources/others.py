@@ -14,6 +14,9 @@ TAKEN = (
     "Hugging Face's parquet files, CIFAR-10's python batches"
 )
 
+_CIFAR_100_FILES = frozenset(("train", "test", "meta"))
+"""What lies in the folder `cifar-100-python`."""
+
 
 def _named(pattern: str) -> Callable[[str], bool]:
     return lambda name: re.fullmatch(pattern, name, re.IGNORECASE) is not None
@@ -37,11 +40,12 @@ _FORMATS: tuple[tuple[Callable[[str], bool], str], ...] = (
         "is Kaggle's ImageNet-100: move the class folders of train.X1 to train.X4 into train/, and those of val.X into "
         "val/",
     ),
-    (_named(r".*\.(zip|7z|rar)"), "holds an archive that is still packed ({name}): unpack it and give its folder"),
     (
-        _named(
-            r"(cifar-10-(python|binary)|cifar-100-.*|tiny-imagenet.*|imagenet.*|winter21.*|fall11.*)\.(tar\.gz|tgz|tar)"
-        ),
+        _named(r"(?!ILSVRC2012_(devkit|bbox)).*\.(zip|7z|rar|tar\.(gz|bz2|xz|zst|lz4|Z)|tgz|tbz2?|txz|tzst)"),
+        "holds an archive that is still packed ({name}): unpack it and give its folder",
+    ),
+    (
+        _named(r"(cifar-10-(python|binary)|cifar-100-.*|tiny-imagenet.*|imagenet.*|winter21.*|fall11.*)\.tar"),
         "holds an archive that is still packed ({name}): unpack it and give its folder",
     ),
     (
@@ -49,6 +53,11 @@ _FORMATS: tuple[tuple[Callable[[str], bool], str], ...] = (
         "is CIFAR-10's binary version: give the python version",
     ),
     (_named(r"batches\.meta"), "has batches.meta but no batches: download it again"),
+    (
+        _named(r"data_batch_\d|test_batch|cifar-10-batches-py"),
+        "holds CIFAR-10's batches without batches.meta: download it again",
+    ),
+    (_named(r".*idx\d-ubyte(\.gz)?"), "holds IDX files, as MNIST has them, which are not taken"),
     (_named(r"cifar-100-python|fine_label_names.*"), "is CIFAR-100, which is not taken"),
     (
         _named(r".*\.arrow|dataset_dict\.json|dataset_info\.json"),
@@ -75,6 +84,8 @@ def other_format(*folders: Storage) -> str | None:
     """
     for folder in folders:
         names = names_in(folder)
+        if set(names) >= _CIFAR_100_FILES:
+            names = ["cifar-100-python"]
         for matches, what in _FORMATS:
             if name := next(filter(matches, names), None):
                 return f"{folder.location} {what.format(name=name)}. Taken are: {TAKEN}"

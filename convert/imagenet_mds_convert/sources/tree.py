@@ -235,7 +235,7 @@ def _files_instead(storage: Storage) -> str:
         (".tar", "n01440764.tar, imagenet1k-train-0000.tar or ILSVRC2012_img_train.tar"),
         (".parquet", "train-00000-of-00294.parquet"),
     ):
-        if name := next((name for name in names if name.endswith(suffix)), None):
+        if name := next((name for name in names if name.lower().endswith(suffix)), None):
             return f" but {name}, which is not named as {wanted}"
     if images := [name for name in names if is_image_name(name)]:
         return f" but {len(images):,} images directly in it, which need class folders"
