@@ -5,8 +5,9 @@ Each split is looked for by itself, so that an extracted train beside the archiv
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage import open_storage
@@ -15,6 +16,7 @@ from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
 from imagenet_mds_convert.sources.archives import ArchivesSource, find_archives
 from imagenet_mds_convert.sources.base import Source
+from imagenet_mds_convert.sources.beside import note_packed_splits
 from imagenet_mds_convert.sources.cifar10 import Cifar10Source, find_cifar10
 from imagenet_mds_convert.sources.class_tars import ClassTarsSource, find_class_tars
 from imagenet_mds_convert.sources.folders import find_listing
@@ -71,7 +73,10 @@ def open_source(
         return MixedSource.of_parts(location, parts)
     # What is nowhere is refused by the layout that says best what is missing.
     layout = next(iter(chosen.values()), candidates[-1])
-    return layout.open(storage, splits)
+    source = layout.open(storage, splits)
+    if notes := note_packed_splits(storage, [one for one in splits if one not in source.splits]):
+        return cast(Source, replace(cast(Any, source), warnings=(*source.warnings, *notes)))
+    return source
 
 
 def reopen_source(location: str, split: SplitName, kind: SourceKind) -> Source:

@@ -19,7 +19,7 @@ from imagenet_mds_convert.sources.base import Found, OfficialFiles, Sample, Sour
 from imagenet_mds_convert.sources.classes import imagenet_names, name_classes, number_classes
 from imagenet_mds_convert.sources.devkit import DEVKIT_BASENAME, read_devkit
 from imagenet_mds_convert.sources.folders import some, sorted_by_key
-from imagenet_mds_convert.sources.names import NotTakenCount, is_image_name
+from imagenet_mds_convert.sources.names import NotTakenCount
 from imagenet_mds_convert.sources.parallel import reads_at_once, run_ahead
 from imagenet_mds_convert.sources.ranges import HEADER_AHEAD_BYTES
 from imagenet_mds_convert.sources.tars import Member, Where, image_ahead_bytes, member_sample, read_member, walk_tar
@@ -38,7 +38,7 @@ TASK_3_MD5 = "ccaf1013018ac1037801578038d370da"
 _READ_FROM: dict[SplitName, tuple[str, ...]] = {"train": (TRAIN_BASENAME,), "val": (DEVKIT_BASENAME, VAL_BASENAME)}
 
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar\Z")
-_VAL_NUMBER = re.compile(r"_(\d{8})\.")
+_VAL_NUMBER = re.compile(r"_(\d{8})(?:\.|\Z)")
 _LOCAL_THREADS = 4
 
 TASK_3_MISTAKE = (
@@ -138,9 +138,13 @@ class ArchivesSource(SourceDefaults):
         def list_class(label: int, wnid: str) -> tuple[list[Sample], list[Member]]:
             tar = tars[wnid]
             ahead_bytes = image_ahead_bytes(self.storage)
-            members = list(walk_tar(self.storage, TRAIN_BASENAME, tar.offset, tar.size_bytes, ahead_bytes))
-            others = [member for member in members if not _is_image(member)]
-            return [member_sample(TRAIN_BASENAME, wnid, label, one) for one in members if _is_image(one)], others
+            samples, others = [], []
+            for one in walk_tar(self.storage, TRAIN_BASENAME, tar.offset, tar.size_bytes, ahead_bytes, official=True):
+                if one.is_image:
+                    samples.append(member_sample(TRAIN_BASENAME, wnid, label, one))
+                else:
+                    others.append(one)
+            return samples, others
 
         calls = (partial(list_class, label, wnid) for label, wnid in enumerate(self.classes) if wnid in tars)
         for listed in run_ahead(calls, max(_LOCAL_THREADS, self.reads_at_once)):
@@ -153,7 +157,7 @@ class ArchivesSource(SourceDefaults):
         wnids = read_devkit(self.storage).val_wnids
         numbers = {wnid: number for number, wnid in enumerate(self.classes)}
         for member in _walk_whole(self.storage, VAL_BASENAME, image_ahead_bytes(self.storage)):
-            if not _is_image(member):
+            if not member.is_image:
                 count.count(VAL_BASENAME, member.basename, member.name)
                 continue
             match = _VAL_NUMBER.search(member.basename)
@@ -171,7 +175,7 @@ def _walk_whole(storage: Storage, name: str, ahead_bytes: int = HEADER_AHEAD_BYT
     size_bytes = storage.size_bytes(name)
     if size_bytes is None:
         raise UserError(f"{storage.location}/{name} no longer exists")
-    return walk_tar(storage, name, 0, size_bytes, ahead_bytes)
+    return walk_tar(storage, name, 0, size_bytes, ahead_bytes, official=True)
 
 
 def _class_tars(storage: Storage) -> dict[str, Member]:
@@ -188,7 +192,3 @@ def _class_tars(storage: Storage) -> dict[str, Member]:
             raise UserError(f"{where} holds {member.name} twice: it is not the official one")
         found[match[1]] = member
     return found
-
-
-def _is_image(member: Member) -> bool:
-    return is_image_name(member.basename)

@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
 from imagenet_mds_convert.sources.base import Found, Sample, SourceDefaults
+from imagenet_mds_convert.sources.beside import count_in_root, count_in_split, note_unused_folders
 from imagenet_mds_convert.sources.classes import WNID, name_classes, number_classes
 from imagenet_mds_convert.sources.folders import find_listing, folders_in, some, sorted_by_key
-from imagenet_mds_convert.sources.names import NotTakenCount, is_image_name
+from imagenet_mds_convert.sources.names import NotTakenCount
 from imagenet_mds_convert.sources.parallel import reads_at_once, run_ahead
 from imagenet_mds_convert.sources.tables import read_synset_names
 from imagenet_mds_convert.sources.tars import Member, Where, image_ahead_bytes, member_sample, read_member, walk_tar
@@ -55,6 +57,7 @@ class ClassTarsSource(SourceDefaults):
     splits: tuple[SplitName, ...]
     wnids: Mapping[SplitName, tuple[str, ...]] = field(default_factory=dict, hash=False)
     prefixes: Mapping[SplitName, str] = field(default_factory=dict, hash=False)
+    not_taken: Mapping[SplitName, NotTakenCount] = field(default_factory=dict, compare=False, repr=False)
     warnings: tuple[str, ...] = ()
     kind: SourceKind = "class-tars"
     drawn: bool = False
@@ -86,7 +89,20 @@ class ClassTarsSource(SourceDefaults):
             raise UserError(f"{storage.location} has fewer than two classes: a classifier needs two at least")
         classes = number_classes(names)
         prefixes = {split: "" if folder == storage else f"{folder.name}/" for split, folder in folders.items()}
-        return cls(storage, classes, name_classes(classes, read_synset_names(storage)), wanted, wnids, prefixes)
+        beside = {split: NotTakenCount() for split in wanted}
+        notes = note_unused_folders(storage)
+        in_root = {f"{wnid}.tar" for split in wanted if not prefixes[split] for wnid in wnids[split]}
+        notes += count_in_root(storage, "./", in_root, beside, splits)
+        for split, folder in find_tree(storage).items():
+            if split in wanted:
+                taken = {f"{wnid}.tar" for wnid in wnids[split] if prefixes[split]}
+                count_in_split(folder, taken, beside[split])
+        names_for_people = name_classes(classes, read_synset_names(storage))
+        return cls(storage, classes, names_for_people, wanted, wnids, prefixes, beside, tuple(notes))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the counts of what is not taken, which a shard task does not need."""
+        return vars(self) | {"not_taken": {}}
 
     @property
     def reads_at_once(self) -> int:
@@ -101,6 +117,7 @@ class ClassTarsSource(SourceDefaults):
         """
         numbers = {wnid: number for number, wnid in enumerate(self.classes)}
         prefix, count = self.prefixes[split], NotTakenCount()
+        count.add(self.not_taken[split])
         calls = (partial(self._list_class, f"{prefix}{wnid}.tar") for wnid in self.wnids[split])
         samples: list[Sample] = []
         for wnid, listed in zip(
@@ -108,7 +125,7 @@ class ClassTarsSource(SourceDefaults):
         ):
             tar = f"{prefix}{wnid}.tar"
             for member in listed():
-                if is_image_name(member.basename):
+                if member.is_image:
                     samples.append(member_sample(tar, wnid, numbers[wnid], member))
                 else:
                     count.count("<class>.tar", member.basename, f"{wnid}/{member.name}")

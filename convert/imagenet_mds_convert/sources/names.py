@@ -5,6 +5,16 @@ from collections import Counter
 from collections.abc import Callable
 
 from imagenet_mds.dataset.manifest import NotTaken
+from imagenet_mds.vocabulary import SplitName
+
+SPLIT_OF: dict[str, SplitName] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+}
+"""The splits by what people call them, in lower case."""
 
 IMAGE_SUFFIXES = frozenset(
     (
@@ -41,6 +51,7 @@ IMAGE_SUFFIXES = frozenset(
         ".jpf",
         ".jpg",
         ".jpx",
+        ".mpo",
         ".msp",
         ".pbm",
         ".pcd",
@@ -79,8 +90,8 @@ SYSTEM_FOLDERS = frozenset(
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "icon\r"))
 
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
-_MAGIC_BYTES = 12
-
+MAGIC_BYTES = 12
+"""Bytes at the start of a file that tell whether it is an image."""
 
 _TABLES = re.compile(r"(val_annotations|wnids|words|n\d{8}_boxes|LOC_\w+)\.(txt|csv)")
 """Files that come with Tiny-ImageNet and Kaggle's download."""
@@ -114,10 +125,12 @@ def is_image(name: str, read_start: Callable[[int], bytes]) -> bool:
         name: the file's name.
         read_start: reads that many bytes of it; only called for a name without a suffix.
     """
-    if suffix_of(name) or is_system_file(name):
-        return is_image_name(name)
+    if is_system_file(name):
+        return False
+    if suffix := suffix_of(name):
+        return suffix in IMAGE_SUFFIXES
     try:
-        start = read_start(_MAGIC_BYTES)
+        start = read_start(MAGIC_BYTES)
     except OSError:
         return True  # so that it is left out by name when it is read, with the reason
     return start.startswith(_MAGIC) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds_convert.sources.base import Sample, Unusable
+from imagenet_mds_convert.sources.names import MAGIC_BYTES, is_image
 from imagenet_mds_convert.sources.ranges import HEADER_AHEAD_BYTES, RangeFile
 
 _REMOTE_AHEAD_BYTES = 1 << 23
@@ -36,7 +37,7 @@ class Member:
     """A member that is not a folder: its name in the tar, and where its bytes are in the stored file.
 
     `refused` is the reason not to read it (a link, a device, a path that leads out of the archive), else None.
-    `content` are its bytes where `walk_tar` was asked for them, else empty.
+    `content` are its bytes where `walk_tar` was asked for them, of a file without a suffix the first ones, else empty.
     """
 
     name: str
@@ -49,6 +50,11 @@ class Member:
     def basename(self) -> str:
         """The last part of the member's name."""
         return self.name.rpartition("/")[2]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is taken for an image: by its suffix, or by its first bytes if it has none."""
+        return is_image(self.basename, lambda size: self.content)
 
 
 Where = tuple[str, int, int] | str
@@ -124,6 +130,7 @@ def walk_tar(
     length: int,
     ahead_bytes: int = HEADER_AHEAD_BYTES,
     contents_of: str | None = None,
+    official: bool = False,
 ) -> Iterator[Member]:
     """Every member of a tar except folders, in stored order.
 
@@ -134,20 +141,29 @@ def walk_tar(
         length: the tar's size in bytes.
         ahead_bytes: minimum size of a read; the walk holds a buffer of this size.
         contents_of: the suffix of small files whose bytes are wanted, in lower case.
+        official: the file has an official MD5 sum.
 
     Raises:
-        UserError: the tar is truncated or broken; the message names the file and the byte.
+        UserError: the tar is compressed, truncated or broken; the message names the file and the byte.
     """
     headers = _Headers(storage, name, start, length, ahead_bytes)
-    at = 0
+    at, first = 0, b""
 
     def broken(why: str) -> UserError:
+        tool = next((tool for magic, tool in _COMPRESSED.items() if first.startswith(magic)), None)
+        if at == 0 and tool and start == 0:
+            return UserError(
+                f"{storage.location}/{name} is compressed with {tool}, and only plain tars are read: decompress it "
+                f"with `{tool} -dc` first"
+            )
+        compare = "; `--verify-source` compares its MD5 with the official one" if official else ""
         return UserError(
-            f"{storage.location}/{name} is truncated or broken at byte {start + at:,} ({why}): download it again; "
-            f"`--verify-source` compares its MD5 with the official one"
+            f"{storage.location}/{name} is truncated or broken at byte {start + at:,} ({why}): download it again"
+            f"{compare}"
         )
 
     try:
+        first = headers.read(max(map(len, _COMPRESSED)))
         while (block := headers.block(at)) != _END:
             if plain := _plain(block):
                 basename, size_bytes, offset, refused, folder = *plain, at + tarfile.BLOCKSIZE, None, False
@@ -160,9 +176,13 @@ def walk_tar(
                 raise broken(f"{basename} of {size_bytes:,} bytes does not fit")
             if not folder:
                 content = b""
-                if contents_of and refused is None and basename.lower().endswith(contents_of):
-                    headers.seek(offset)
-                    content = headers.read(size_bytes)
+                if refused is None:
+                    if contents_of and basename.lower().endswith(contents_of):
+                        headers.seek(offset)
+                        content = headers.read(size_bytes)
+                    elif basename.endswith(".") or "." not in basename.rpartition("/")[2]:  # no suffix
+                        headers.seek(offset)
+                        content = headers.read(min(size_bytes, MAGIC_BYTES))
                 yield Member(basename, start + offset, size_bytes, refused, content)
             at = after
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
@@ -171,6 +191,8 @@ def walk_tar(
         raise UserError(f"{storage.location}/{name} cannot be read: {error.strerror or error}") from None
 
 
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+"""The first bytes of compressed files, each with the tool that decompresses them."""
 _END = tarfile.NUL * tarfile.BLOCKSIZE
 _REGULAR = re.compile(rb"(?:ustar\x0000.{80}\0{155}|ustar  \0).*", re.DOTALL)
 """A header from byte 257 on, behind a link's name: POSIX's without a name prefix, or GNU's."""

@@ -6,7 +6,7 @@ Nothing is unpacked: headers and labels are read, and images by their offsets.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -16,27 +16,22 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
 from imagenet_mds_convert.sources.base import Found, Sample, SourceDefaults
+from imagenet_mds_convert.sources.beside import count_in_root, count_in_split, note_unused_folders
 from imagenet_mds_convert.sources.classes import imagenet_names, name_classes
 from imagenet_mds_convert.sources.folders import find_listing, folders_in, some, sorted_by_key
-from imagenet_mds_convert.sources.names import NotTakenCount, is_image_name
+from imagenet_mds_convert.sources.names import SPLIT_OF, NotTakenCount, is_image_name
 from imagenet_mds_convert.sources.parallel import reads_at_once, run_ahead
 from imagenet_mds_convert.sources.tars import Member, Where, image_ahead_bytes, read_member, walk_tar
 from imagenet_mds_convert.sources.tree import find_tree
 
-_TAR = re.compile(r"(?:.*[-_.])?(train|training|val|valid|validation)[-_.]?\d+\.tar\Z", re.IGNORECASE)
+_TAR = re.compile(rf"(?:.*[-_.])?({'|'.join(SPLIT_OF)})[-_.]?\d+\.tar\Z", re.IGNORECASE)
 _ANY_TAR = re.compile(r"(?!n\d{8}\.tar).*\d\.tar\Z")
-_SPLIT_OF: dict[str, SplitName] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-}
 _IMAGENET_BASE = re.compile(r"(n\d{8})_\d+\Z")
 _IMAGENET_VAL = re.compile(r"ILSVRC2012_val_\d{8}\Z")
 _LABEL_SUFFIX = ".cls"
-_MOST_DIGITS = 6
-"""Digits of a class number; ImageNet-21k has 21,841 classes."""
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+_MOST_CLASSES = 1_000_000
+"""Class numbers are below this; ImageNet-21k has 21,841 classes."""
 _COMPANIONS = frozenset(("cls", "json", "txt", "key", "__key__", "id", "wnid"))
 _LOCAL_THREADS = 4
 
@@ -56,7 +51,7 @@ def _find(storage: Storage) -> dict[SplitName, tuple[Storage, tuple[str, ...]]]:
     listing = find_listing(storage)
     for entry in listing.files if listing else ():
         if match := _TAR.match(entry.name):
-            here[_SPLIT_OF[match[1].lower()]].append(entry.name)
+            here[SPLIT_OF[match[1].lower()]].append(entry.name)
     found: dict[SplitName, tuple[Storage, tuple[str, ...]]] = {
         split: (storage, tuple(sorted(names))) for split, names in here.items() if names
     }
@@ -71,11 +66,10 @@ def _find(storage: Storage) -> dict[SplitName, tuple[Storage, tuple[str, ...]]]:
 
 @dataclass(frozen=True)
 class _Image:
-    """An image in a tar: its name up to the first dot, its suffix, its label as text, and its member."""
+    """An image in a tar: its name up to the first dot, its label as text, and its member."""
 
     tar: str
     base: str
-    suffix: str
     label: str
     member: Member
 
@@ -121,8 +115,15 @@ class WebDatasetSource(SourceDefaults):
                 )
         if len(classes) < 2:
             raise UserError(f"{storage.location} has fewer than two classes: a classifier needs two at least")
+        notes = note_unused_folders(storage)
+        opened = {split: counts[split] for split in wanted}
+        notes += count_in_root(storage, "./", {name for names in tars.values() for name in names}, opened, splits)
+        for split, folder in find_tree(storage).items():
+            if split in wanted:
+                taken = {name.removeprefix(f"{folder.name}/") for name in tars[split] if "/" in name}
+                count_in_split(folder, taken, counts[split])
         found = {split: _number(storage, images[split], classes, counts[split]) for split in wanted}
-        return cls(storage, classes, name_classes(classes, {}), wanted, found=found)
+        return cls(storage, classes, name_classes(classes, {}), wanted, tuple(notes), found=found)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the listing: a shard task carries the samples that it needs."""
@@ -165,7 +166,8 @@ def _list_tar(storage: Storage, tar: str) -> tuple[list[_Image], list[tuple[str,
     size_bytes = storage.size_bytes(tar)
     if size_bytes is None:
         raise UserError(f"{storage.location}/{tar} no longer exists")
-    pictures: dict[str, tuple[str, Member]] = {}
+    where = f"{storage.location}/{tar}"
+    pictures: dict[str, Member] = {}
     labels: dict[str, str] = {}
     others: list[tuple[str, Member]] = []
     for member in walk_tar(storage, tar, 0, size_bytes, image_ahead_bytes(storage), contents_of=_LABEL_SUFFIX):
@@ -173,19 +175,21 @@ def _list_tar(storage: Storage, tar: str) -> tuple[list[_Image], list[tuple[str,
         stem, _, suffix = basename.partition(".")
         base = f"{folder}{slash}{stem}"
         if suffix.lower() == "cls":
-            labels[base] = _label(f"{storage.location}/{tar}", member)
-        elif is_image_name(f"x.{suffix}") and not basename.startswith("."):
+            label = _label(where, member)
+            if labels.setdefault(base, label) != label:
+                raise UserError(f"{where} has two labels of {base}, {labels[base]!r} and {label!r}: which is wrong?")
+        elif _is_image(member, suffix):
             if base in pictures:
-                raise UserError(f"{storage.location}/{tar} has {member.name} and {pictures[base][1].name}: keep one")
-            pictures[base] = (suffix, member)
+                raise UserError(f"{where} has {member.name} and {pictures[base].name}: keep one")
+            pictures[base] = member
         else:
             others.append((base, member))
     for base in pictures.keys() - labels.keys():
         raise UserError(
-            f"{storage.location}/{tar} has {pictures[base][1].name} without a label ({base}.cls): only tars with "
-            f"class labels can be converted"
+            f"{where} has {pictures[base].name} without a label ({base}.cls): only tars with class labels can be "
+            f"converted"
         )
-    images = [_Image(tar, base, suffix, labels[base], member) for base, (suffix, member) in pictures.items()]
+    images = [_Image(tar, base, labels[base], member) for base, member in pictures.items()]
     strays = [
         (tar, member.name)
         for base, member in others
@@ -194,16 +198,23 @@ def _list_tar(storage: Storage, tar: str) -> tuple[list[_Image], list[tuple[str,
     return images, strays
 
 
+def _is_image(member: Member, suffix: str) -> bool:
+    """Whether a member is taken for an image, by what its name has behind the first dot, or by its first bytes."""
+    if member.basename.startswith("."):
+        return False
+    return is_image_name(f"x.{suffix}") if suffix else member.is_image
+
+
 def _label(tar: str, member: Member) -> str:
-    """The text of a label.
+    """The text of a label; a class number that was written with a decimal point without it.
 
     Raises:
         UserError: it is no number in the range of class numbers, and no name that could be a folder's.
     """
     text = member.content.decode("utf-8", "replace").strip()
-    is_number = text.isascii() and text.isdecimal()
-    if is_number and len(text) <= _MOST_DIGITS:
-        return str(int(text))
+    is_number = _NUMBER.fullmatch(text) is not None
+    if is_number and 0 <= (number := float(text)) < _MOST_CLASSES and number.is_integer():
+        return str(int(number))
     if is_number or not text or not text.isprintable() or "/" in text or "\ufffd" in text or text in (".", ".."):
         raise UserError(f"{tar}: {member.name} holds {text[:40]!r}, which is no class number or name")
     return text
@@ -254,13 +265,13 @@ def _own_classes(storage: Storage, images: Iterable[_Image]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _number(storage: Storage, images: Iterable[_Image], classes: tuple[str, ...], count: NotTakenCount) -> Found:
+def _number(storage: Storage, images: Sequence[_Image], classes: tuple[str, ...], count: NotTakenCount) -> Found:
     """The images as samples, sorted by key."""
     numbers = {name: number for number, name in enumerate(classes)}
     samples = []
     for image in images:
         label = numbers[image.label] if image.label in numbers else int(image.label)
-        key, member = f"{classes[label]}/{image.base}.{image.suffix}", image.member
+        key, member = f"{classes[label]}/{image.member.name.removeprefix('./')}", image.member
         where = member.refused or (image.tar, member.offset, member.size_bytes)
         samples.append(Sample(key, label, 0 if member.refused else member.size_bytes, where))
     found = sorted_by_key(samples)
@@ -268,5 +279,7 @@ def _number(storage: Storage, images: Iterable[_Image], classes: tuple[str, ...]
         raise UserError(f"{storage.location}: its tars have no images")
     for one, other in pairwise(found):
         if one.key == other.key:
-            raise UserError(f"{storage.location} has {one.key} twice, in {one.where[0]} and in {other.where[0]}")
+            base = one.key.partition("/")[2].partition(".")[0]
+            tars = " and in ".join(image.tar for image in images if image.base == base)
+            raise UserError(f"{storage.location} has {one.key} twice, in {tars}")
     return Found(found, count.not_taken())

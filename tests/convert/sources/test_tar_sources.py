@@ -1,10 +1,14 @@
 """Tars of classes, as ImageNet-21k has them, and WebDataset's tars: the images of a tree give the tree's shards."""
 
+import bz2
+import gzip
+import lzma
 import pickle
 import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +17,13 @@ from imagenet_mds_convert.sources import open_source
 from tests.support.datasets import manifest_at
 from tests.support.running import convert_here
 from tests.support.sources import make_images, member, put_class_tars, put_webdataset, shards, tar_of
+
+
+def put_files(root: Path, *names: str) -> None:
+    """Files of one byte."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
 
 
 @pytest.mark.parametrize("put", [put_class_tars, put_webdataset], ids=["class tars", "webdataset"])
@@ -66,6 +77,7 @@ def test_an_unpacking_that_broke_off_is_refused_with_both_counts(tmp_path: Path)
         ([("n01440764_1.jpg", b"x"), ("n01440764_1.cls", b"x")], "n01440764_1 has label 'x', which is not ImageNet's"),
         ([("a.txt", b"x")], "fewer than two classes"),
         ([("a.jpg", b"x"), ("a.cls", b"0")], "fewer than two classes"),
+        ([("a.jpg", b"x"), ("a.cls", b"3"), ("a.cls", b"7")], "has two labels of a, '3' and '7': which is wrong"),
         (
             [("a.jpg", b"x"), ("a.cls", b"0"), ("./a.jpg", b"x"), ("b.jpg", b""), ("b.cls", b"1")],
             r"has \./a\.jpg and a\.jpg",
@@ -90,7 +102,7 @@ def test_labels_of_ones_own_are_numbers_or_names(tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(tar_of(members))
         return tmp_path
 
-    source = open_source(str(tars(["11", "2", "2"], ["3"])))
+    source = open_source(str(tars(["11.0", "2", "02."], ["3"])))
     assert source.classes == tuple(str(number) for number in range(12))
     assert [(sample.key, sample.label) for sample in source.samples("train")] == [
         ("11/0.png", 11),
@@ -121,6 +133,96 @@ def test_members_that_belong_to_no_image_are_counted_and_links_left_out(tmp_path
     assert [(entry.suffix, entry.files) for entry in found.not_taken] == [(".md", 1)]
 
 
+def _not_taken(root: Path, **options: Any) -> dict[str, list[str]]:
+    """The examples of what is not taken, by split."""
+    source = open_source(str(root), **options)
+    return {
+        split: [f"{entry.place}: {entry.example}" for entry in source.find(split).not_taken] for split in source.splits
+    }
+
+
+@pytest.mark.parametrize("put", [put_class_tars, put_webdataset], ids=["class tars", "webdataset"])
+def test_what_lies_beside_the_tars_is_counted_or_noted(tmp_path: Path, put: Callable[[Path, Path], Path]) -> None:
+    root = put(make_images(tmp_path / "tree"), tmp_path / "root")
+    put_files(
+        root, "README.md", "ds-test-0.tar", "ds-train-1.tar.gz", "ds-valid.tar.part", "loose.jpg", "n01491361.TAR"
+    )
+    put_files(root, "devkit/a.txt")
+    in_root = {
+        "train": ["./: ds-train-1.tar.gz", "./: loose.jpg", "./: n01491361.TAR"],
+        "val": ["./: ds-valid.tar.part"],
+    }
+    if put is put_class_tars:
+        put_files(root, "train/cat/deep/a.jpg", "train/n01491361.tar.gz", "val/a.jpg", "val/words.txt")
+        in_root["train"] += ["train/: n01491361.tar.gz", "train/*/: cat/deep/a.jpg"]
+        in_root["val"] += ["val/: a.jpg"]
+    assert _not_taken(root) == in_root
+    assert _not_taken(root, split="val") == {"val": ["./: loose.jpg", *in_root["val"]]}
+    assert open_source(str(root)).warnings == (
+        f"{root} has folders that are not used: devkit",
+        f"{root} has files that are not used: ds-test-0.tar",
+    )
+
+
+def test_a_packed_split_beside_another_one_is_noted(tmp_path: Path) -> None:
+    tree = make_images(tmp_path / "tree")
+    shutil.rmtree(tree / "val")
+    put_files(tree, "val.tar", "train_backup.zip")
+    note = f"{tree} has no val but val.tar, which is not taken: unpack it into val/"
+    assert open_source(str(tree)).warnings == (note,)
+    assert open_source(str(tree), split="train").warnings == ()
+    put_files(tree, "val/n01440764/a.JPEG")
+    assert open_source(str(tree)).warnings == ()
+
+
+def test_images_without_a_suffix_are_known_by_their_first_bytes(tmp_path: Path) -> None:
+    members = [
+        member("n01440764_1", b"\xff\xd8\xff\xe0"),
+        member("n01440764_1.cls", b"0"),
+        member("README", b"text"),
+        member("folder.v1/n01440764_2", b"\x89PNG\r\n\x1a\n" + bytes(5000)),
+        member("folder.v1/n01440764_2.cls", b"0.0"),
+        member("n01440764_3.mpo", b"x"),
+        member("n01440764_3.cls", b"0"),
+    ]
+    (tmp_path / "wds").mkdir()
+    (tmp_path / "wds" / "x-train-0.tar").write_bytes(tar_of(members))
+    found = open_source(str(tmp_path / "wds")).find("train")
+    assert [sample.key for sample in found.samples] == [
+        f"n01440764/{name}" for name in ("folder.v1/n01440764_2", "n01440764_1", "n01440764_3.mpo")
+    ]
+    assert [entry.example for entry in found.not_taken] == ["README"]
+    (tmp_path / "tars").mkdir()
+    for wnid in ("n01440764", "n01443537"):
+        images = [one for one in members if not one[0].name.endswith(".cls")]
+        (tmp_path / "tars" / f"{wnid}.tar").write_bytes(tar_of(images))
+    source = open_source(str(tmp_path / "tars"))
+    assert len(source.samples("train")) == 6
+    assert source.read(source.samples("train")[0].where) == b"\xff\xd8\xff\xe0"
+
+
+@pytest.mark.parametrize(
+    ("tool", "compress"),
+    [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress), ("zstd", b"\x28\xb5\x2f\xfd".__add__)],
+)
+def test_a_compressed_tar_is_refused_with_the_tool(
+    tmp_path: Path, tool: str, compress: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / "n01440764.tar").write_bytes(compress(tar_of([member("BZh.JPEG", b"x")])))
+    (tmp_path / "n01443537.tar").write_bytes(tar_of([member("BZh.JPEG", b"x")]))
+    with pytest.raises(UserError, match=rf"n01440764\.tar is compressed with {tool}, .* `{tool} -dc` first"):
+        open_source(str(tmp_path)).samples("train")
+
+
+def test_one_member_in_two_tars_is_refused_by_their_names(tmp_path: Path) -> None:
+    link = member("z.jpg", type=tarfile.LNKTYPE, linkname="a.jpg")
+    for number in range(2):
+        members = [link, member("z.cls", b"1"), member(f"{number}.jpg", b"x"), member(f"{number}.cls", b"0")]
+        (tmp_path / f"x-train-{number}.tar").write_bytes(tar_of(members))
+    with pytest.raises(UserError, match=r"has 1/z\.jpg twice, in x-train-0\.tar and in x-train-1\.tar$"):
+        open_source(str(tmp_path))
+
+
 @pytest.mark.parametrize("put", [put_class_tars, put_webdataset], ids=["class tars", "webdataset"])
 def test_a_tar_cut_off_anywhere_is_reported(tmp_path: Path, put: Callable[[Path, Path], Path]) -> None:
     root = put(make_images(tmp_path / "tree"), tmp_path / "root")
@@ -128,7 +230,7 @@ def test_a_tar_cut_off_anywhere_is_reported(tmp_path: Path, put: Callable[[Path,
     whole = path.read_bytes()
     for length in range(0, len(whole.rstrip(b"\0")), 777):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=rf"{path.name} is truncated or broken at byte"):
+        with pytest.raises(UserError, match=rf"{path.name} is truncated or broken at byte .*: download it again$"):
             open_source(str(root)).samples("train")
 
 
@@ -152,7 +254,8 @@ def test_class_tars_of_train_in_the_folder_and_of_val_below_are_both_taken(tmp_p
 
 
 @pytest.mark.parametrize(
-    "label", [b"", b"cat\nx", b"30000000", b"9" * 5000, b"../x", b"..", b"a/b", b"\xff\xfe", b"tab\tbed"]
+    "label",
+    [b"", b"-1", b"2.5", b"1e9", b"cat\nx", b"30000000", b"9" * 5000, b"../x", b"..", b"a/b", b"\xff\xfe", b"tab\tbed"],
 )
 def test_a_label_that_is_no_class_is_refused(tmp_path: Path, label: bytes) -> None:
     (tmp_path / "x-train-0.tar").write_bytes(tar_of([member("a.jpg", b"x"), member("a.cls", label)]))
