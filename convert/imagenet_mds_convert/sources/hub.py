@@ -14,7 +14,7 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.vocabulary import SPLITS, SplitName
 from imagenet_mds_convert.sources.base import Track, untracked
-from imagenet_mds_convert.sources.parquet import NEEDS_HF, ParquetSource, is_of, select_files
+from imagenet_mds_convert.sources.parquet import NEEDS_HF, ParquetSource, is_of, note_missing_files, select_files
 
 _PREFIXES = ("hf://datasets/", "hf://", "huggingface:")
 _OWNER = "ILSVRC"
@@ -48,9 +48,11 @@ def open_hub(location: str, splits: tuple[SplitName, ...] = SPLITS) -> "HubSourc
         )
     with _explained(repo):
         info = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(repo, files_metadata=True)
-    files = select_files([file.rfilename for file in info.siblings or ()])
+    files = select_files(file.rfilename for file in info.siblings or ())
     if not files or not info.sha:
         raise UserError(f"{location} has no train-*-of-*.parquet or validation-*-of-*.parquet")
+    wanted = tuple(name for split in splits for name in files if is_of(name, split))
+    notes = note_missing_files(location, wanted)
     disable_progress_bars()
     with _explained(repo):
         # Without patterns it downloads nothing, and returns the folder that the files will be in.
@@ -58,8 +60,9 @@ def open_hub(location: str, splits: tuple[SplitName, ...] = SPLITS) -> "HubSourc
             repo, repo_type="dataset", revision=info.sha, endpoint=os.environ.get("HF_ENDPOINT"), allow_patterns=[]
         )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    wanted = tuple(name for split in splits for name in files if is_of(name, split))
-    return HubSource(LocalStorage(Path(snapshot)), wanted, repo=repo, revision=info.sha, sizes_bytes=sizes)
+    return HubSource(
+        LocalStorage(Path(snapshot)), wanted, tuple(notes), repo=repo, revision=info.sha, sizes_bytes=sizes
+    )
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,10 @@ _FORMATS: tuple[tuple[Callable[[str], bool], str], ...] = (
         _named(r".*\.arrow|dataset_dict\.json|dataset_info\.json"),
         "is a saved Hugging Face dataset (Arrow): give its parquet files, or hf://",
     ),
+    (
+        _named(r"partial-(train|validation)"),
+        "holds a part of a dataset that the hub converted ({name}): download the parquet files of its data/",
+    ),
     (_named(r"(data|lock)\.mdb|.*\.lmdb"), "is an LMDB: give the images that it was made of"),
     (_named(r".*\.(rec|idx)"), "holds MXNet's record files: give the images that they were made of"),
     (

@@ -1,5 +1,6 @@
 """ImageNet's files on Hugging Face: `data/train-00000-of-00294.parquet`, `data/validation-00000-of-00014.parquet`, with
-columns `image{bytes, path}` and `label`. This module reads local files; `hub.py` downloads them from the gated hub.
+columns `image{bytes, path}` and `label`; or as the hub converts a dataset, `default/train/0000.parquet`. This module
+reads local files; `hub.py` downloads them from the gated hub.
 
 `path` is the original name with the wnid appended (`n01440764_10026_n01440764.JPEG`), so keys are those of the
 extracted tree, and the same images give the same shards.
@@ -12,25 +13,30 @@ images are gathered: each pass over the files copies those of as many shards as 
 import errno
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
 from imagenet_mds_convert.sources.base import Found, Gatherer, ImageFile, Sample, SourceDefaults, Track
+from imagenet_mds_convert.sources.beside import count_in_root, count_in_split, note_unused_folders
 from imagenet_mds_convert.sources.classes import imagenet_names
-from imagenet_mds_convert.sources.folders import some, sorted_by_key
-from imagenet_mds_convert.sources.names import is_image_name
+from imagenet_mds_convert.sources.folders import find_listing, folders_in, some, sorted_by_key
+from imagenet_mds_convert.sources.names import SPLIT_OF, NotTakenCount, is_image_name
 from imagenet_mds_convert.sources.ranges import RangeFile
 
-_FILE = re.compile(r"(train|validation)-\d{5}-of-(\d{5})(-[0-9a-f]+)?\.parquet\Z")
-_PREFIXES: dict[SplitName, str] = {"train": "train-", "val": "validation-"}
+_SPLIT = rf"(?P<set>(?:.*/)?(?P<split>{'|'.join(SPLIT_OF)}))"
+_NAMED = re.compile(rf"{_SPLIT}-(\d{{5}})-of-(?P<total>\d{{5}})(-[0-9a-f]+)?\.parquet")
+_NUMBERED = re.compile(rf"{_SPLIT}/(\d{{4}})\.parquet")
+_DATA = "data"
+_CONVERTED = "default"
+"""The folder of a dataset that the hub converted, with a folder for each split."""
 _PATH = re.compile(r"([^/\n\r]+)_(n\d{8})(\.[A-Za-z]+)\Z")
 _THREADS = 4
 _BYTES = "image.bytes"
@@ -41,33 +47,107 @@ _BATCH_ROWS = 100
 NEEDS_HF = "reading Hugging Face's files needs pyarrow and huggingface_hub: pip install 'imagenet-mds[hf]'"
 
 
+class _File(NamedTuple):
+    """What a file's path says: its split, the set of files that it is one of, its number in it, and how many the set
+    has, None if that is not said."""
+
+    split: SplitName
+    of: str
+    number: int
+    total: int | None
+
+
+def _parse(name: str) -> _File | None:
+    """What a path says if it is that of a file of train or val, else None."""
+    if match := _NAMED.fullmatch(name):
+        return _File(SPLIT_OF[match["split"]], f"{match['set']}-*-of-{match['total']}", int(match[3]), int(match[4]))
+    if match := _NUMBERED.fullmatch(name):
+        return _File(SPLIT_OF[match["split"]], f"{match['set']}/*", int(match[3]), None)
+    return None
+
+
 def parquet_files(storage: Storage) -> tuple[str, ...]:
-    """The files of train and val, in `data/` or in the folder itself, sorted; empty if this is another layout."""
-    for folder in ("data/", ""):
-        try:
-            names = (storage.child("data") if folder else storage).list_names()
-        except NotADirectoryError:
-            continue
-        if found := select_files([f"{folder}{name}" for name in names]):
-            return found
-    return ()
+    """The files of train and val, sorted: in `data/` or in the folder itself, or as the hub converts a dataset, in
+    `default/train/`, or `train/` of the folder `default`. Empty if this is another layout.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    names = _files_in(storage, "") + _files_in(storage, _DATA)
+    inside = folders_in(storage) or set()
+    folders = sorted(inside & SPLIT_OF.keys())
+    if _CONVERTED in inside:
+        folders += sorted(
+            f"{_CONVERTED}/{name}" for name in folders_in(storage.child(_CONVERTED)) or () if name in SPLIT_OF
+        )
+    for folder in folders:
+        # Only its first file is looked for, because a folder of this name is a tree's as a rule, and long to list.
+        at = storage.child(folder)
+        if at.size_bytes("0000.parquet") is not None and not folders_in(at):
+            names += _files_in(storage, folder)
+    return select_files(names)
 
 
-def select_files(names: list[str]) -> tuple[str, ...]:
-    """The names of files of train and val, sorted."""
-    return tuple(sorted(name for name in names if _FILE.match(name.rpartition("/")[2])))
+def _files_in(storage: Storage, folder: str) -> list[str]:
+    """The paths under the root of the files directly in a folder; none if there is no such folder."""
+    listing = find_listing(storage.child(folder) if folder else storage)
+    prefix = f"{folder}/" if folder else ""
+    return [f"{prefix}{entry.name}" for entry in listing.files] if listing else []
 
 
-def find_parquet(storage: Storage) -> dict[SplitName, str]:
-    """The first file of each split that has any."""
+def select_files(names: Iterable[str]) -> tuple[str, ...]:
+    """The paths of files of train and val, sorted."""
+    return tuple(sorted(name for name in names if _parse(name)))
+
+
+def find_parquet(storage: Storage) -> dict[SplitName, str | Storage]:
+    """The folder of each split that has its files in one of its own, else the first of them."""
     files = parquet_files(storage)
     first = {split: next((name for name in files if is_of(name, split)), None) for split in SPLITS}
-    return {split: name for split, name in first.items() if name}
+    return {
+        split: storage.child(name.rpartition("/")[0]) if _NUMBERED.fullmatch(name) else name
+        for split, name in first.items()
+        if name
+    }
 
 
 def is_of(name: str, split: SplitName) -> bool:
     """Whether a file is one of the split's."""
-    return name.rpartition("/")[2].startswith(_PREFIXES[split])
+    file = _parse(name)
+    return file is not None and file.split == split
+
+
+def note_missing_files(where: str, files: Iterable[str]) -> list[str]:
+    """Notes about files that are missing, by the numbers in the names of the others.
+
+    Args:
+        where: the location of the files.
+        files: the paths of the files of some splits.
+
+    Raises:
+        UserError: the files of a split are from two sets, or one is there twice.
+    """
+    names: dict[tuple[SplitName, int], str] = {}
+    sets: dict[SplitName, _File] = {}
+    for name in files:
+        file = _parse(name)
+        assert file is not None  # `select_files` matched it
+        known = sets.setdefault(file.split, file)
+        if known.of != file.of:
+            raise UserError(
+                f"{where} has files of two sets for {file.split}, {known.of}.parquet and {file.of}.parquet: move those "
+                f"of one elsewhere"
+            )
+        if other := names.get((file.split, file.number)):
+            raise UserError(f"{where} has one file of {file.split} twice, {other} and {name}: keep one")
+        names[file.split, file.number] = name
+    notes = []
+    for split, file in sets.items():
+        numbers = {number for one, number in names if one == split}
+        total = max(numbers) + 1 if file.total is None else file.total
+        if missing := total - len(numbers.intersection(range(total))):
+            notes.append(f"{total - missing} of the {total} parquet files of {split} are here")
+    return notes
 
 
 @dataclass(frozen=True)
@@ -76,6 +156,8 @@ class ParquetSource(SourceDefaults):
 
     storage: Storage
     files: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    not_taken: Mapping[SplitName, NotTakenCount] = field(default_factory=dict, compare=False, repr=False)
     kind: SourceKind = "parquet"
     drawn: bool = False
 
@@ -84,15 +166,23 @@ class ParquetSource(SourceDefaults):
         """List the names of the splits' files.
 
         Raises:
-            UserError: there are none, or pyarrow is not installed.
+            UserError: there are none, those of a split are of two sets, or pyarrow is not installed.
         """
         files = parquet_files(storage)
         if not files:
             raise UserError(
-                f"{storage.location} has no train-*-of-*.parquet or validation-*-of-*.parquet, here or in data/"
+                f"{storage.location} has no train-*-of-*.parquet or validation-*-of-*.parquet, here or in {_DATA}/"
             )
         _parquet()
-        return cls(storage, tuple(name for split in splits for name in files if is_of(name, split)))
+        wanted = tuple(name for split in splits for name in files if is_of(name, split))
+        notes = note_missing_files(storage.location, wanted)
+        counts = {split: NotTakenCount() for split in splits if any(is_of(name, split) for name in wanted)}
+        notes += _count_beside(storage, files, counts, splits)
+        return cls(storage, wanted, tuple(notes), counts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the counts of what is not taken, which a shard task does not need."""
+        return vars(self) | {"not_taken": {}}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -108,18 +198,6 @@ class ParquetSource(SourceDefaults):
     def splits(self) -> tuple[SplitName, ...]:
         """The splits that have a file."""
         return tuple(split for split in SPLITS if self.split_files(split))
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """How many files are missing, by the number in their names."""
-        warnings = []
-        for split in self.splits:
-            files = self.split_files(split)
-            match = _FILE.match(files[0].rpartition("/")[2])
-            assert match is not None  # `select_files` matched it
-            if len(files) != int(match[2]):
-                warnings.append(f"{len(files)} of the {int(match[2])} parquet files of {split} are here")
-        return tuple(warnings)
 
     def split_files(self, split: SplitName) -> list[str]:
         """The files of a split, in order."""
@@ -152,7 +230,7 @@ class ParquetSource(SourceDefaults):
                     f"{name}, row group {group}, row {row}" for name, group, row in (one.where, other.where)
                 )
                 raise UserError(f"{self.storage.location} has {one.key} twice: {places}")
-        return Found(found)
+        return Found(found, self.not_taken[split].not_taken() if split in self.not_taken else ())
 
     @property
     def gatherer(self) -> Gatherer:
@@ -325,11 +403,49 @@ def _parquet() -> Any:
 
 
 def _refuse_other_columns(where: str, schema: Any) -> None:
+    """Refuse a file with other columns, or of other types, than the hub's files of ImageNet.
+
+    Raises:
+        UserError: it has them.
+    """
+    from pyarrow import types
+
     columns = {field.name: field.type for field in schema}
     image = columns.get("image")
-    inner = {image.field(place).name for place in range(image.num_fields)} if image is not None else set()
-    if not {"bytes", "path"} <= inner or "label" not in columns:
+    fields = [] if image is None else [image.field(place) for place in range(image.num_fields)]
+    inner = {field.name: field.type for field in fields}
+    if not {"bytes", "path"} <= inner.keys() or "label" not in columns:
         raise UserError(f"{where} has columns {', '.join(columns)}, and needs image{{bytes, path}} and label")
+    for column, found, of_type, needed in (
+        ("image.bytes", inner["bytes"], (types.is_binary, types.is_large_binary, types.is_fixed_size_binary), "binary"),
+        ("label", columns["label"], (types.is_integer,), "int64, the numbers of ImageNet's classes"),
+    ):
+        if not any(fits(found) for fits in of_type):
+            raise UserError(f"{where} has column {column} of type {found}, and needs {needed}")
+
+
+def _count_beside(
+    storage: Storage,
+    files: Sequence[str],
+    counts: Mapping[SplitName, NotTakenCount],
+    asked: Sequence[SplitName],
+) -> list[str]:
+    """Count what lies beside the files of the splits and is not taken, and return notes about the rest."""
+    if not counts:
+        return []
+    own = {name.rpartition("/")[0] for name in files if _NUMBERED.fullmatch(name)}
+    shared = {"", *(name.rpartition("/")[0] for name in files)} - own
+    shared |= {path.rpartition("/")[0] for path in own}
+    notes = []
+    for path in sorted(shared | own):
+        folder = storage.child(path) if path else storage
+        taken = {name.rpartition("/")[2] for name in files if name.rpartition("/")[0] == path}
+        if path in shared:
+            notes += note_unused_folders(folder, shared)
+            notes += count_in_root(folder, f"{path or '.'}/", taken, counts, asked)
+        elif (split := SPLIT_OF[folder.name]) in counts:
+            count_in_split(folder, taken, counts[split])
+    return notes
 
 
 @contextmanager

@@ -138,6 +138,7 @@ def test_tiny_imagenet_is_taken_as_it_is(tmp_path: Path) -> None:
         (["train", "test", "meta"], "is CIFAR-100, which is not taken"),
         (["data_batch_1", "test_batch"], r"holds CIFAR-10's batches without batches\.meta"),
         (["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"], "holds IDX files, as MNIST has them"),
+        (["partial-train/0000.parquet"], "holds a part of a dataset that the hub converted"),
         (["cifar-100-python/train"], "is CIFAR-100, which is not taken"),
         (["data_batch_1.bin", "test_batch.bin"], "CIFAR-10's binary version"),
         (["train/data-00000-of-00002.arrow", "dataset_dict.json"], "saved Hugging Face dataset"),

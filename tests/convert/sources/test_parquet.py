@@ -53,14 +53,107 @@ def test_they_give_the_same_shards_as_the_tree(hf: Path, tmp_path: Path, in_proc
 def test_files_are_found_in_data_and_right_here(hf: Path) -> None:
     source = open_source(str(hf))
     assert isinstance(source, ParquetSource)
-    assert (source.kind, source.splits, source.warnings, len(source.classes)) == ("parquet", ("train", "val"), (), 1000)
+    assert (source.kind, source.splits, len(source.classes)) == ("parquet", ("train", "val"), 1000)
+    test_files = f"{hf}/data has files that are not used: test-00000-of-00001.parquet"
+    assert source.warnings == (test_files,)
     assert pickle.loads(pickle.dumps(source)) == source
     inner = open_source(str(hf / "data"))
     assert [sample.key for sample in inner.samples("val")] == [sample.key for sample in source.samples("val")]
     (hf / "data" / "train-00000-of-00002.parquet").unlink()
-    assert open_source(str(hf)).warnings == ("1 of the 2 parquet files of train are here",)
+    assert open_source(str(hf)).warnings == ("1 of the 2 parquet files of train are here", test_files)
     (hf / "data" / "validation-00000-of-00001.parquet").unlink()
     assert open_source(str(hf)).splits == ("train",)
+
+
+def _shape(root: Path, **options: Any) -> list[tuple[str, int]]:
+    """How many images each split has."""
+    source = open_source(str(root), **options)
+    return [(split, len(source.samples(split))) for split in source.splits]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/val-00000-of-00001.parquet",
+        "data/valid-00000-of-00001.parquet",
+        "validation-00000-of-00001.parquet",
+        "val/0000.parquet",
+        "default/validation/0000.parquet",
+    ],
+)
+def test_each_split_is_found_by_the_name_of_its_files_or_folder(hf: Path, name: str) -> None:
+    (hf / name).parent.mkdir(parents=True, exist_ok=True)
+    (hf / "data" / "validation-00000-of-00001.parquet").rename(hf / name)
+    assert _shape(hf) == [("train", 14), ("val", 6)]
+    assert open_source(str(hf)).kind == "parquet"
+    if name.startswith("default"):
+        assert _shape(hf / "default", split="val") == [("val", 6)]
+
+
+def test_files_of_two_sets_are_refused_by_both(hf: Path) -> None:
+    data = hf / "data"
+    second = data / "train-00001-of-00002-0a1b2c3d.parquet"
+    for other, words in (
+        (
+            "data/train-00002-of-00003.parquet",
+            r"for train, data/train-\*-of-00002\.parquet and data/train-\*-of-00003\.pa",
+        ),
+        ("train-00001-of-00002.parquet", r"for train, data/train-\*-of-00002\.parquet and train-\*-of-00002\.parquet"),
+        ("data/train-00000-of-00002-ffff.parquet", r"has one file of train twice, .*00000-of-00002-ffff\.parquet and "),
+        ("default/train/0000.parquet", r"for train, data/train-\*-of-00002\.parquet and default/train/\*\.parquet"),
+    ):
+        (hf / other).parent.mkdir(parents=True, exist_ok=True)
+        second = second.rename(hf / other)
+        with pytest.raises(UserError, match=words):
+            open_source(str(hf))
+        assert _shape(hf, split="val") == [("val", 6)]
+
+
+def test_what_lies_beside_the_files_is_counted_or_noted(hf: Path) -> None:
+    for name in (
+        "images/a.jpg",
+        "data/loose.jpg",
+        "data/train.parquet",
+        "validation.zip",
+        "README.md",
+        "data/more/a.jpg",
+    ):
+        (hf / name).parent.mkdir(parents=True, exist_ok=True)
+        (hf / name).write_bytes(b"x")
+    source = open_source(str(hf))
+    assert source.warnings == (
+        f"{hf} has folders that are not used: images",
+        f"{hf}/data has folders that are not used: more",
+        f"{hf}/data has files that are not used: test-00000-of-00001.parquet",
+    )
+    found = {split: [entry.example for entry in source.find(split).not_taken] for split in source.splits}
+    assert found == {"train": ["loose.jpg", "train.parquet"], "val": ["validation.zip"]}
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "value"),
+    [
+        ("label", pa.float64(), 0.0),
+        ("label", pa.decimal128(5, 1), 0),
+        ("label", pa.string(), "tench"),
+        ("bytes", pa.null(), None),
+        ("bytes", pa.list_(pa.uint8()), [1]),
+        ("bytes", pa.int64(), 1),
+        ("bytes", pa.struct([("x", pa.binary())]), {"x": b"x"}),
+        ("bytes", pa.binary_view(), b"x"),
+        ("bytes", pa.string(), "x"),
+    ],
+)
+def test_columns_of_other_types_are_refused_by_name_and_type(
+    hf: Path, column: str, kind: pa.DataType, value: object
+) -> None:
+    path = hf / "data" / "validation-00000-of-00001.parquet"
+    fields = {"bytes": pa.array([b"x"]), "path": pa.array(["a_n01440764.JPEG"]), "label": pa.array([0])}
+    fields[column] = pa.array([value], kind)
+    image = pa.StructArray.from_arrays([fields["bytes"], fields["path"]], ["bytes", "path"])
+    pq.write_table(pa.table({"image": image, "label": fields["label"]}), path)
+    with pytest.raises(UserError, match=rf"of-00001\.parquet has column (image\.)?{column} of type \w.*, and needs "):
+        open_source(str(hf)).samples("val")
 
 
 @pytest.mark.parametrize(
