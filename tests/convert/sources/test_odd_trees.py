@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.local import LocalStorage
@@ -105,6 +105,20 @@ def test_every_suffix_that_pillow_reads_is_taken() -> None:
     stubs = {".bufr", ".emf", ".wmf", ".grib", ".h5", ".hdf", ".iim", ".mpeg", ".mpg"}
     assert reads - stubs <= IMAGE_SUFFIXES | {".qoi"}
     assert reads & stubs & IMAGE_SUFFIXES == set()
+
+
+def test_every_suffix_is_taken_that_the_plugin_of_another_format_reads() -> None:
+    Image.init()
+    for suffix, name in Image.EXTENSION.items():
+        if name in Image.OPEN or name not in Image.SAVE:
+            continue
+        buffer = io.BytesIO()
+        Image.new("1", (8, 8)).save(buffer, name)
+        try:
+            Image.open(buffer).load()
+        except UnidentifiedImageError:
+            continue
+        assert suffix in IMAGE_SUFFIXES
 
 
 def test_images_of_other_formats_without_a_suffix_and_deeper_are_converted(tmp_path: Path, in_process: None) -> None:
