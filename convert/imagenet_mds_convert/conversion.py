@@ -21,6 +21,7 @@ from imagenet_mds.dataset.manifest import (
     Policy,
     SourceEntry,
     conversion_fingerprint,
+    read_keys,
     read_manifest,
     why_no_manifest,
 )
@@ -108,6 +109,8 @@ class SplitConversion:
             samples = [replace(sample, label=renumbered[sample.label]) for sample in samples]
         if policy.val_fraction is not None:
             samples = _held_out(samples, split, policy)
+        if not samples:
+            raise UserError(f"the source has no images of {split}: give another one, or pass --split")
         if policy.subset is not None and policy.subset > len(samples):
             raise UserError(f"--subset {policy.subset:,}: {split} has {len(samples):,} images; give that or less")
         entry = SourceEntry(
@@ -269,6 +272,42 @@ class SplitConversion:
             f"{'; '.join(reasons)}. Give another destination, the same options, or --overwrite"
         )
 
+    def refuse_other_sibling(self, split: SplitName) -> None:
+        """Refuse to convert this split beside a finished one that it does not fit: one with other rules of which images
+        and classes it has, with other class numbers, or with images of this one.
+
+        Args:
+            split: the other split.
+
+        Raises:
+            UserError: the other split is complete and does not fit.
+            WorldError: its keys are damaged.
+        """
+        sibling = self.destination.parent.child(split)
+        if sibling.size_bytes(MANIFEST_BASENAME) is None:
+            return
+        theirs = read_manifest(sibling)
+        holds_out = self.policy.val_fraction is not None
+        # Where nothing is held out, the seed decides the order alone.
+        for name in ("val_fraction", "classes", *(["seed"] if holds_out else [])):
+            if (before := getattr(theirs.policy, name)) != (now := getattr(self.policy, name)):
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(
+                    f"{sibling.location} was converted with {option} {before}, and this split has {option} {now}: the "
+                    f"two would not fit together. {_AT_ONCE}"
+                )
+        if (classes := tuple(entry.wnid for entry in theirs.classes)) != self.classes:
+            both = f"{_described(classes, self.classes)}, and this split has {_described(self.classes, classes)}"
+            raise UserError(f"{sibling.location} has {both}: a class would have two numbers. {_AT_ONCE}")
+        if not holds_out:
+            return
+        keys = set(read_keys(sibling, theirs.samples))
+        if common := [sample.key for sample in self.samples if sample.key in keys]:
+            raise UserError(
+                f"{sibling.location} has {len(common):,} of the images of this split ({some(common)}), because the "
+                f"source has changed since it was converted. {_AT_ONCE}"
+            )
+
     def mark_started(self) -> None:
         """Write this conversion's identity to the destination, so that another conversion does not mix with it.
 
@@ -277,6 +316,17 @@ class SplitConversion:
         """
         started = _Started(conversion=self.fingerprint, policy=self.policy, source=self.source_entry)
         self.destination.write(_STARTED, json_bytes(started.model_dump()))
+
+
+_AT_ONCE = "Convert both splits at once, from one source, into another destination or with --overwrite"
+
+
+def _described(classes: Sequence[str], others: Sequence[str]) -> str:
+    """Number and fingerprint of the classes of a split, and those that the other split lacks."""
+    known = set(others)
+    alone = [name for name in classes if name not in known]
+    lacking = f", of which it alone has {some(alone)}" if alone else ""
+    return f"{len(classes):,} classes ({fingerprint(list(classes))}){lacking}"
 
 
 def more_taken(before: SourceEntry, now: SourceEntry) -> str:
@@ -298,10 +348,19 @@ def listing(source: Source, split: SplitName, track: Track = untracked) -> tuple
 
 
 def _held_out(samples: list[Sample], split: SplitName, policy: Policy) -> list[Sample]:
-    """The samples of train that are kept in it, or those that are held out as val."""
+    """The samples of train that are kept in it, or those that are held out as val.
+
+    Raises:
+        UserError: no class has two images.
+    """
     assert policy.val_fraction is not None
     labels = np.fromiter((sample.label for sample in samples), np.int64, len(samples))
     of_val = held_out(labels, draws([sample.key for sample in samples], policy.seed), policy.val_fraction)
+    if not of_val.any():
+        raise UserError(
+            f"--val-fraction {policy.val_fraction:g}: every class has one image, so none can be held out as val. Add "
+            f"images, or leave the option out"
+        )
     return [sample for sample, is_val in zip(samples, of_val.tolist(), strict=True) if is_val == (split == "val")]
 
 

@@ -7,14 +7,20 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from imagenet_mds.dataset.manifest import MANIFEST_BASENAME, Manifest, Policy, read_manifest
+from imagenet_mds.dataset.manifest import Manifest, Policy
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage, writing_to
 from imagenet_mds.vocabulary import SPLITS, EngineName, SplitName
 from imagenet_mds.words import counted
 from imagenet_mds_convert.conversion import SplitConversion, listing
 from imagenet_mds_convert.cost import needed_bytes
-from imagenet_mds_convert.destination import clear_split, locked, refuse_foreign, remove_leftovers, remove_partials
+from imagenet_mds_convert.destination import (
+    clear_split,
+    locked,
+    refuse_foreign,
+    remove_leftovers,
+    remove_partials,
+)
 from imagenet_mds_convert.publish import publish
 from imagenet_mds_convert.shards.build import Spent
 from imagenet_mds_convert.shards.passes import in_passes
@@ -152,17 +158,21 @@ def convert_splits(
         The manifests of the splits.
 
     Raises:
-        UserError: a destination holds something else, is in use or has too little room, or none of the images can be
-            used.
+        UserError: a destination holds something else, is in use or has too little room, the other split there does not
+            fit, or none of the images can be used.
         WorldError: as `convert_split`.
     """
-    refuse_other_sibling(conversions)
     for conversion in conversions:
         # Check every destination before the first is changed, so that a mistake leaves nothing half done.
         if overwrite:
             refuse_foreign(conversion.destination)
         elif not conversion.finished():
             refuse_small_disk(conversion, recorded_shards(conversion.destination))
+    converted = {conversion.split for conversion in conversions}
+    for conversion in conversions:
+        for split in SPLITS:
+            if split not in converted:
+                conversion.refuse_other_sibling(split)
     manifests: list[Manifest] = []
     before: set[str] = set()
     for conversion in conversions:
@@ -173,29 +183,6 @@ def convert_splits(
         on_converted(conversion, manifest, tally)
         manifests.append(manifest)
     return manifests
-
-
-def refuse_other_sibling(conversions: Sequence[SplitConversion]) -> None:
-    """Refuse a split beside a finished one that was made by other rules of which images and classes it has: train might
-    keep the images that are held out as val, or a class have two numbers.
-
-    Raises:
-        UserError: there is such a split, and it is not converted now.
-    """
-    ours = {conversion.split for conversion in conversions}
-    dataset, policy = conversions[0].destination.parent, conversions[0].policy
-    for split in SPLITS:
-        folder = dataset.child(split)
-        if split in ours or folder.size_bytes(MANIFEST_BASENAME) is None:
-            continue
-        theirs = read_manifest(folder).policy
-        for name in ("val_fraction", "classes"):
-            if (before := getattr(theirs, name)) != (now := getattr(policy, name)):
-                option = f"--{name.replace('_', '-')}"
-                raise UserError(
-                    f"{folder.location} was converted with {option} {before}, and this split has {option} {now}: the "
-                    f"two would not fit together. Convert both with the same options into another destination"
-                )
 
 
 def _convert_one(

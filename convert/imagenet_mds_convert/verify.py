@@ -182,10 +182,9 @@ def _starts(manifest: Manifest) -> list[int]:
 def _keys(split: Storage, manifest: Manifest) -> list[str] | None:
     """The keys of the split's samples; None if they are broken, which is a fault of its own."""
     try:
-        keys = read_keys(split)
-    except (OSError, ValueError):
+        return read_keys(split, manifest.samples)
+    except WorldError:
         return None
-    return keys if len(keys) == manifest.samples else None
 
 
 def _decode_shard(task: _DeepCheck) -> tuple[str, dict[int, str]]:

@@ -113,7 +113,7 @@ def _print_sample(dataset: str, split_name: str, sample: int, *, as_json: bool) 
     with open_sample(split, info, stored, decoded=False) as image:
         facts: dict[str, object] = {
             "sample": sample,
-            "key": read_keys(split)[sample] if info.classes else None,
+            "key": read_keys(split, info.samples)[sample] if info.classes else None,
             "class": record.label,
             "wnid": info.classes[record.label] if info.classes else None,
             "name": names[record.label] if names else None,

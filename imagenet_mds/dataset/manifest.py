@@ -11,10 +11,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from imagenet_mds.dataset.mds import INDEX_BASENAME, Count, ShardInfo
-from imagenet_mds.errors import UserError
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.storage.base import Readable, Storage
 from imagenet_mds.vocabulary import SPLITS, CheckLevel, ClassNumbers, SplitName, StoredForm
+from imagenet_mds.words import counted
 
 MANIFEST_BASENAME = "manifest.json"
 KEYS_BASENAME = "keys.txt"
@@ -268,11 +269,28 @@ def why_no_manifest(split: Storage) -> str:
     return f"{dataset.location} has no {split.name}/ ({held}): convert it with {make}{alone}"
 
 
-def read_keys(split: Readable) -> list[str]:
+def read_keys(split: Readable, samples: int | None = None) -> list[str]:
     """Return the source key of each sample of a split, in stored order.
 
+    Args:
+        split: a split with a manifest.
+        samples: number of samples that its manifest has, to compare the number of keys with; None skips that.
+
     Raises:
-        OSError: the keys cannot be read.
+        WorldError: the keys cannot be read, are not UTF-8, or have another number.
     """
-    # Not splitlines(), which also splits at other characters than a line feed.
-    return split.read(KEYS_BASENAME).decode("utf-8").split("\n")[:-1]
+    keys: list[str] = []
+    try:
+        # Not splitlines(), which also splits at other characters than a line feed.
+        keys = split.read(KEYS_BASENAME).decode("utf-8").split("\n")[:-1]
+        reason = "" if samples in (None, len(keys)) else f"it has {counted(len(keys), 'line')} for {samples:,} samples"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    if reason:
+        raise WorldError(
+            f"{split.location}/{KEYS_BASENAME} cannot be used ({reason}): rebuild it with "
+            f"`imagenet-mds verify {split.parent.location} --repair SOURCE`"
+        )
+    return keys

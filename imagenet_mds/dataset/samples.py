@@ -60,7 +60,7 @@ def open_sample(split: Readable, info: SplitInfo, stored: StoredSample, *, decod
         if decoded:
             image.load()
     except Exception as error:  # Pillow's plugins raise anything
-        key = f" ({read_keys(split)[stored.sample]})" if info.classes else ""
+        key = f" ({read_keys(split, info.samples)[stored.sample]})" if info.classes else ""
         # Pillow's message would show the address of the buffer.
         reason = "no image that can be read" if isinstance(error, UnidentifiedImageError) else error
         raise WorldError(

@@ -334,6 +334,19 @@ def test_a_dataset_is_shown_in_a_screen(tree: Path, dataset: Path, capsys: pytes
         inspect(str(tree / "LOC_synset_mapping.txt"))
 
 
+@pytest.mark.parametrize("data", [b"a/1.JPEG\n", b"\xff\n", None], ids=["short", "bytes", "missing"])
+def test_a_sample_whose_key_is_damaged_is_reported(small_tree: Path, tmp_path: Path, data: bytes | None) -> None:
+    convert_here(small_tree, tmp_path / "mds")
+    keys = tmp_path / "mds" / "train" / "keys.txt"
+    keys.unlink()
+    if data is not None:
+        keys.write_bytes(data)
+    with pytest.raises(
+        WorldError, match=r"train/keys\.txt cannot be used \(.*\): rebuild it with `imagenet-mds verify"
+    ):
+        inspect(str(tmp_path / "mds"), sample=3)
+
+
 def test_an_image_stored_once_is_decoded_as_it_was(small_tree: Path, tmp_path: Path) -> None:
     convert_here(small_tree, tmp_path, check="none")
     for key, (jpeg, _) in _stored(tmp_path / "train").items():

@@ -211,3 +211,32 @@ def test_a_run_that_continues_asks_for_the_room_of_what_is_missing_alone(
 def test_a_destination_inside_the_source_is_refused(small_tree: Path, inside: str) -> None:
     with pytest.raises(UserError, match="lies inside the source"):
         convert_here(small_tree, small_tree / inside)
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "val"), ("val", "train")])
+def test_a_split_with_other_class_numbers_than_the_one_beside_it_is_refused(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    """Train and val come from two sources, so neither knows the other's classes."""
+    for split, names in (("train", ("bee", "cat")), ("val", ("ant", "bee"))):
+        for name in names:
+            (tmp_path / split / split / name).mkdir(parents=True)
+            (tmp_path / split / split / name / "a.JPEG").write_bytes(encoded(noise()))
+    convert_here(tmp_path / first, tmp_path / "mds")
+    before, alone = files(tmp_path / "mds"), {"train": "cat", "val": "ant"}
+    with pytest.raises(UserError) as caught:
+        convert_here(tmp_path / second, tmp_path / "mds")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/mds/{first} has 2 classes (")
+    assert f"it alone has {alone[first]}, and this split has 2 classes (" in message
+    assert f"it alone has {alone[second]}: a class would have two numbers. Convert both splits" in message
+    assert files(tmp_path / "mds") == before
+
+
+def test_a_class_that_arrives_between_the_splits_is_refused(small_tree: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(small_tree, tree)
+    convert_here(tree, tmp_path / "mds", split="train")
+    shutil.copytree(tree / "train" / "n00000001", tree / "train" / "n00000000")
+    with pytest.raises(UserError, match=r"this split has 3 classes \(\w+\), of which it alone has n00000000: a class"):
+        convert_here(tree, tmp_path / "mds", split="val")

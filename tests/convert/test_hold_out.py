@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from imagenet_mds.cli.verify import verify
 from imagenet_mds.errors import UserError
+from imagenet_mds.vocabulary import SplitName
 from imagenet_mds_convert.plan import draws, held_out
 from tests.support.datasets import keys_at, manifest_at
 from tests.support.drawing import files, make_tree
@@ -89,3 +91,39 @@ def test_a_val_is_never_held_out_of_a_train_that_keeps_its_images(train_alone: P
         UserError, match=r"b/val was converted with --classes imagenet, and this split has --classes pres"
     ):
         convert_here(train_alone, tmp_path / "b", val_fraction=0.3, classes="present", split="train")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_val_is_never_held_out_by_another_seed_than_train(train_alone: Path, tmp_path: Path) -> None:
+    convert_here(train_alone, tmp_path / "mds", val_fraction=0.3, split="train")
+    with pytest.raises(UserError, match=r"mds/train was converted with --seed 0, and this split has --seed 7"):
+        convert_here(train_alone, tmp_path / "mds", val_fraction=0.3, split="val", seed=7)
+    assert not (tmp_path / "mds" / "val").exists()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("first", ["train", "val"])
+def test_images_that_arrive_between_the_splits_move_none_into_both(
+    train_alone: Path, tmp_path: Path, first: SplitName
+) -> None:
+    convert_here(train_alone, tmp_path / "mds", val_fraction=0.3, split=first)
+    folder = train_alone / "train" / "n90000001"
+    # The images with the smallest draws are held out: large ones raise only the number, small ones take their place.
+    new = [f"n90000001/new{number}.JPEG" for number in range(200)]
+    order = np.argsort(draws(new, 0))
+    for number in order[-10:] if first == "train" else order[:10]:
+        shutil.copy(folder / "n90000001_0.JPEG", train_alone / "train" / new[number])
+    second: SplitName = "val" if first == "train" else "train"
+    with pytest.raises(UserError, match=rf"mds/{first} has 3 of the images of this split \(n90000001/n90000001_"):
+        convert_here(train_alone, tmp_path / "mds", val_fraction=0.3, split=second)
+    assert not (tmp_path / "mds" / second).exists()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("options", [{}, {"plan": True}, {"split": "val"}])
+def test_classes_of_one_image_give_no_val_and_nothing_is_written(tmp_path: Path, options: dict[str, Any]) -> None:
+    tree = make_tree(tmp_path / "tree", n90000001=1, n90000002=1)
+    shutil.rmtree(tree / "val")
+    with pytest.raises(UserError, match=r"--val-fraction 0\.5: every class has one image, so none can be held out"):
+        convert_here(tree, tmp_path / "mds", val_fraction=0.5, **options)
+    assert not (tmp_path / "mds").exists()

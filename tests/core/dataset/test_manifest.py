@@ -14,8 +14,10 @@ from imagenet_mds.dataset.manifest import (
     SourceEntry,
     content_fingerprint,
     conversion_fingerprint,
+    read_keys,
 )
-from imagenet_mds.errors import UserError
+from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.storage.local import LocalStorage
 from tests.support.datasets import keys_at, manifest_at
 
 
@@ -165,6 +167,26 @@ def test_only_a_line_feed_ends_a_key(tmp_path: Path) -> None:
     keys = ["a/1.JPEG", "a/\u2028\x85\x0b\x1c 2.JPEG", "b/\u00e9.JPEG"]
     (tmp_path / "keys.txt").write_bytes("".join(f"{key}\n" for key in keys).encode())
     assert keys_at(tmp_path) == keys
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"a/1.JPEG\n", "it has 1 line for 2 samples"),
+        (b"", "it has 0 lines for 2 samples"),
+        (b"a/\xff.JPEG\nb\n", "it is not UTF-8"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_damaged_keys_are_one_line_with_what_to_do(tmp_path: Path, data: bytes | None, reason: str) -> None:
+    if data is not None:
+        (tmp_path / "keys.txt").write_bytes(data)
+    with pytest.raises(WorldError) as caught:
+        read_keys(LocalStorage(tmp_path), 2)
+    assert str(caught.value) == (
+        f"{tmp_path}/keys.txt cannot be used ({reason}): rebuild it with `imagenet-mds verify {tmp_path.parent} "
+        f"--repair SOURCE`"
+    )
 
 
 def test_a_copied_dataset_reads_the_same(dataset: Path, tmp_path: Path) -> None:

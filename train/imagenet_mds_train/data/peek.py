@@ -78,7 +78,7 @@ def training_batch(config: TrainConfig, train: Split, *, epoch: int, batch: int,
     with own_resources():
         # This one process stands for all ranks, so a global batch is its own.
         images = TrainingImages(config.model_copy(update={"ranks": 1}), train.shard_cache, samples)
-        keys = read_keys(train.storage) if train.info.classes else None
+        keys = read_keys(train.storage, train.info.samples) if train.info.classes else None
         # (ranks, device batch)
         for rank, numbers in enumerate(images.arrangement(epoch, config.ranks, workers)[:, batch]):
             for sample in map(int, numbers):

@@ -29,7 +29,7 @@ from imagenet_mds.dataset.manifest import read_keys
 from imagenet_mds.dataset.mds import ShardInfo, column_spans, decode_label, read_sample
 from imagenet_mds.dataset.prefetch import Need, Prefetcher
 from imagenet_mds.dataset.shard_cache import ShardCache
-from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.errors import CommandError, UserError, WorldError
 from imagenet_mds.jpeg.decoder_messages import decoder_reason
 from imagenet_mds.process.attempt import BASE_VARIABLE, attempt
 from imagenet_mds.storage.local import LocalStorage
@@ -246,7 +246,7 @@ class ImageStream(StreamingDataset):
     def _key(self, sample: int) -> str:
         try:
             return f"{read_keys(self.shard_cache.remote or LocalStorage(self.shard_cache.folder))[sample]}, "
-        except (OSError, UserError):  # a dataset of stock tools has no keys
+        except (CommandError, IndexError):  # a dataset of stock tools has no keys
             return ""
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
