@@ -36,10 +36,12 @@ class Writing(Protocol):
 
 @dataclass(frozen=True)
 class Listing:
-    """The direct content of a folder: its files and the names of its subfolders."""
+    """The direct content of a folder: its files, the names of its subfolders, and the names of what is neither: pipes,
+    sockets and devices."""
 
     files: tuple[Entry, ...]
     folders: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 class Readable(Protocol):
@@ -146,7 +148,9 @@ class Storage(Readable, Protocol):
         """Remove a file, or a folder with everything in it. A missing name is not an error."""
 
     def listing(self) -> Listing:
-        """List the files with their sizes and the subfolders, in no particular order, without a request per file.
+        """List the files with their sizes, the subfolders, and what is neither.
+
+        The order is arbitrary, and there is no request per file.
 
         A link counts as its target. A link without a target counts as a file of 0 bytes, so that reading it reports the
         reason.

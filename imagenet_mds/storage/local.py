@@ -148,12 +148,12 @@ class LocalStorage(RangeReads):
             return []
 
     def listing(self) -> Listing:
-        """List the files with their sizes and the subfolders. Sockets, pipes and devices are left out.
+        """List the files with their sizes, the subfolders, and the names of sockets, pipes and devices.
 
         Raises:
             OSError: see `Storage.listing`.
         """
-        files, folders = [], []
+        files, folders, others = [], [], []
         with os.scandir(self.root) as entries:
             for entry in entries:
                 mode, size_bytes = _mode_and_size(entry)
@@ -161,7 +161,9 @@ class LocalStorage(RangeReads):
                     folders.append(entry.name)
                 elif stat.S_ISREG(mode):
                     files.append(Entry(entry.name, size_bytes))
-        return Listing(tuple(files), tuple(folders))
+                else:
+                    others.append(entry.name)
+        return Listing(tuple(files), tuple(folders), tuple(others))
 
     def remove_partials(self, folder: str = "", *, complete: bool) -> None:
         """Remove the temporary files of killed runs. The caller must hold the lock of the folder."""

@@ -42,16 +42,20 @@ def find_listing(folder: Storage) -> Listing | None:
         raise UserError(f"{folder.location} cannot be listed: {error.strerror or error}") from None
 
 
+FLAT_FOLDERS = ("", "images")
+"""Where the images of a split without class folders lie in it; Tiny-ImageNet has them in `images`."""
+
+
 @dataclass(frozen=True)
 class FlatFolder:
-    """The images directly in a folder, (name, size in bytes), and the files that are none."""
+    """The images of a folder without class folders, (path within it, size in bytes), and the files that are none."""
 
     images: list[tuple[str, int]]
     not_taken: tuple[NotTaken, ...]
 
 
 def list_flat(folder: Storage, place: str) -> FlatFolder:
-    """List a folder of images without class folders; nothing if there is no such folder.
+    """List what lies directly in a folder of images; nothing if there is no such folder.
 
     Args:
         folder: the folder.
@@ -61,8 +65,9 @@ def list_flat(folder: Storage, place: str) -> FlatFolder:
         UserError: the folder cannot be listed, or a name cannot be written to `keys.txt`.
     """
     images, count = [], NotTakenCount()
-    found = find_listing(folder)
-    for entry in found.files if found else ():
+    found = find_listing(folder) or Listing((), ())
+    _count_others(found, place, "", count)
+    for entry in found.files:
         if is_image(entry.name, partial(folder.read_range, entry.name, 0)):
             refuse_unwritable_name(folder, entry.name)
             images.append((entry.name, entry.size_bytes))
@@ -124,6 +129,7 @@ def list_class_folders(split: Storage) -> ClassFolders:
     """
     top = find_listing(split) or Listing((), ())
     count = NotTakenCount()
+    _count_others(top, f"{split.name}/", "", count)
     for entry in top.files:
         count.count(f"{split.name}/", entry.name, entry.name)
     system = [name for name in top.folders if is_system_folder(name)]
@@ -167,6 +173,7 @@ def _list_class(split: Storage, name: str) -> _ClassFolder:
 
 def _take(folder: Storage, listing: Listing, prefix: str, place: str, found: _ClassFolder, depth: int) -> None:
     """Take the images of a folder and of those in it."""
+    _count_others(listing, place, f"{found.name}/{prefix}", found.count)
     for entry in listing.files:
         if is_image(entry.name, partial(folder.read_range, entry.name, 0)):
             refuse_unwritable_name(folder, entry.name)
@@ -184,6 +191,12 @@ def _take(folder: Storage, listing: Listing, prefix: str, place: str, found: _Cl
         inner = folder.child(name)
         if below := find_listing(inner):
             _take(inner, below, f"{prefix}{name}/", f"{place}*/" if depth == 0 else place, found, depth + 1)
+
+
+def _count_others(listing: Listing, place: str, prefix: str, count: NotTakenCount) -> None:
+    """Count the pipes, sockets and devices of a folder as not taken; reading a pipe would wait for ever."""
+    for name in listing.others:
+        count.count(place, name, f"{prefix}{name} (not a file)")
 
 
 def folders_in(folder: Storage) -> set[str] | None:
@@ -269,33 +282,55 @@ def label_of(name: str, labels: Mapping[str, str]) -> str | None:
     return labels.get(name, labels.get(name.rpartition(".")[0]))
 
 
+def flat_folder(listed: ClassFolders) -> FlatFolder:
+    """The images of a split whose folders are no classes: those directly in it and those in its folders."""
+    place = f"{listed.split.name}/"
+    direct = list_flat(listed.split, place)
+    below = [(f"{name}/{path}", size_bytes) for name, images in listed.images.items() for path, size_bytes in images]
+    # `listed` counts the images directly in the split as not taken.
+    not_taken = tuple(entry for entry in listed.not_taken if entry.place != place)
+    return FlatFolder(direct.images + below, direct.not_taken + not_taken)
+
+
 def classes_of(listed: FlatFolder, labels: Mapping[str, str]) -> set[str]:
     """The classes of the images of a folder."""
-    found = (label_of(name, labels) for name, _ in listed.images)
+    found = (label_of(path.rpartition("/")[2], labels) for path, _ in listed.images)
     return {label for label in found if label is not None}
 
 
 def flat_samples(
-    folder: Storage, listed: FlatFolder, labels: Mapping[str, str], table: str, classes: Sequence[str], prefix: str
+    folder: Storage, listed: FlatFolder, labels: Mapping[str, str], table: str, classes: Sequence[str]
 ) -> Found:
-    """The images of a folder without class folders, labelled by a table.
+    """The images of a split without class folders, labelled by a table.
+
+    Images of other folders than `FLAT_FOLDERS` are not taken if the table does not list them.
 
     Args:
-        folder: the folder.
+        folder: the split's folder.
         listed: its content.
         labels: maps a file's name, or its name without the suffix, to its class.
         table: the location of the table, for messages.
         classes: the source's classes.
-        prefix: path of the folder under the source's root, with a slash at its end.
 
     Raises:
-        UserError: an image has no label.
+        UserError: an image has no label, or two have one name.
     """
     numbers = {name: number for number, name in enumerate(classes)}
-    samples = []
-    for name, size_bytes in listed.images:
+    samples, count = [], NotTakenCount()
+    for path, size_bytes in listed.images:
+        inner, _, name = path.rpartition("/")
         label = label_of(name, labels)
-        if label is None:
-            raise UserError(f"{folder.location}/{name} has no line in {table}, so its label is unknown: remove it")
-        samples.append(Sample(f"{label}/{name}", numbers[label], size_bytes, where=f"{prefix}{name}"))
-    return Found(sorted_by_key(samples), listed.not_taken)
+        if label is not None:
+            samples.append(Sample(f"{label}/{name}", numbers[label], size_bytes, where=f"{folder.name}/{path}"))
+        elif inner in FLAT_FOLDERS:
+            raise UserError(f"{folder.location}/{path} has no line in {table}, so its label is unknown: remove it")
+        else:
+            count.count(f"{folder.name}/*/", name, path)
+    found = sorted_by_key(samples)
+    for one, other in pairwise(found):
+        if one.key == other.key:
+            raise UserError(
+                f"{folder.location} has two images of one name, {one.where} and {other.where}, and {table} has one "
+                f"label for both: remove one of them"
+            )
+    return Found(found, listed.not_taken + count.not_taken())

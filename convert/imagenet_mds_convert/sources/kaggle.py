@@ -18,11 +18,11 @@ from imagenet_mds_convert.sources.folders import (
     ClassFolders,
     FlatFolder,
     classes_of,
+    flat_folder,
     flat_samples,
     folder_notes,
     folders_in,
     list_class_folders,
-    list_flat,
     some,
 )
 from imagenet_mds_convert.sources.parallel import reads_at_once
@@ -111,7 +111,7 @@ class KaggleSource(SourceDefaults):
         labels: Mapping[str, str] = {}
         flat = FlatFolder([], ())
         if "val" in wanted and not folders["val"].images:
-            labels, flat = _labels(tables), list_flat(images.child("val"), "val/")
+            labels, flat = _labels(tables), flat_folder(folders["val"])
             del folders["val"]
         present = classes_of(flat, labels)
         names = present.union(*(listed.images for listed in folders.values()))
@@ -180,4 +180,4 @@ def _flat_val(
 ) -> Found:
     if not listed.images:
         raise UserError(f"{folder.location} has no images")
-    return flat_samples(folder, listed, labels, f"{tables.location}/{SOLUTION_BASENAME}", classes, "val/")
+    return flat_samples(folder, listed, labels, f"{tables.location}/{SOLUTION_BASENAME}", classes)

@@ -82,7 +82,7 @@ def read_solution(storage: Storage) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: the file is broken, or a line is malformed.
+        UserError: the file is broken, a line is malformed, or an image has two labels.
     """
     path = f"{storage.location}/{SOLUTION_BASENAME}"
     text = read_text(storage, SOLUTION_BASENAME)
@@ -94,14 +94,14 @@ def read_solution(storage: Storage) -> dict[str, str]:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not rows or [cell.strip().lower() for cell in rows[0]] != ["imageid", "predictionstring"]:
         raise UserError(f"{path} does not begin with ImageId,PredictionString: copy it from the download again")
-    labels = {}
+    labels: dict[str, str] = {}
     for number, row in enumerate(rows[1:], 2):
         if not any(cell.strip() for cell in row):
             continue
         wnid = row[1].split()[0] if len(row) == 2 and row[1].split() else ""
         if not WNID.match(wnid):
             raise UserError(f"{path}, line {number}: expected ImageId,PredictionString, and found no wnid")
-        labels[row[0].strip()] = wnid
+        _put_label(labels, row[0].strip(), wnid, path)
     return labels
 
 
@@ -110,18 +110,23 @@ def read_annotations(storage: Storage) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: a line is malformed.
+        UserError: a line is malformed, or an image has two labels.
     """
-    labels = {}
+    path = f"{storage.location}/{ANNOTATIONS_BASENAME}"
+    labels: dict[str, str] = {}
     for number, line in enumerate(read_text(storage, ANNOTATIONS_BASENAME).splitlines(), 1):
         words = line.split()
         if words and (len(words) < 2 or not WNID.match(words[1])):
-            raise UserError(
-                f"{storage.location}/{ANNOTATIONS_BASENAME}, line {number}: expected a file name and a wnid"
-            )
+            raise UserError(f"{path}, line {number}: expected a file name and a wnid")
         if words:
-            labels[words[0]] = words[1]
+            _put_label(labels, words[0], words[1], path)
     return labels
+
+
+def _put_label(labels: dict[str, str], name: str, wnid: str, path: str) -> None:
+    """Add a label to those of the table at `path`, which may list an image twice with the same one."""
+    if (before := labels.setdefault(name, wnid)) != wnid:
+        raise UserError(f"{path} has two labels for {name}, {before} and {wnid}: remove the wrong line")
 
 
 def read_devkit_labels(storage: Storage) -> Mapping[str, str]:

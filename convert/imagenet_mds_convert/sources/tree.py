@@ -16,10 +16,12 @@ from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
 from imagenet_mds_convert.sources.base import Found, SourceDefaults
 from imagenet_mds_convert.sources.classes import WNID, imagenet_names, name_classes, number_classes
 from imagenet_mds_convert.sources.folders import (
+    FLAT_FOLDERS,
     ClassFolders,
     FlatFolder,
     classes_of,
     find_listing,
+    flat_folder,
     flat_samples,
     folder_notes,
     folders_in,
@@ -40,8 +42,6 @@ _FOLDER_NAMES: dict[SplitName, tuple[str, ...]] = {
     "val": ("val", "valid", "validation"),
 }
 """The names of a split's folder, in lower case."""
-_FLAT_FOLDERS = ("", "images")
-"""Where the images of a val without class folders lie in it; Tiny-ImageNet has them in `images`."""
 _MOST_LOOKED_INTO = 20
 """Folders in S3 searched for splits, for an error message; each takes two requests."""
 
@@ -109,7 +109,7 @@ class TreeSource(SourceDefaults):
         listed = {split: list_class_folders(folders[split]) for split in wanted}
         labelled: dict[SplitName, _Flat] = {}
         if "val" in wanted and not any(WNID.match(name) for name in listed["val"].images):
-            labelled = {"val": flat} if (flat := _Flat.find(folders["val"], storage)) else {}
+            labelled = {"val": flat} if (flat := _Flat.find(listed["val"], storage)) else {}
         for split, at in listed.items():
             if split not in labelled and not at.images:
                 raise refusal(_why_no_images(split, at, folders), folders[split])
@@ -167,20 +167,18 @@ class _Flat:
     """A val without class folders, and its labels."""
 
     folder: Storage
-    prefix: str
     labels: Mapping[str, str]
     table: str
     listed: FlatFolder
 
     @classmethod
-    def find(cls, split: Storage, root: Storage) -> "_Flat | None":
-        """The folder of a split that holds its images directly and has a table of labels, if there is one."""
-        for inner in _FLAT_FOLDERS:
-            folder = split.child(inner) if inner else split
-            prefix = f"{split.name}/{inner}/" if inner else f"{split.name}/"
-            listed = list_flat(folder, prefix)
-            if listed.images and (labels := find_val_labels(split, root)):
-                return cls(folder, prefix, *labels, listed)
+    def find(cls, listed: ClassFolders, root: Storage) -> "_Flat | None":
+        """The split as one without class folders, if it has images in `FLAT_FOLDERS` and a table of labels."""
+        flat = flat_folder(listed)
+        if any(path.rpartition("/")[0] in FLAT_FOLDERS for path, _ in flat.images) and (
+            labels := find_val_labels(listed.split, root)
+        ):
+            return cls(listed.split, *labels, flat)
         return None
 
     @property
@@ -190,7 +188,7 @@ class _Flat:
 
     def samples(self, classes: tuple[str, ...]) -> Found:
         """The images, labelled."""
-        return flat_samples(self.folder, self.listed, self.labels, self.table, classes, self.prefix)
+        return flat_samples(self.folder, self.listed, self.labels, self.table, classes)
 
 
 def _refuse_strange(folders: Mapping[SplitName, Storage], present: Mapping[SplitName, set[str]]) -> None:

@@ -1,6 +1,7 @@
 """Trees as people have them: system folders, empty classes, other suffixes, deeper folders, other names of a split."""
 
 import io
+import os
 import shutil
 from pathlib import Path
 
@@ -250,3 +251,43 @@ def test_a_class_spelled_in_two_unicode_forms_is_one_class(tmp_path: Path) -> No
     put(tmp_path, f"train/{decomposed}/a.JPEG")
     with pytest.raises(UserError, match=f"train has two folders named {composed}, composed and decomposed"):
         open_source(str(tmp_path))
+
+
+def test_a_val_without_class_folders_is_taken_from_all_places_that_its_table_lists(tmp_path: Path) -> None:
+    put(tmp_path, *TWO, "val/a.JPEG", "val/images/b.JPEG", "val/images/more/c.JPEG", "val/old/d.JPEG", "val/old/e.xml")
+    put(tmp_path, "val/f.xml")
+    lines = [
+        f"{name}.JPEG\t{wnid}\n" for name, wnid in zip("abc", ("n01443537", "n01440764", "n01440764"), strict=True)
+    ]
+    (tmp_path / "val" / "val_annotations.txt").write_text("".join(lines))
+    found = open_source(str(tmp_path)).find("val")
+    assert [(sample.key, sample.label, sample.where) for sample in found.samples] == [
+        ("n01440764/b.JPEG", 0, "val/images/b.JPEG"),
+        ("n01440764/c.JPEG", 0, "val/images/more/c.JPEG"),
+        ("n01443537/a.JPEG", 1, "val/a.JPEG"),
+    ]
+    assert {(entry.suffix, entry.files, entry.example) for entry in found.not_taken} == {
+        (".jpeg", 1, "old/d.JPEG"),
+        (".xml", 1, "f.xml"),
+        (".xml", 1, "old/e.xml"),
+    }
+    put(tmp_path, "val/images/a.JPEG")
+    with pytest.raises(
+        UserError, match=r"val has two images of one name, val/.*a\.JPEG and val/.*a\.JPEG, and .*txt has one label for"
+    ):
+        open_source(str(tmp_path))
+
+
+def test_what_is_no_file_is_counted_and_never_opened(tmp_path: Path) -> None:
+    put(tmp_path, *TWO)
+    for name in ("pipe.JPEG", "n01440764/pipe.JPEG", "n01440764/more/pipe"):
+        (tmp_path / "train" / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(tmp_path / "train" / name)
+    (tmp_path / "train" / "n01440764" / "null.JPEG").symlink_to("/dev/null")
+    found = open_source(str(tmp_path)).find("train")
+    assert len(found.samples) == 2
+    assert [(entry.place, entry.suffix, entry.files, entry.example) for entry in found.not_taken] == [
+        ("train/", ".jpeg", 1, "pipe.JPEG (not a file)"),
+        ("train/<class>/", ".jpeg", 2, "n01440764/null.JPEG (not a file)"),
+        ("train/<class>/*/", "", 1, "n01440764/more/pipe (not a file)"),
+    ]

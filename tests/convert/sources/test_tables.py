@@ -55,3 +55,19 @@ def test_a_folder_in_place_of_a_table_is_reported(tmp_path: Path) -> None:
     (tmp_path / "words.txt").mkdir()
     with pytest.raises(UserError, match=r"words\.txt cannot be read: Is a directory"):
         read_text(LocalStorage(tmp_path), "words.txt")
+
+
+def test_two_labels_of_one_image_are_refused_and_the_same_one_twice_is_not(tmp_path: Path) -> None:
+    again = "ILSVRC2012_val_00000001,n01440764 5 6 7 8 \n"
+    (tmp_path / "LOC_val_solution.csv").write_text(LINES + again)
+    assert read_solution(LocalStorage(tmp_path)) == LABELS
+    (tmp_path / "LOC_val_solution.csv").write_text(LINES + again.replace("n01440764", "n01443537"))
+    with pytest.raises(
+        UserError, match=r"csv has two labels for ILSVRC2012_val_00000001, n01440764 and n01443537: remove the wrong"
+    ):
+        read_solution(LocalStorage(tmp_path))
+    (tmp_path / "val_annotations.txt").write_text("a.JPEG\tn01440764\t1\na.JPEG\tn01440764\t2\n")
+    assert read_annotations(LocalStorage(tmp_path)) == {"a.JPEG": "n01440764"}
+    (tmp_path / "val_annotations.txt").write_text("a.JPEG\tn01440764\t1\na.JPEG\tn01443537\t1\n")
+    with pytest.raises(UserError, match=r"txt has two labels for a\.JPEG, n01440764 and n01443537: remove the wrong"):
+        read_annotations(LocalStorage(tmp_path))
