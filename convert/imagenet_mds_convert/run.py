@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -50,10 +51,10 @@ class Tally:
     left_out: int = 0
     source_bytes: int = 0
     spent: Spent = field(default_factory=Spent)
-    digests: set[str] = field(default_factory=set)
-    """The hashes of the files of all images that are stored."""
+    digests: Counter[str] = field(default_factory=Counter)
+    """How often the hash of each stored image's file occurs."""
     also_elsewhere: int = 0
-    """How many of them are in a split that was converted before in this run too."""
+    """Number of files that are in a split that was converted before in this run too."""
 
     @property
     def seconds(self) -> float:
@@ -178,8 +179,8 @@ def convert_splits(
     for conversion in conversions:
         manifest, tally = _convert_one(conversion, workers, show_progress, engine, overwrite, track)
         if tally:
-            tally.also_elsewhere = len(tally.digests & before)
-            before |= tally.digests
+            tally.also_elsewhere = sum(tally.digests[digest] for digest in tally.digests.keys() & before)
+            before |= tally.digests.keys()
         on_converted(conversion, manifest, tally)
         manifests.append(manifest)
     return manifests

@@ -118,8 +118,9 @@ def test_a_file_in_both_splits_is_reported(tree: Path, tmp_path: Path, capsys: p
     (folder, *_) = sorted((copy / "val").iterdir())
     for path in sorted((copy / "train" / folder.name).iterdir())[3:5]:
         shutil.copy(path, folder / f"again_{path.name}")
+    shutil.copy(path, folder / f"once_more_{path.name}")
     convert_here(copy, tmp_path / "mds")
-    assert capsys.readouterr().out.count("duplicate: 2 files of val in the other split too") == 1
+    assert capsys.readouterr().out.count("duplicate: 3 files of val in the other split too") == 1
 
 
 def test_the_summary_says_where_the_time_went(tree: Path, tmp_path: Path) -> None:
