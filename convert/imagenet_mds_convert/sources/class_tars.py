@@ -97,8 +97,17 @@ class ClassTarsSource(SourceDefaults):
             if split in wanted:
                 taken = {f"{wnid}.tar" for wnid in wnids[split] if prefixes[split]}
                 count_in_split(folder, taken, beside[split])
-        names_for_people = name_classes(classes, read_synset_names(storage))
-        return cls(storage, classes, names_for_people, wanted, wnids, prefixes, beside, tuple(notes))
+        names_for_people, unread = read_synset_names(storage)
+        return cls(
+            storage,
+            classes,
+            name_classes(classes, names_for_people),
+            wanted,
+            wnids,
+            prefixes,
+            beside,
+            tuple(notes + unread),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the counts of what is not taken, which a shard task does not need."""

@@ -125,8 +125,9 @@ class KaggleSource(SourceDefaults):
         if labels:
             by_split["val"] = _flat_val(images.child("val"), flat, tables, labels, classes)
         warnings += folder_notes(folders.values(), classes)
-        names_for_people = name_classes(classes, read_synset_names(tables))
-        return cls(images, tables, classes, names_for_people, wanted, tuple(warnings), found=by_split)
+        known_names, unread = read_synset_names(tables)
+        names_for_people = name_classes(classes, known_names)
+        return cls(images, tables, classes, names_for_people, wanted, (*warnings, *unread), found=by_split)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the listing: a shard task carries the samples that it needs."""

@@ -60,21 +60,27 @@ def _encodings(data: bytes) -> tuple[str, ...]:
     return ("utf-8", "cp1252", "latin-1")
 
 
-def read_synset_names(storage: Storage) -> dict[str, str]:
+def read_synset_names(storage: Storage) -> tuple[dict[str, str], list[str]]:
     """Names of classes from the files that come with Kaggle's download and Tiny-ImageNet, as far as they are here.
 
     Both have a class and its lemmas a line: `n01440764 tench, Tinca tinca` gives tench.
 
-    Raises:
-        UserError: a file cannot be read.
+    Returns:
+        The name of each class, and a warning for each file that cannot be read: a dataset needs no names.
     """
     names: dict[str, str] = {}
+    warnings = []
     for basename in (WORDS_BASENAME, SYNSET_MAPPING_BASENAME):
         if storage.size_bytes(basename) is None:
             continue
-        pairs = (line.split(maxsplit=1) for line in read_text(storage, basename).splitlines() if line.strip())
+        try:
+            lines = read_text(storage, basename).splitlines()
+        except UserError as error:
+            warnings.append(f"classes keep the names that they have without {basename}: {error}")
+            continue
+        pairs = (line.split(maxsplit=1) for line in lines if line.strip())
         names |= {pair[0]: pair[1].split(",")[0].strip() for pair in pairs if len(pair) == 2}
-    return names
+    return names, warnings
 
 
 def read_solution(storage: Storage) -> dict[str, str]:

@@ -137,8 +137,9 @@ class TreeSource(SourceDefaults):
         warnings += folder_notes(trees.values(), classes) + number_notes(classes)
         found = {split: at.number(classes) for split, at in trees.items()}
         found |= {split: one.samples(classes) for split, one in labelled.items()}
-        names_for_people = name_classes(classes, read_synset_names(storage))
-        return cls(storage, classes, names_for_people, wanted, tuple(warnings), found=found)
+        known_names, unread = read_synset_names(storage)
+        names_for_people = name_classes(classes, known_names)
+        return cls(storage, classes, names_for_people, wanted, (*warnings, *unread), found=found)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the listing: a shard task carries the samples that it needs."""
