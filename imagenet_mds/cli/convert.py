@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from imagenet_mds_convert.shards.build import Spent
     from imagenet_mds_convert.shards.record import ShardRecord
 
+_MOST_SIDE_PX = 65_500
+"""Longest side that libjpeg stores."""
+
+_MOST_WORKERS = 1 << 16
+"""More processes than a machine or a cluster has room for."""
+
 
 def convert(
     source: Annotated[
@@ -47,14 +53,21 @@ def convert(
         typer.Option(help="Number of training images to keep, or tiny, small, medium or large; all if not given."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes; one per processor if not given. S3 gains from more.")
+        int | None,
+        typer.Option(
+            min=1, max=_MOST_WORKERS, help="Worker processes; one per processor if not given. S3 gains from more."
+        ),
     ] = None,
     check: Annotated[CheckLevel, typer.Option(help="Check applied to each image.")] = "decode",
     max_side: Annotated[
-        int | None, typer.Option(min=16, help="Longer side, in pixels, to which larger images are scaled down.")
+        int | None,
+        typer.Option(min=16, max=_MOST_SIDE_PX, help="Longer side, in pixels, to which larger images are scaled down."),
     ] = None,
     min_side: Annotated[
-        int | None, typer.Option(min=16, help="Shorter side, in pixels, to which larger images are scaled down.")
+        int | None,
+        typer.Option(
+            min=16, max=_MOST_SIDE_PX, help="Shorter side, in pixels, to which larger images are scaled down."
+        ),
     ] = None,
     quality: Annotated[
         int | None, typer.Option(min=1, max=100, help="JPEG quality of scaled images; 90 if not given.")
@@ -120,6 +133,9 @@ def convert(
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
     if quality is not None and (raw or not policy.scaled):
         raise UserError("--quality is for scaled JPEG files: add --max-side or --min-side, and remove --raw")
+    for argument, location in (("SOURCE", source), ("DEST", dest)):
+        if not location:
+            raise UserError(f"{argument} is empty: give a folder or an address")
     output = _Output(workers or len(os.sched_getaffinity(0)), as_json=log_json)
     track = progress_tracker(as_json=log_json)
     dataset = open_storage(dest)

@@ -34,7 +34,7 @@ def parse_size(text: str, option: str) -> int:
     Raises:
         UserError: the text is not a size.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
     if not match or match[2].upper() not in _UNITS:
         raise UserError(
             f"{option} {text}: pass a number with B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, for example 64MiB"

@@ -4,6 +4,7 @@ A storage is small and picklable. Names in it are relative, with forward slashes
 the whole of what was written, or for what was there before.
 """
 
+import errno
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -220,12 +221,35 @@ def writing_to(destination: Storage, *, but: type[OSError] | tuple[()] = ()) -> 
     except but:
         raise
     except OSError as error:
-        free = destination.free_bytes()
-        room = f"make room ({free / 1e9:,.1f} GB are free) and " if free is not None else ""
+        free = destination.free_bytes() if error.errno in _DISK_FULL else None
         raise WorldError(
             f"{destination.location} cannot be written: {error.strerror or error}. Finished work is kept: "
-            f"{room}run the same command again"
+            f"{after_failed_write(error, free)}"
         ) from error
+
+
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_PERMITTED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_NO_FOLDER = frozenset({errno.EEXIST, errno.ENOTDIR})
+"""What creating a folder answers where a file, or a link that leads nowhere, is in its place."""
+
+
+def after_failed_write(error: OSError, free_bytes: int | None = None) -> str:
+    """What to do after a write failed, as the end of a message.
+
+    Args:
+        error: the system's error.
+        free_bytes: free space to mention if the disk is full; None to leave it out.
+    """
+    again = "run the same command again"
+    if error.errno in _DISK_FULL:
+        free = "" if free_bytes is None else f" ({free_bytes / 1e9:,.1f} GB are free)"
+        return f"make room{free} and {again}"
+    if error.errno in _NOT_PERMITTED:
+        return f"allow this user to write there, or give another place, and {again}"
+    if error.errno in _NO_FOLDER:
+        return f"remove the file or the broken link in its place and {again}"
+    return again
 
 
 def stored_xxh64(storage: Readable, name: str, chunk_bytes: int = 1 << 22) -> str:

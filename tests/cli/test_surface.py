@@ -96,6 +96,8 @@ def test_reading_batches_does_not_import_the_trainer(dataset: object) -> None:
     [
         (["convert", "only-one"], "Missing argument 'dest'"),
         (["convert", "a", "b", "--workers", "0"], "--workers"),
+        (["convert", "a", "b", "--raw", "--min-side", "99999999999"], "less than or equal to 65500"),
+        (["convert", "a", "b", "--workers", "99999999999"], "less than or equal to 65536"),
         (["convert", "a", "b", "--split", "test"], "'test' is not one of"),
         (["frobnicate"], "No such command 'frobnicate'"),
         (["convert", "a", "b", "--shard_size", "1"], "No such option: --shard_size"),

@@ -280,6 +280,7 @@ def test_what_another_process_takes_away_before_the_end_is_not_called_complete(
         ({"shard_size": "4GiB"}, "--shard-size 4,294,967,296: choose 4 KiB to 2 GiB"),
         ({"quality": 80}, "--quality is for scaled JPEG files: add --max-side or --min-side"),
         ({"quality": 80, "raw": True, "min_side": 64}, "--quality is for scaled JPEG files"),
+        ({"shard_size": f"{'9' * 400}TB"}, "TB: pass a number with B, KB, MB"),
         ({"shard_size": "64 parsecs"}, "--shard-size 64 parsecs: pass a number with B, KB, MB"),
     ],
 )

@@ -1,13 +1,16 @@
 """The destination of a conversion: what is refused, overwritten or left alone, and too small a disk."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imagenet_mds.cli.inspect import inspect
 from imagenet_mds.dataset.manifest import Policy
-from imagenet_mds.errors import UserError
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_convert.conversion import SplitConversion
 from imagenet_mds_convert.run import convert_split
@@ -240,3 +243,44 @@ def test_a_class_that_arrives_between_the_splits_is_refused(small_tree: Path, tm
     shutil.copytree(tree / "train" / "n00000001", tree / "train" / "n00000000")
     with pytest.raises(UserError, match=r"this split has 3 classes \(\w+\), of which it alone has n00000000: a class"):
         convert_here(tree, tmp_path / "mds", split="val")
+
+
+def test_an_empty_location_is_refused_and_is_not_the_current_folder(small_tree: Path, tmp_path: Path) -> None:
+    for locations, argument in (((small_tree, ""), "DEST"), (("", tmp_path), "SOURCE")):
+        with pytest.raises(UserError, match=f"^{argument} is empty: give a folder or an address"):
+            convert_here(*locations)
+    with pytest.raises(UserError, match="a location is empty: give a folder"):
+        inspect("")
+
+
+def test_a_link_that_leads_nowhere_is_no_destination(small_tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "none")
+    with pytest.raises(UserError, match=r"link is a link to .*/none, which does not exist: give a folder"):
+        convert_here(small_tree, tmp_path / "link")
+    (tmp_path / "mds").mkdir()
+    (tmp_path / "mds" / "train").symlink_to(tmp_path / "none")
+    with pytest.raises(WorldError, match=r"File exists\. Finished work is kept: remove the file or the broken link in"):
+        convert_here(small_tree, tmp_path / "mds")
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, r"make room \([\d.,]+ GB are free\) and run the same command again"),
+        (errno.EACCES, "allow this user to write there, or give another place, and run the same command again"),
+        (errno.EROFS, "allow this user to write there, or give another place, and run the same command again"),
+        (errno.EIO, "run the same command again"),
+    ],
+)
+def test_the_advice_after_a_failed_write_fits_its_reason(
+    small_tree: Path, tmp_path: Path, number: int, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: LocalStorage) -> None:
+        raise OSError(number, os.strerror(number))
+
+    # As root, which tests may run as, every folder can be written.
+    monkeypatch.setattr(LocalStorage, "lock", refuse)
+    with pytest.raises(
+        WorldError, match=f"train cannot be written: {os.strerror(number)}. Finished work is kept: {advice}$"
+    ):
+        convert_here(small_tree, tmp_path)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from imagenet_mds.errors import WorldError
+from imagenet_mds.storage.base import after_failed_write
 from imagenet_mds_convert.shards.build import ShardTask
 from imagenet_mds_convert.sources.base import Gatherer, Track, untracked
 from imagenet_mds_convert.sources.gathered import GatheredImages, gathering
@@ -85,7 +86,7 @@ def gathered(
         except OSError as error:
             raise WorldError(
                 f"images cannot be gathered in {folder or tempfile.gettempdir()}: {error.strerror or error}. Finished "
-                f"shards are kept: make room and run the same command again"
+                f"shards are kept: {after_failed_write(error)}"
             ) from error
         source = GatheredImages(file.path)
         yield [
