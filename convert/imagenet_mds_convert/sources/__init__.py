@@ -27,19 +27,26 @@ from imagenet_mds_convert.sources.parquet import ParquetSource, find_parquet
 from imagenet_mds_convert.sources.tree import TreeSource, find_filled_tree
 from imagenet_mds_convert.sources.webdataset import WebDatasetSource, find_webdataset
 
+_Found = Mapping[SplitName, str | Storage]
+
 
 class _Layout(NamedTuple):
     kind: SourceKind
-    find: Callable[[Storage], Mapping[SplitName, str | Storage]]
-    """Returns what holds each split that the layout has: a folder, or the name of a file."""
+    find: Callable[[Storage, tuple[SplitName, ...]], _Found]
+    """Returns what holds each of these splits that the layout has: a folder, or the name of a file."""
     open: Callable[[Storage, tuple[SplitName, ...]], Source]
 
 
+def _of_splits(find: Callable[[Storage], _Found]) -> Callable[[Storage, tuple[SplitName, ...]], _Found]:
+    """Finds some splits of a layout that is recognised without a look into a split's folder."""
+    return lambda storage, splits: {split: what for split, what in find(storage).items() if split in splits}
+
+
 _LAYOUTS = (
-    _Layout("archives", find_archives, ArchivesSource.open),
-    _Layout("parquet", find_parquet, ParquetSource.open),
-    _Layout("cifar10", find_cifar10, Cifar10Source.open),
-    _Layout("kaggle", find_kaggle_splits, KaggleSource.open),
+    _Layout("archives", _of_splits(find_archives), ArchivesSource.open),
+    _Layout("parquet", _of_splits(find_parquet), ParquetSource.open),
+    _Layout("cifar10", _of_splits(find_cifar10), Cifar10Source.open),
+    _Layout("kaggle", _of_splits(find_kaggle_splits), KaggleSource.open),
     _Layout("class-tars", find_class_tars, ClassTarsSource.open),
     _Layout("webdataset", find_webdataset, WebDatasetSource.open),
     _Layout("tree", find_filled_tree, TreeSource.open),
@@ -117,12 +124,8 @@ def _that_hold(
     Raises:
         UserError: a split is here in two places, or only splits that are not wanted are here.
     """
-    everywhere: dict[SplitName, dict[str, _Layout]] = {split: {} for split in SPLITS}
-    for layout in candidates:
-        for split, what in layout.find(storage).items():
-            everywhere[split].setdefault(_place(storage, what), layout)
-    places = {split: everywhere[split] for split in splits if everywhere[split]}
-    if not places and (there := [split for split, found in everywhere.items() if found]):
+    places = _places(storage, splits, candidates)
+    if not places and (there := list(_places(storage, SPLITS, candidates))):
         raise UserError(f"the source has no {splits[0]}/: it has {' and '.join(there)}; see `--split`")
     for split, found in places.items():
         if len(found) > 1:
@@ -132,6 +135,21 @@ def _that_hold(
                 f"`--source-format`"
             )
     return {split: next(iter(found.values())) for split, found in places.items()}
+
+
+def _places(
+    storage: Storage, splits: tuple[SplitName, ...], candidates: Sequence[_Layout]
+) -> dict[SplitName, dict[str, _Layout]]:
+    """The places of each of these splits that is here, each with its layout. Other splits are not looked at.
+
+    Raises:
+        UserError: a folder cannot be listed, or a tree has a split twice.
+    """
+    places: dict[SplitName, dict[str, _Layout]] = {split: {} for split in splits}
+    for layout in candidates:
+        for split, what in layout.find(storage, splits).items():
+            places[split].setdefault(_place(storage, what), layout)
+    return {split: found for split, found in places.items() if found}
 
 
 def _place(storage: Storage, what: str | Storage) -> str:

@@ -22,20 +22,20 @@ from imagenet_mds_convert.sources.names import NotTakenCount
 from imagenet_mds_convert.sources.parallel import reads_at_once, run_ahead
 from imagenet_mds_convert.sources.tables import read_synset_names
 from imagenet_mds_convert.sources.tars import Member, Where, image_ahead_bytes, member_sample, read_member, walk_tar
-from imagenet_mds_convert.sources.tree import find_tree
+from imagenet_mds_convert.sources.tree import find_tree, needed_for_classes
 
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar\Z")
 _LOCAL_THREADS = 4
 
 
-def find_class_tars(storage: Storage) -> dict[SplitName, Storage]:
-    """The folders that hold class tars, by split.
+def find_class_tars(storage: Storage, splits: tuple[SplitName, ...] = SPLITS) -> dict[SplitName, Storage]:
+    """The folders that hold class tars of these splits, by split.
 
     Raises:
         UserError: a split has two folders, or a folder cannot be listed.
     """
-    found = {split: folder for split, folder in find_tree(storage).items() if _tars_in(folder)}
-    if "train" not in found and _tars_in(storage):
+    found = {split: folder for split, folder in find_tree(storage, splits).items() if _tars_in(folder)}
+    if "train" in splits and "train" not in found and _tars_in(storage):
         found["train"] = storage
     return {split: found[split] for split in SPLITS if split in found}
 
@@ -70,7 +70,7 @@ class ClassTarsSource(SourceDefaults):
             UserError: there are none, some classes are unpacked already, there are fewer than two, or val has a class
                 that train lacks.
         """
-        folders = find_class_tars(storage)
+        folders = find_class_tars(storage, needed_for_classes(splits))
         if not folders:
             raise UserError(f"{storage.location} has no tars of classes (n########.tar), here or in train/ or val/")
         wnids = {split: tuple(_tars_in(folder)) for split, folder in folders.items()}

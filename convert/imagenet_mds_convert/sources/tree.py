@@ -42,20 +42,21 @@ _FOLDER_NAMES: dict[SplitName, tuple[str, ...]] = {
     "val": ("val", "valid", "validation"),
 }
 """The names of a split's folder, in lower case."""
+_SPLIT_FOLDERS = frozenset(name for names in _FOLDER_NAMES.values() for name in names)
 _MOST_LOOKED_INTO = 20
 """Folders in S3 searched for splits, for an error message; each takes two requests."""
 
 
-def find_tree(storage: Storage) -> dict[SplitName, Storage]:
-    """The folders of the splits, by split.
+def find_tree(storage: Storage, splits: tuple[SplitName, ...] = SPLITS) -> dict[SplitName, Storage]:
+    """The folders of these splits, by split.
 
     Raises:
         UserError: a split has two folders.
     """
     inside = sorted(folders_in(storage) or ())
     found: dict[SplitName, Storage] = {}
-    for split, names in _FOLDER_NAMES.items():
-        folders = [name for name in inside if name.lower() in names]
+    for split in splits:
+        folders = [name for name in inside if name.lower() in _FOLDER_NAMES[split]]
         if len(folders) > 1:
             raise UserError(
                 f"{storage.location} has {split} twice, in {' and in '.join(f'{name}/' for name in folders)}: "
@@ -66,13 +67,19 @@ def find_tree(storage: Storage) -> dict[SplitName, Storage]:
     return found
 
 
-def find_filled_tree(storage: Storage) -> dict[SplitName, Storage]:
-    """The folders of the splits that hold anything; an empty one beside an archive is not another copy of the split.
+def needed_for_classes(splits: tuple[SplitName, ...]) -> tuple[SplitName, ...]:
+    """The splits whose class folders count for the class numbers of these splits: train's alone for train alone, since
+    val may have no other ones."""
+    return splits if splits == ("train",) else SPLITS
+
+
+def find_filled_tree(storage: Storage, splits: tuple[SplitName, ...] = SPLITS) -> dict[SplitName, Storage]:
+    """The folders of these splits that hold anything; an empty one beside an archive is not another copy of the split.
 
     Raises:
         UserError: a split has two folders, or a folder cannot be listed.
     """
-    return {split: folder for split, folder in find_tree(storage).items() if names_in(folder)}
+    return {split: folder for split, folder in find_tree(storage, splits).items() if names_in(folder)}
 
 
 @dataclass(frozen=True)
@@ -100,11 +107,11 @@ class TreeSource(SourceDefaults):
             UserError: there is no folder of a split, there are fewer than two classes, `val/` has a class that `train/`
                 lacks, a folder cannot be listed, or a name cannot be written to `keys.txt`.
         """
-        folders = find_tree(storage)
+        folders = find_tree(storage, needed_for_classes(splits))
         if not folders:
             raise refusal(_why_no_splits(storage), storage)
         wanted = tuple(split for split in splits if split in folders)
-        unused = sorted((folders_in(storage) or set()) - {at.name for at in folders.values()})
+        unused = sorted(name for name in folders_in(storage) or () if name.lower() not in _SPLIT_FOLDERS)
         warnings = [f"{storage.location} has folders that are not used: {some(unused)}"] if unused else []
         listed = {split: list_class_folders(folders[split]) for split in wanted}
         labelled: dict[SplitName, _Flat] = {}

@@ -36,16 +36,16 @@ _COMPANIONS = frozenset(("cls", "json", "txt", "key", "__key__", "id", "wnid"))
 _LOCAL_THREADS = 4
 
 
-def find_webdataset(storage: Storage) -> dict[SplitName, Storage]:
-    """Where the tars of each split are: the folder itself, or its `train/` and `val/`.
+def find_webdataset(storage: Storage, splits: tuple[SplitName, ...] = SPLITS) -> dict[SplitName, Storage]:
+    """Where the tars of each of these splits are: the folder itself, or its `train/` and `val/`.
 
     Raises:
         UserError: a split has two folders, or a folder cannot be listed.
     """
-    return {split: folder for split, (folder, _) in _find(storage).items()}
+    return {split: folder for split, (folder, _) in _find(storage, splits).items()}
 
 
-def _find(storage: Storage) -> dict[SplitName, tuple[Storage, tuple[str, ...]]]:
+def _find(storage: Storage, splits: tuple[SplitName, ...] = SPLITS) -> dict[SplitName, tuple[Storage, tuple[str, ...]]]:
     """The folder and the names, under the root, of the tars of each split."""
     here: dict[SplitName, list[str]] = {split: [] for split in SPLITS}
     listing = find_listing(storage)
@@ -53,9 +53,9 @@ def _find(storage: Storage) -> dict[SplitName, tuple[Storage, tuple[str, ...]]]:
         if match := _TAR.match(entry.name):
             here[SPLIT_OF[match[1].lower()]].append(entry.name)
     found: dict[SplitName, tuple[Storage, tuple[str, ...]]] = {
-        split: (storage, tuple(sorted(names))) for split, names in here.items() if names
+        split: (storage, tuple(sorted(names))) for split, names in here.items() if names and split in splits
     }
-    for split, folder in find_tree(storage).items():
+    for split, folder in find_tree(storage, splits).items():
         below = find_listing(folder)
         names = sorted(entry.name for entry in below.files if _ANY_TAR.match(entry.name)) if below else []
         # Beside class folders, a tar is somebody's backup.
@@ -95,7 +95,7 @@ class WebDatasetSource(SourceDefaults):
             UserError: there are none, a tar is broken, an image has no label, its name and label contradict each other,
                 or a name occurs twice.
         """
-        tars = {split: names for split, (_, names) in _find(storage).items()}
+        tars = {split: names for split, (_, names) in _find(storage, splits).items()}
         if not tars:
             raise UserError(f"{storage.location} has no tars of train or val, such as imagenet1k-train-0000.tar")
         wanted = tuple(split for split in splits if split in tars)
@@ -103,8 +103,9 @@ class WebDatasetSource(SourceDefaults):
         images = {split: _list(storage, tars[split], counts[split]) for split in wanted}
         classes = _imagenet_classes(storage, [one for listed in images.values() for one in listed])
         if classes is None:
-            others = {split: _list(storage, tars[split], counts[split]) for split in tars if split not in images}
-            classes = _own_classes(storage, [one for listed in (images | others).values() for one in listed])
+            unasked = [names for split, (_, names) in _find(storage).items() if split not in images]
+            others = [_list(storage, names, NotTakenCount()) for names in unasked]
+            classes = _own_classes(storage, [one for listed in (*images.values(), *others) for one in listed])
         if len(images) == 2:
             train, val = ({one.label for one in images[split]} for split in SPLITS)
             # A number says which class it is even if train has no image of it.

@@ -1,17 +1,27 @@
 """Which layout a folder has, split by split, and what is said of formats that are not taken."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from imagenet_mds.cli.verify import verify
 from imagenet_mds.errors import UserError
+from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.vocabulary import SplitName
 from imagenet_mds_convert.sources import open_source
 from tests.support.datasets import manifest_at
 from tests.support.running import convert_here
-from tests.support.sources import make_images, put_archives, put_kaggle, put_parquet, shards
+from tests.support.sources import (
+    make_images,
+    put_archives,
+    put_class_tars,
+    put_kaggle,
+    put_parquet,
+    put_webdataset,
+    shards,
+)
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 
@@ -224,3 +234,25 @@ def test_a_class_that_came_later_is_refused_in_a_repair(tmp_path: Path, in_proce
     shutil.copytree(tree / "train" / "n01440764", tree / "train" / "n01491361")
     with pytest.raises(UserError, match="the source has images of classes that the dataset does not know: n01491361"):
         verify(str(tmp_path / "mds"), repair=str(tree))
+
+
+@pytest.mark.parametrize("put", [shutil.copytree, put_class_tars, put_webdataset])
+def test_a_train_that_is_asked_for_is_all_that_is_looked_at(
+    tmp_path: Path, put: Callable[[Path, Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(make_images(tmp_path / "tree"), tmp_path / "root")
+    listed = LocalStorage.listing
+
+    def listing(self: LocalStorage) -> object:
+        if self.root.name in ("val", "valid"):
+            raise PermissionError(13, "Permission denied", str(self.root))
+        return listed(self)
+
+    # As root, which tests may run as, every folder can be listed.
+    monkeypatch.setattr(LocalStorage, "listing", listing)
+    for folder in ("val", "valid"):
+        (tmp_path / "root" / folder).mkdir(exist_ok=True)
+    source = open_source(str(tmp_path / "root"), split="train")
+    assert (len(source.samples("train")), source.warnings) == (14, ())
+    with pytest.raises(UserError, match=r"has val twice, in val/ and in valid/|val cannot be listed"):
+        open_source(str(tmp_path / "root"))
