@@ -1,4 +1,12 @@
-"""Numbers of things in messages."""
+"""Numbers of things in messages, and messages as one line."""
+
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+"""Control characters and line separators, each with its escape in Python. Names of files may have them."""
+
+
+def one_line(text: str) -> str:
+    """A message with its control characters escaped, so that it is one line and changes no terminal."""
+    return text.translate(_ESCAPES)
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

@@ -17,11 +17,13 @@ from imagenet_mds.cli.evaluate import evaluate
 from imagenet_mds.cli.export import export
 from imagenet_mds.cli.inspect import inspect
 from imagenet_mds.cli.preview import preview
+from imagenet_mds.cli.tables import print_line
 from imagenet_mds.cli.train import train
 from imagenet_mds.cli.verify import verify
 from imagenet_mds.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER, CommandError
 from imagenet_mds.process.limits import raise_open_files_limit
 from imagenet_mds.process.signals import STOPPED_MESSAGE, handle_stop_signals, stop_cleanly
+from imagenet_mds.words import one_line
 
 app = typer.Typer(
     add_completion=False,
@@ -91,14 +93,14 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
     except CommandError as error:
-        print(f"imagenet-mds: {error}", file=sys.stderr)
+        print_line(f"imagenet-mds: {error}", to_stderr=True)
         sys.exit(error.exit_status)
     except typer.TyperException as error:
         print(_usage_error(error), file=sys.stderr)
         sys.exit(EXIT_USER)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"imagenet-mds: {where}{error.strerror or error}", file=sys.stderr)
+        print_line(f"imagenet-mds: {where}{error.strerror or error}", to_stderr=True)
         sys.exit(EXIT_FAILED)
     if status == _INTERRUPTED:
         handle_stop_signals(signal.SIG_IGN)  # ignore further signals while exiting
@@ -110,8 +112,9 @@ def main() -> None:
 def _usage_error(error: typer.TyperException) -> str:
     """Format a usage error as one line that refers to the help. If no command was typed, return the help itself."""
     message = error.format_message().replace("Value error, ", "")
-    if "\n" in message:
+    if message.lstrip().startswith("Usage:"):
         return message
+    message = one_line(message)
     unknown = re.match(r"No such option: (--[\w-]+)", message)
     if unknown and unknown[1] in _MEANT:
         return f"imagenet-mds: there is no {unknown[1]}: pass {_MEANT[unknown[1]]}"

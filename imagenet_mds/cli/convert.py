@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from imagenet_mds.cli.tables import json_line, progress_tracker, report_exceptions, split_fields
+from imagenet_mds.cli.tables import json_line, print_line, progress_tracker, report_exceptions, split_fields
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
 from imagenet_mds.vocabulary import CheckLevel, ClassNumbers, EngineName, SourceKind, SplitName
 from imagenet_mds.words import counted
@@ -186,7 +186,7 @@ class _Output:
 
     def print_warnings(self, warnings: Sequence[str]) -> None:
         for warning in warnings:
-            print(json_line("note", note=warning) if self.as_json else f"note: {warning}", file=sys.stderr)
+            print_line(json_line("note", note=warning) if self.as_json else f"note: {warning}", to_stderr=True)
 
     @contextmanager
     def show_progress(self, conversion: "SplitConversion", tally: "Tally") -> "Iterator[OnShard]":
@@ -211,7 +211,7 @@ class _Output:
             print(json_line("complete", **split_fields(conversion.location, manifest)))
         else:
             counts = f"{manifest.samples:,} images ({manifest.fingerprint})"
-            print(f"{conversion.location} is complete already: {counts}")
+            print_line(f"{conversion.location} is complete already: {counts}")
 
     def print_refusal(self, left_out: int, not_taken: int) -> None:
         both = [f"{left_out:,} images were left out"] if left_out else []
@@ -232,7 +232,7 @@ class _Output:
             print(json_line("done", **split_fields(conversion.location, manifest), **made, **took))
             return
         kept = f" ({tally.kept_shards} of them from before)" if tally.kept_shards else ""
-        print(
+        print_line(
             f"{conversion.location}: {counted(manifest.samples, 'image')} in {counted(len(manifest.shards), 'shard')}"
             f"{kept}, "
             f"{manifest.size_bytes / 1e6:,.1f} MB, {manifest.fingerprint}"

@@ -1,7 +1,6 @@
 """`imagenet-mds export`: a trained network for other programs."""
 
 import json
-import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import UserError
 
 
@@ -25,7 +25,7 @@ def export(
     """Write a trained network for other programs, and compare what the file computes with the checkpoint."""
     from imagenet_mds_train.run.folder import find_checkpoint
 
-    path = find_checkpoint(checkpoint, lambda warning: print(f"note: {warning}", file=sys.stderr))
+    path = find_checkpoint(checkpoint, lambda warning: print_line(f"note: {warning}", to_stderr=True))
     if not file.parent.is_dir():
         raise UserError(f"there is no folder {file.parent}: make it, or choose another file")
     warnings.simplefilter("ignore")  # what torch and Composer deprecate, as in a rank

@@ -8,9 +8,10 @@ import typer
 
 from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
 from imagenet_mds.cli.samples import split_with_sample, training_batch
+from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import UserError
 from imagenet_mds.vocabulary import SplitName
-from imagenet_mds.words import counted
+from imagenet_mds.words import counted, one_line
 
 if TYPE_CHECKING:
     from imagenet_mds.dataset.access import Dataset
@@ -131,7 +132,7 @@ def _print_sample(dataset: str, split_name: str, sample: int, *, as_json: bool) 
         return
     for name, value in facts.items():
         if value is not None:
-            print(f"{name + ':':14} {value}")
+            print_line(f"{name + ':':14} {value}")
 
 
 def _print_batch(
@@ -152,5 +153,5 @@ def _print_batch(
         where = f"{crop.left},{crop.top} {crop.width}x{crop.height}"
         scaled = f" /{crop.denominator}" if crop.denominator > 1 else ""
         row = (one.rank, one.sample, one.label, one.key, where + scaled, "yes" if one.flip else "", facts["size"])
-        table.add_row(*map(str, row), facts["pixels_xxh64"])
+        table.add_row(*(one_line(str(value)) for value in row), facts["pixels_xxh64"])
     Console(width=160, highlight=False).print(table)

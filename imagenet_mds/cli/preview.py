@@ -10,6 +10,7 @@ import typer
 
 from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
 from imagenet_mds.cli.samples import class_name, class_names, split_with_sample, training_batch
+from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.vocabulary import SplitName
 from imagenet_mds.words import counted
@@ -68,7 +69,7 @@ def _preview_stored(dataset: str, file: Path, *, split: str, start: int, count: 
     ]
     _write_sheet(file, images, columns)
     fewer = f"; it has no more than {info.samples:,}" if len(images) < count else ""
-    print(f"{file}: {counted(len(images), 'sample')} of {storage.location} from number {start:,} on{fewer}")
+    print_line(f"{file}: {counted(len(images), 'sample')} of {storage.location} from number {start:,} on{fewer}")
 
 
 def _preview_batch(
@@ -86,7 +87,7 @@ def _preview_batch(
     _write_sheet(file, images, columns)
     fewer = f"; a batch has no more than {len(images)}" if len(images) < count else ""
     shown = counted(len(images), "sample")
-    print(f"{file}: {shown} of batch {batch:,} of epoch {epoch:,}, as {config} trains on them{fewer}")
+    print_line(f"{file}: {shown} of batch {batch:,} of epoch {epoch:,}, as {config} trains on them{fewer}")
 
 
 def _check_file(file: Path) -> None:

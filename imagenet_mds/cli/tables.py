@@ -1,9 +1,12 @@
 """What several commands print: lines of JSON, lines of progress, and the images that were left out or changed."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from imagenet_mds.words import one_line
 
 if TYPE_CHECKING:
     from imagenet_mds.dataset.manifest import Manifest
@@ -15,6 +18,11 @@ _MOST_SHOWN = 10
 def json_line(event: str, **fields: Any) -> str:
     """One event as a line of JSON."""
     return json.dumps({"event": event, **fields})
+
+
+def print_line(text: str, *, to_stderr: bool = False) -> None:
+    """Print one line, whatever the names in it."""
+    print(one_line(text), file=sys.stderr if to_stderr else sys.stdout)
 
 
 def split_fields(location: str, manifest: "Manifest") -> dict[str, Any]:
@@ -48,20 +56,22 @@ def report_exceptions(manifest: "Manifest") -> None:
     from imagenet_mds.dataset.manifest import MANIFEST_BASENAME
 
     if manifest.scaled:
-        print(f"  scaled down: {manifest.scaled:,} images")
+        print_line(f"  scaled down: {manifest.scaled:,} images")
     if manifest.policy.tiles:
         untiled = manifest.samples - manifest.tiled
-        print(f"  with restart tiles: {manifest.tiled:,} images; {untiled:,} cannot have them and are stored unchanged")
+        print_line(
+            f"  with restart tiles: {manifest.tiled:,} images; {untiled:,} cannot have them and are stored unchanged"
+        )
     for group in manifest.not_taken:
         what = f"{group.suffix} files" if group.suffix else "files without a suffix"
-        print(f"  not taken: {group.files:,} {what} in {group.place}, such as {group.example}")
+        print_line(f"  not taken: {group.files:,} {what} in {group.place}, such as {group.example}")
     for verb, entries in (
         ("duplicate", [(entry.key, f"the same file as {entry.of}") for entry in manifest.duplicates]),
         ("left out", [(entry.key, entry.reason) for entry in manifest.left_out]),
         ("changed", [(entry.key, entry.change) for entry in manifest.changed]),
     ):
         for key, reason in entries[:_MOST_SHOWN]:
-            print(f"  {verb}: {key}: {reason}")
+            print_line(f"  {verb}: {key}: {reason}")
         if len(entries) > _MOST_SHOWN:
             more = len(entries) - _MOST_SHOWN
-            print(f"  {verb}: {more:,} more, all in {manifest.split}/{MANIFEST_BASENAME}")
+            print_line(f"  {verb}: {more:,} more, all in {manifest.split}/{MANIFEST_BASENAME}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
+from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
 from imagenet_mds.process.streams import forgive_lost_output
 from imagenet_mds.words import counted
@@ -155,4 +156,4 @@ def _figures(result: dict[str, Any]) -> str:
 def _warn(warnings: "list[str | None] | list[str] | tuple[str, ...]") -> None:
     for warning in warnings:
         if warning:
-            print(f"note: {warning}", file=sys.stderr)
+            print_line(f"note: {warning}", to_stderr=True)

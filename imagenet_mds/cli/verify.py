@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_mds.cli.tables import progress_tracker
+from imagenet_mds.cli.tables import print_line, progress_tracker
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED
 from imagenet_mds.words import counted
 
@@ -37,11 +37,11 @@ def verify(
         threads=len(os.sched_getaffinity(0)),
         track=progress_tracker(),
         on_split=_print_split,
-        on_repair=lambda split, name: print(f"repaired: {split.location}/{name}"),
+        on_repair=lambda split, name: print_line(f"repaired: {split.location}/{name}"),
     )
     if broken.files:
         how = "" if repair else f"; `imagenet-mds verify {dataset} --repair SOURCE` rebuilds just those"
-        print(f"imagenet-mds: {counted(broken.files, 'broken file')}{how}", file=sys.stderr)
+        print_line(f"imagenet-mds: {counted(broken.files, 'broken file')}{how}", to_stderr=True)
     if broken.images:
         print(
             f"imagenet-mds: {counted(broken.images, 'image')} of intact shards cannot be decoded: the source has "
@@ -55,8 +55,8 @@ def verify(
 def _print_split(split: "Storage", manifest: "Manifest", faults: "list[Fault]", bad: "list[BadImage]") -> None:
     if not faults:
         counts = f"{counted(len(manifest.shards), 'shard')}, {counted(manifest.samples, 'image')}"
-        print(f"{split.location}: {counts}, all as the manifest has it")
+        print_line(f"{split.location}: {counts}, all as the manifest has it")
     for fault in faults:
-        print(f"broken: {split.location}/{fault.name}: {fault.reason}")
+        print_line(f"broken: {split.location}/{fault.name}: {fault.reason}")
     for image in bad:
-        print(f"does not decode: {image.key} ({split.location}/{image.shard}): {image.reason}")
+        print_line(f"does not decode: {image.key} ({split.location}/{image.shard}): {image.reason}")

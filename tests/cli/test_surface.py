@@ -9,8 +9,10 @@ import pytest
 import typer
 
 from imagenet_mds.cli import app
+from imagenet_mds.cli.inspect import inspect
 from tests.support.command import PROGRAM, environment, run
 from tests.support.drawing import encoded, noise
+from tests.support.running import convert_here
 
 SURFACE = """
 imagenet-mds --version
@@ -100,6 +102,7 @@ def test_reading_batches_does_not_import_the_trainer(dataset: object) -> None:
         (["convert", "a", "b", "--workers", "99999999999"], "less than or equal to 65536"),
         (["convert", "a", "b", "--split", "test"], "'test' is not one of"),
         (["frobnicate"], "No such command 'frobnicate'"),
+        (["frobni\n\x1bcate"], "No such command 'frobni\\n\\x1bcate'"),
         (["convert", "a", "b", "--shard_size", "1"], "No such option: --shard_size"),
     ],
 )
@@ -142,6 +145,31 @@ def test_a_terminal_that_is_not_utf8_gets_escapes_and_no_traceback(tmp_path: Pat
     assert "taken as they are: caf\\xe9, \\u732b" in outcome.err
     shown = run("inspect", tmp_path / "mds", "--sample", 0, PYTHONIOENCODING="latin-1")
     assert shown.status == 0, shown.err
+
+
+@pytest.mark.usefixtures("in_process")
+def test_control_characters_in_names_are_escaped_in_every_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "a\x1b[31mred\nline"
+    for name in ("cat\x1b[2J", "dog"):
+        (root / "train" / name).mkdir(parents=True)
+        (root / "train" / name / "a.JPEG").write_bytes(encoded(noise()))
+        (root / "train" / name / "b.JPEG").write_bytes(b"none")
+    (root / "train" / "dog" / "c\x1b\u2028.xml").touch()
+    (root / "train" / "eel\n").mkdir()
+    refused = run("convert", root, tmp_path / "mds")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "a\\x1b[31mred\\nline/train has a name with a line break in it" in refused.err
+    (root / "train" / "eel\n").rmdir()
+    convert_here(root, tmp_path / "m\x1bds")
+    inspect(str(tmp_path / "m\x1bds"), sample=0)
+    said = "".join(capsys.readouterr())
+    assert "taken as they are: cat\\x1b[2J, dog" in said
+    assert "m\\x1bds/train: 2 images" in said
+    assert "left out: cat\\x1b[2J/b.JPEG: " in said
+    assert "such as dog/c\\x1b\\u2028.xml" in said
+    assert "\x1b" not in said + refused.err
 
 
 def test_a_user_error_is_one_line_without_a_traceback(tmp_path: object) -> None:

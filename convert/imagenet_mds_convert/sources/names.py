@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from imagenet_mds.dataset.manifest import NotTaken
 from imagenet_mds.vocabulary import SplitName
+from imagenet_mds.words import one_line
 
 SPLIT_OF: dict[str, SplitName] = {
     "train": "train",
@@ -172,4 +173,4 @@ class NotTakenCount:
 
 
 def _printable(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
+    return one_line(path.encode("utf-8", "backslashreplace").decode())
