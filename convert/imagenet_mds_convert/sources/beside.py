@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SplitName
-from imagenet_mds_convert.sources.folders import find_listing, folders_in, some
+from imagenet_mds_convert.sources.folders import count_others, find_listing, folders_in, some
 from imagenet_mds_convert.sources.names import (
     SPLIT_OF,
     NotTakenCount,
@@ -41,6 +41,8 @@ def count_in_split(folder: Storage, taken: Collection[str], count: NotTakenCount
     for entry in listing.files if listing else ():
         if entry.name not in taken:
             count.count(f"{folder.name}/", entry.name, entry.name)
+    if listing:
+        count_others(listing, f"{folder.name}/", "", count)
     for name in folders_in(folder) or ():
         inside = folder.child(name)
         try:

@@ -93,10 +93,8 @@ class ClassTarsSource(SourceDefaults):
         notes = note_unused_folders(storage)
         in_root = {f"{wnid}.tar" for split in wanted if not prefixes[split] for wnid in wnids[split]}
         notes += count_in_root(storage, "./", in_root, beside, splits)
-        for split, folder in find_tree(storage).items():
-            if split in wanted:
-                taken = {f"{wnid}.tar" for wnid in wnids[split] if prefixes[split]}
-                count_in_split(folder, taken, beside[split])
+        for split, folder in find_tree(storage, wanted).items():
+            count_in_split(folder, {f"{wnid}.tar" for wnid in wnids[split] if prefixes[split]}, beside[split])
         names_for_people, unread = read_synset_names(storage)
         return cls(
             storage,

@@ -66,7 +66,7 @@ def list_flat(folder: Storage, place: str) -> FlatFolder:
     """
     images, count = [], NotTakenCount()
     found = find_listing(folder) or Listing((), ())
-    _count_others(found, place, "", count)
+    count_others(found, place, "", count)
     for entry in found.files:
         if is_image(entry.name, partial(folder.read_range, entry.name, 0)):
             refuse_unwritable_name(folder, entry.name)
@@ -129,7 +129,7 @@ def list_class_folders(split: Storage) -> ClassFolders:
     """
     top = find_listing(split) or Listing((), ())
     count = NotTakenCount()
-    _count_others(top, f"{split.name}/", "", count)
+    count_others(top, f"{split.name}/", "", count)
     for entry in top.files:
         count.count(f"{split.name}/", entry.name, entry.name)
     system = [name for name in top.folders if is_system_folder(name)]
@@ -173,7 +173,7 @@ def _list_class(split: Storage, name: str) -> _ClassFolder:
 
 def _take(folder: Storage, listing: Listing, prefix: str, place: str, found: _ClassFolder, depth: int) -> None:
     """Take the images of a folder and of those in it."""
-    _count_others(listing, place, f"{found.name}/{prefix}", found.count)
+    count_others(listing, place, f"{found.name}/{prefix}", found.count)
     for entry in listing.files:
         if is_image(entry.name, partial(folder.read_range, entry.name, 0)):
             refuse_unwritable_name(folder, entry.name)
@@ -193,7 +193,7 @@ def _take(folder: Storage, listing: Listing, prefix: str, place: str, found: _Cl
             _take(inner, below, f"{prefix}{name}/", f"{place}*/" if depth == 0 else place, found, depth + 1)
 
 
-def _count_others(listing: Listing, place: str, prefix: str, count: NotTakenCount) -> None:
+def count_others(listing: Listing, place: str, prefix: str, count: NotTakenCount) -> None:
     """Count the pipes, sockets and devices of a folder as not taken; reading a pipe would wait for ever."""
     for name in listing.others:
         count.count(place, name, f"{prefix}{name} (not a file)")

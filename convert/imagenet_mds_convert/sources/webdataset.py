@@ -119,10 +119,9 @@ class WebDatasetSource(SourceDefaults):
         notes = note_unused_folders(storage)
         opened = {split: counts[split] for split in wanted}
         notes += count_in_root(storage, "./", {name for names in tars.values() for name in names}, opened, splits)
-        for split, folder in find_tree(storage).items():
-            if split in wanted:
-                taken = {name.removeprefix(f"{folder.name}/") for name in tars[split] if "/" in name}
-                count_in_split(folder, taken, counts[split])
+        for split, folder in find_tree(storage, wanted).items():
+            taken = {name.removeprefix(f"{folder.name}/") for name in tars[split] if "/" in name}
+            count_in_split(folder, taken, counts[split])
         found = {split: _number(storage, images[split], classes, counts[split]) for split in wanted}
         return cls(storage, classes, name_classes(classes, {}), wanted, tuple(notes), found=found)
 
