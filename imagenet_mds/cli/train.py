@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
 from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
 from imagenet_mds.process.streams import forgive_lost_output
-from imagenet_mds.words import counted
+from imagenet_mds.words import counted, duration
 
 if TYPE_CHECKING:
     from imagenet_mds_train.run.folder import RunFolder
@@ -32,6 +31,9 @@ def train(
     cache: CacheFolder = None,
     cache_limit: CacheLimit = None,
     run_name: Annotated[str | None, typer.Option(help="Name of the run; by default that of the configuration.")] = None,
+    experiment_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Group of runs: a folder in --save, and a group at W&B.")
+    ] = None,
     save: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for runs.")] = Path("runs"),
     ranks: Annotated[int | None, typer.Option(min=1, help="Number of processes, one per GPU.")] = None,
     from_checkpoint: Annotated[
@@ -45,6 +47,9 @@ def train(
         ),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan without starting anything.")] = False,
+    only_try: Annotated[
+        bool, typer.Option("--dry-run", help="Train a few batches, validate, save, continue, and say what a run takes.")
+    ] = False,
 ) -> None:
     """Train a ResNet on a dataset. Run it again to continue."""
     from imagenet_mds.dataset.access import refuse_missing
@@ -61,11 +66,12 @@ def train(
     name = config or f"phase{phase}"
     settings = load_config(name, tuple(overrides or ()), ranks)
     run_name = Path(name).stem if run_name is None else run_name
-    if not run_name or run_name in (".", "..") or "/" in run_name:
-        raise UserError(f"--run-name {run_name!r}: pass a folder name, not empty and without slashes")
+    for option, given in (("--run-name", run_name), ("--experiment-name", experiment_name)):
+        if given is not None and (not given or given in (".", "..") or "/" in given):
+            raise UserError(f"{option} {given!r}: pass a folder name, not empty and without slashes")
     if save.parts and save.parts[0].endswith(":"):
         raise UserError(f"--save {save}: runs are saved to a folder of this machine, not to an address")
-    run = RunFolder(save / run_name)
+    run = RunFolder(save / (experiment_name or "") / run_name)
     dataset = open_dataset(data, cache, cache_limit)
     # A run that has a checkpoint continues from it, whatever became of the one that it began from.
     fork = None
@@ -73,24 +79,50 @@ def train(
         raise UserError("pass --from-checkpoint or --pretrained: a run starts from one file")
     if not run.checkpoints.names():
         fork = Fork.at(from_checkpoint) if from_checkpoint else Fork.pretrained(pretrained) if pretrained else None
-    start = Start.prepare(settings, dataset, run, fork)
+    start = Start.prepare(settings, dataset, run, fork, experiment_name, planned=plan)
+    if only_try:
+        _warn(list(start.warnings))
+        refuse_missing(start.shards())
+        raise typer.Exit(_try(start, save))
     _warn([*start.warnings, _elsewhere(run, save, data)])
     result = run.read_result()
     if result is not None:
         print(f"{run.path} is finished: {_figures(result)}. Pass --run-name to start another run")
         return
-    for key, value in start.describe():
+    for key, value in start.describe() + (start.estimates() if plan else []):
         print(f"{key + ':':18} {value}", flush=True)
     if plan:
         refuse_missing(start.shards())
         return
     with run.lock() as lock:
         # Prepared again under the lock: another process may have continued or finished the run since.
-        start = Start.prepare(settings, dataset, run, fork)
+        start = Start.prepare(settings, dataset, run, fork, experiment_name)
         if run.read_result() is not None:
             print(f"Another process finished {run.path}")
             return
         raise typer.Exit(_run(start, run, lock))
+
+
+def _try(start: "Start", save: Path) -> int:
+    from imagenet_mds_train.run.dry_run import dry_run
+
+    print("starting the ranks, twice ...", file=sys.stderr, flush=True)
+    found = dry_run(start.config, start.dataset, save, start.fork)
+    if found.status != EXIT_DONE or found.hours is None:
+        return found.status
+    config = start.config
+    checkpoint_mb = (found.checkpoint_bytes or 0) / 1e6
+    print(
+        f"trained, validated, saved and continued: {found.images_per_second:,.0f} images/s at "
+        f"{config.augment.size_px} px on {counted(config.ranks, 'rank')}, {found.waiting_share:.0%} of the time "
+        f"waiting for data, a checkpoint of {checkpoint_mb:,.0f} MB"
+    )
+    if found.peak_gib is not None:
+        print(f"GPU memory: {found.peak_gib:.1f} GiB at most in the first rank")
+    price = config.logging.dollars_per_hour
+    cost = f", ${found.hours * price:,.2f} at {price:g} an hour" if price else ""
+    print(f"the whole run takes about {duration(found.hours)}{cost}")
+    return EXIT_DONE
 
 
 def _elsewhere(run: "RunFolder", save: Path, data: str) -> str | None:
@@ -100,7 +132,7 @@ def _elsewhere(run: "RunFolder", save: Path, data: str) -> str | None:
         return None
     beside = [] if "://" in data else [Path(data).absolute().parent]
     for folder in (Path.home(), *beside):
-        other = folder / save / run.path.name
+        other = folder / run.path
         if (other / "run.json").is_file():
             return f"a run of this name lies in {other}: to continue that one, pass --save {folder / save}"
     return None
@@ -127,13 +159,12 @@ def _run(start: "Start", run: "RunFolder", lock: int) -> int:
     # Last, because a run that was refused must not take its name.
     start.record()
     print("starting the ranks ...", file=sys.stderr, flush=True)
-    started = time.monotonic()
     status = start.launch(lock)
     if status == EXIT_DONE:
         result = run.read_result()
         assert result is not None
-        minutes = (time.monotonic() - started) / 60
-        print(f"{run.path} is finished after {result['batches']:,} batches: {_figures(result)} ({minutes:.1f} minutes)")
+        print(f"{run.path} is finished after {result['batches']:,} batches: {_figures(result)}")
+        _summarize(start, run, result)
     elif status == EXIT_STOPPED:
         print(f"{run.path} is stopped: run the same command again to continue", file=sys.stderr)
     elif status == EXIT_USER and run.is_untouched:
@@ -145,6 +176,35 @@ def _run(start: "Start", run: "RunFolder", lock: int) -> int:
             file=sys.stderr,
         )
     return status
+
+
+def _summarize(start: "Start", run: "RunFolder", result: dict[str, Any]) -> None:
+    """Print what the run took and where everything lies, and its row for a table of results."""
+    config = start.config
+    took = [
+        duration(result["hours"]),
+        counted(result["starts"], "start"),
+        f"{result['images_per_second'] or 0:,.0f} images/s",
+    ]
+    if result["dollars"] is not None:
+        took.append(f"${result['dollars']:,.2f}")
+    rows = [("took", ", ".join(took))]
+    if best := result["best"]:
+        rows.append(("best", f"top-1 {best['top1']:.2%} after epoch {best['epoch']}: {run.path / 'best.pt'}"))
+    rows.append(("log", str(run.log)))
+    rows.append(("next", f"imagenet-mds eval {run.path} --data {start.dataset.location} --report {run.path / 'eval'}"))
+    for name, value in rows:
+        print_line(f"  {name + ':':6} {value}")
+    accuracy = [f"{result[name]:.2%}" if name in result else "-" for name in ("top1", "top5")]
+    row = [
+        run.path.name,
+        config.recipe or "-",
+        f"{config.schedule.epochs}",
+        f"{start.train_samples:,}",
+        *accuracy,
+        *took,
+    ]
+    print_line(f"| {' | '.join(row)} |")
 
 
 def _figures(result: dict[str, Any]) -> str:

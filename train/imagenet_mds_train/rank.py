@@ -1,30 +1,40 @@
 """One rank of a run: how it starts, how it ends, and its exit status."""
 
 import os
+import shutil
+import statistics
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from composer import Trainer
 from composer.devices import Device
+from composer.loggers import LoggerDestination
 from composer.utils import dist, get_device, reproducibility
 
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER, CommandError
 from imagenet_mds.process.streams import forgive_lost_output
 from imagenet_mds.storage.atomic import write_json
+from imagenet_mds_train.checkpoints.best import BestCheckpoint
 from imagenet_mds_train.checkpoints.payload import make_payload
 from imagenet_mds_train.checkpoints.random_state import RandomStateOnResume
 from imagenet_mds_train.checkpoints.saver import Checkpoints
 from imagenet_mds_train.config.load import parse_config
+from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.data.stream import use_own_blocks
 from imagenet_mds_train.interruption.stop import StopRequest, StopRequested
-from imagenet_mds_train.loggers.console import Console
+from imagenet_mds_train.loggers.console import Console, Outlook
+from imagenet_mds_train.loggers.gpu_metrics import GPUMetrics
 from imagenet_mds_train.loggers.loss_guard import LossGuard, NotFinite
+from imagenet_mds_train.loggers.outside import outside_loggers
 from imagenet_mds_train.loggers.run_log import RunLog
 from imagenet_mds_train.recipe.average import average_in_model
+from imagenet_mds_train.run.estimate import remaining_work
 from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, is_peer_lost, is_port_taken, worker_failure
-from imagenet_mds_train.run.folder import RunFolder
+from imagenet_mds_train.run.folder import RunFolder, read_object
 from imagenet_mds_train.run.job import RankJob
 from imagenet_mds_train.trainer import build_trainer
 
@@ -66,6 +76,12 @@ def run(job: RankJob) -> int:
         os._exit(EXIT_PORT_TAKEN)
     reproducibility.seed_all(config.seed)
     guard, random_state = LossGuard(), RandomStateOnResume()
+    best = BestCheckpoint(folder.path, folder.path / "checkpoints")
+
+    def on_saved(batch: int, epoch: int) -> None:
+        log.write("checkpoint", batch=batch, epoch=epoch)
+        best.saved(batch, epoch)
+
     checkpoints = Checkpoints(
         config.checkpoint,
         folder.checkpoints,
@@ -75,25 +91,68 @@ def run(job: RankJob) -> int:
         stop,
         averaged=average_in_model,
         may_save=guard.finite,
-        on_saved=lambda batch, epoch: log.write("checkpoint", batch=batch, epoch=epoch),
+        on_saved=on_saved,
+        validates=partial(config.evaluation.is_due, epochs=config.schedule.epochs),
     )
     is_first = dist.get_global_rank() == 0
     trainer = build_trainer(
         config,
         job,
         device,
-        callbacks=[guard, stop, checkpoints, random_state],
-        loggers=[log, Console(every_batches=config.logging.print_every_batches)] if is_first else [],
+        callbacks=[guard, stop, best, checkpoints, random_state, *_gpu_metrics(config, job, is_first=is_first)],
+        loggers=[log, _console(config, job, folder), *_outside(config, job, folder)] if is_first else [],
     )
     random_state.trainer = trainer
-    status = _fit(trainer, folder, is_first=is_first)
+    status = _fit(trainer, folder, job.until_batch, is_first=is_first)
     trainer.close()
     if status == EXIT_DONE and is_first:
         values = {name: float(value) for name, value in trainer.state.eval_metric_values.items()}
         batch = trainer.state.timestamp.batch.value
         log.write("done", batch=batch, **values)
-        write_json(folder.result, {"batches": batch, "epochs": config.schedule.epochs} | values)
+        write_json(
+            folder.result, {"batches": batch, "epochs": config.schedule.epochs} | values | _totals(config, folder)
+        )
     return status
+
+
+def _totals(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+    """What the whole run took, over all its starts, and its best validation."""
+    events, hours = folder.events(), folder.trained_seconds() / 3600
+    speeds = [event["images_per_second"] for event in events if event["event"] == "batch"]
+    price, best = config.logging.dollars_per_hour, read_object(folder.path / "best.json")
+    return {
+        "starts": sum(event["event"] == "start" for event in events),
+        "hours": round(hours, 4),
+        "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
+        "dollars": round(hours * price, 2) if price else None,
+        "best": best,
+    }
+
+
+def _console(config: TrainConfig, job: RankJob, folder: RunFolder) -> Console:
+    batches_per_epoch = job.train.samples // config.global_batch_size
+    outlook = Outlook(
+        work_left=partial(remaining_work, config, batches_per_epoch),
+        dollars_per_hour=config.logging.dollars_per_hour,
+        seconds_before=folder.trained_seconds(),
+    )
+    return Console(every_batches=config.logging.print_every_batches, epochs=config.schedule.epochs, outlook=outlook)
+
+
+def _outside(config: TrainConfig, job: RankJob, folder: RunFolder) -> list[LoggerDestination]:
+    wandb = config.logging.wandb
+    return outside_loggers(
+        wandb.model_dump() if wandb else None,
+        tensorboard=config.logging.tensorboard,
+        folder=folder.path,
+        settings=job.config,
+        group=job.experiment,
+    )
+
+
+def _gpu_metrics(config: TrainConfig, job: RankJob, *, is_first: bool) -> list[GPUMetrics]:
+    tool = shutil.which("nvidia-smi")
+    return [GPUMetrics(tool, config.logging.every_batches)] if is_first and tool and job.device == "gpu" else []
 
 
 def _promised_device(job: RankJob) -> Device:
@@ -120,7 +179,7 @@ def _promised_device(job: RankJob) -> Device:
     os._exit(EXIT_USER)
 
 
-def _fit(trainer: Trainer, folder: RunFolder, *, is_first: bool) -> int:
+def _fit(trainer: Trainer, folder: RunFolder, until_batch: int | None, *, is_first: bool) -> int:
     """Train to the end, or until a stop is requested; return the exit status. Errors that the other ranks do not share
     end the process at once: closing the trainer would wait for them, while they wait for this rank."""
     try:
@@ -129,6 +188,8 @@ def _fit(trainer: Trainer, folder: RunFolder, *, is_first: bool) -> int:
             trainer.fit()
         elif trainer.state.evaluators:  # killed after the last checkpoint, before the result
             trainer.eval()
+        if until_batch and trainer.state.evaluators:
+            trainer.eval(subset_num_batches=1)
     except StopRequested:
         return EXIT_STOPPED
     except NotFinite as error:
@@ -147,7 +208,7 @@ def _explain(error: Exception, folder: RunFolder) -> int:
     """Print what ended this rank, and return its exit status. What is known is one line, and the traceback goes to the
     rank's log; the first rank's output is the user's screen."""
     rank = dist.get_global_rank()
-    known = worker_failure(str(error), rank)
+    known = _out_of_memory(error, rank) or worker_failure(str(error), rank)
     lost = dist.get_world_size() > 1 and is_peer_lost(str(error))
     if rank == 0 and (known or lost):
         with open(folder.path / "rank0.log", "a", encoding="utf-8") as log:
@@ -158,6 +219,16 @@ def _explain(error: Exception, folder: RunFolder) -> int:
         print(f"imagenet-mds: {known}", file=sys.stderr)
     sys.stderr.flush()
     return EXIT_PEER_LOST if lost and not known else EXIT_FAILED
+
+
+def _out_of_memory(error: Exception, rank: int) -> str | None:
+    """What to change if an error says that the GPU has too little memory."""
+    if not isinstance(error, torch.OutOfMemoryError):
+        return None
+    return (
+        f"rank {rank} ran out of GPU memory: pass a smaller system.device_microbatch_size with another --run-name, as "
+        f"it changes results, or system.activation_checkpointing=true, which does not and takes a third more time"
+    )
 
 
 def _without_traceback(error: CommandError) -> str:

@@ -19,7 +19,9 @@ from imagenet_mds_train.data.device import DeviceLoader, finish_batch
 from imagenet_mds_train.data.loaders import counts_of, training_loader, validation_loader
 from imagenet_mds_train.data.numbered import NumberedBatches
 from imagenet_mds_train.loggers.throughput import Throughput
-from imagenet_mds_train.model.build import build_model, precision_on
+from imagenet_mds_train.loggers.training_accuracy import TrainingAccuracy
+from imagenet_mds_train.model.build import build_model, compile_network, precision_on
+from imagenet_mds_train.model.memory import checkpoint_activations
 from imagenet_mds_train.model.weights import take_pretrained, take_weights
 from imagenet_mds_train.recipe.algorithms import build_algorithms
 from imagenet_mds_train.recipe.distributed import OneModel
@@ -48,7 +50,8 @@ def build_trainer(
         loggers: destinations of what is logged.
     """
     torch_device = torch.device("cuda", torch.cuda.current_device()) if device.name == "gpu" else torch.device("cpu")
-    train, val = _build_loaders(config, job, torch_device)
+    mixing = Mixing(config.algorithms, len(job.classes), config.seed)
+    train, val = _build_loaders(config, job, torch_device, mixing)
     model = build_model(config, len(job.classes))
     if job.weights and job.pretrained:
         for note in take_pretrained(model, Path(job.weights), job.classes):
@@ -56,6 +59,10 @@ def build_trainer(
                 print(f"note: {note}", file=sys.stderr, flush=True)
     elif job.weights:
         take_weights(model, Path(job.weights), job.classes)
+    if config.system.activation_checkpointing:
+        checkpoint_activations(model.network)
+    if config.system.compile:
+        compile_network(model.network, sizes=len({config.size_at(epoch) for epoch in range(config.schedule.epochs)}))
     schedule, precision = config.schedule, precision_on(torch_device.type, config)
     learning_rate = LearningRate(
         config.lr,
@@ -63,21 +70,30 @@ def build_trainer(
         total_batches=schedule.epochs * len(train),
         final_fraction=schedule.final_lr_fraction,
     )
+    log_every = config.logging.every_batches
     throughput = Throughput(config.global_batch_size, partial(counts_of, train, val))
     return Trainer(
         model=model,
         train_dataloader=train,
         eval_dataloader=Evaluator(label="val", dataloader=val) if val else None,
         eval_interval=partial(_validates, config),
-        max_duration=f"{schedule.epochs}ep",
+        max_duration=f"{job.until_batch}ba" if job.until_batch else f"{schedule.epochs}ep",
         optimizers=build_optimizer(config.optimizer, model, config.lr, config.algorithms.sam),
         algorithms=build_algorithms(
             config.algorithms,
             epochs=schedule.epochs,
             fp16=precision == "amp_fp16",
             deterministic=config.system.deterministic,
+            log_every_batches=log_every,
         ),
-        callbacks=[NumberedBatches(train), OneModel(), learning_rate, throughput, *callbacks],
+        callbacks=[
+            NumberedBatches(train, mixing, log_every),
+            OneModel(),
+            learning_rate,
+            throughput,
+            TrainingAccuracy(log_every),
+            *callbacks,
+        ],
         loggers=list(loggers),
         device=device,
         precision=precision,
@@ -108,16 +124,16 @@ def _plain_path(checkpoint: str) -> str:
     return str(link)
 
 
-def _build_loaders(config: TrainConfig, job: RankJob, device: torch.device) -> tuple[DeviceLoader, DeviceLoader | None]:
+def _build_loaders(
+    config: TrainConfig, job: RankJob, device: torch.device, mixing: Mixing
+) -> tuple[DeviceLoader, DeviceLoader | None]:
     """This rank's training and validation batches; None where the run never validates."""
     classes = len(job.classes)
     train = training_loader(
         config,
         job.train.shard_cache(),
         job.train.samples,
-        finish=partial(
-            finish_batch, device=device, classes=classes, mixing=Mixing(config.algorithms, classes, config.seed)
-        ),
+        finish=partial(finish_batch, device=device, classes=classes, mixing=mixing),
         device=device,
     )
     if job.val is None:

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of importing Composer, see Attempt.environment
     from composer.loggers import Logger
 
-    from imagenet_mds_train.loggers.console import Console
+    from imagenet_mds_train.loggers.console import Console, Outlook
     from imagenet_mds_train.loggers.run_log import RunLog
     from imagenet_mds_train.loggers.throughput import Throughput
 
@@ -28,7 +28,11 @@ def test_speed_and_waiting_are_of_the_lines_own_interval(
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     throughput = Throughput(global_batch_size=10, counts=dict)
-    destinations = [RunLog(tmp_path / "log", attempt=1, every_batches=2), Console(every_batches=3)]
+    outlook = Outlook(work_left=lambda batch: (6 - batch) * 10.0, dollars_per_hour=360.0, seconds_before=20.0)
+    destinations = [
+        RunLog(tmp_path / "log", attempt=1, every_batches=2),
+        Console(every_batches=3, epochs=1, outlook=outlook),
+    ]
 
     def value(number: int) -> SimpleNamespace:
         return SimpleNamespace(value=number)

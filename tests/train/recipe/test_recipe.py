@@ -83,7 +83,7 @@ def test_the_schedule_warms_up_and_falls_as_a_cosine() -> None:
 
 def test_the_average_takes_statistics_that_did_not_overflow() -> None:
     config = AlgorithmsConfig.model_validate({"mixup": {}, "label_smoothing": {}, "ema": {}, "blurpool": "all"})
-    algorithms = build_algorithms(config, epochs=3, fp16=True, deterministic=True)
+    algorithms = build_algorithms(config, epochs=3, fp16=True, deterministic=True, log_every_batches=20)
     assert [type(algorithm).__name__ for algorithm in algorithms] == ["OverflowGuard", "EMA", "StaticBuckets"]
 
 

@@ -127,16 +127,30 @@ class Mixing:
         Returns:
             Images, uint8, or float32 after MixUp, and class probabilities (samples, classes).
         """
-        draw, config = random.Random(batch_seed(self.seed, batch)), self.config
+        config = self.config
         targets = soft_labels(labels, self.classes, config.label_smoothing.smoothing if config.label_smoothing else 0.0)
-        chosen = _choose(draw, config)
         if config.colout:
-            images = col_out(images, draw, config.colout)
-        if isinstance(chosen, MixUpConfig):
-            return mix_up(images, targets, draw.betavariate(chosen.alpha, chosen.alpha))
+            images = col_out(images, random.Random(batch_seed(self.seed, batch) ^ 1), config.colout)
+        mixed = self._draw(batch, *images.shape[2:])
+        if isinstance(mixed, Box):
+            return cut_mix(images, targets, mixed)
+        return (images, targets) if mixed is None else mix_up(images, targets, mixed)
+
+    def drawn(self, batch: int, height: int, width: int) -> tuple[str, float] | None:
+        """What is drawn for a batch, by its number and the size of its images after ColOut: `mixup` or `cutmix`, and
+        the share of an image's own pixels; None if it is not mixed."""
+        mixed = self._draw(batch, height, width)
+        if isinstance(mixed, Box):
+            return "cutmix", 1 - mixed.area / (height * width)
+        return None if mixed is None else ("mixup", mixed)
+
+    def _draw(self, batch: int, height: int, width: int) -> Box | float | None:
+        """CutMix's rectangle, or the share of MixUp, or None."""
+        draw = random.Random(batch_seed(self.seed, batch))
+        chosen = _choose(draw, self.config)
         if isinstance(chosen, CutMixConfig):
-            return cut_mix(images, targets, draw_box(draw, chosen.alpha, images.shape[2], images.shape[3]))
-        return images, targets
+            return draw_box(draw, chosen.alpha, height, width)
+        return draw.betavariate(chosen.alpha, chosen.alpha) if chosen else None
 
 
 def _choose(draw: random.Random, config: AlgorithmsConfig) -> MixUpConfig | CutMixConfig | None:

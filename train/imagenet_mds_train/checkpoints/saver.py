@@ -35,6 +35,7 @@ class Checkpoints(Callback):
         averaged: has the averaged weights in the model meanwhile, if there are any.
         may_save: whether the model is worth saving now; the same in all ranks.
         on_saved: called in the first rank after each checkpoint, with finished batches and epochs.
+        validates: whether a validation follows that many finished epochs.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Checkpoints(Callback):
         averaged: Callable[[State], AbstractContextManager[None]],
         may_save: Callable[[], bool],
         on_saved: Callable[[int, int], None],
+        validates: Callable[[int], bool],
     ) -> None:
         self._config = config
         self._store = store
@@ -59,12 +61,13 @@ class Checkpoints(Callback):
         self._averaged = averaged
         self._may_save = may_save
         self._on_saved = on_saved
+        self._validates = validates
 
     def _is_due(self, state: State, event: Event) -> bool:
         """Whether this event saves.
 
-        The batch that ends an epoch is saved before validation, which may take longer than the notice of an
-        interruption, and again after it.
+        The batch that ends an epoch is saved before a validation, which may take longer than the notice of an
+        interruption, and again after it. Without a validation, it is saved once.
         """
         if not self._may_save():
             return False
@@ -74,8 +77,9 @@ class Checkpoints(Callback):
             return False
         assert state.dataloader_len is not None
         every = self._config.every_batches
-        last_of_epoch = state.timestamp.batch_in_epoch.value == state.dataloader_len.value
-        return self._stop.agreed or last_of_epoch or (every is not None and state.timestamp.batch.value % every == 0)
+        if state.timestamp.batch_in_epoch.value == state.dataloader_len.value:
+            return self._stop.agreed or self._validates(state.timestamp.epoch.value + 1)
+        return self._stop.agreed or (every is not None and state.timestamp.batch.value % every == 0)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Save if it is due; then end the run if a stop was agreed on.

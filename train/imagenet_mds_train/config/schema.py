@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from imagenet_mds_train.config.augment import AugmentConfig
 from imagenet_mds_train.config.data import DataConfig
 from imagenet_mds_train.config.recipe import AlgorithmsConfig, Loss, ModelConfig, OptimizerConfig, ScheduleConfig
-from imagenet_mds_train.config.section import NonNegative, Positive, Section
+from imagenet_mds_train.config.section import NonNegative, Positive, PositiveFloat, Section
 
 
 class EvaluationConfig(Section):
@@ -80,8 +80,29 @@ class SystemConfig(Section):
     device_microbatch_size: Positive | None = None
     """Split a rank's batch into parts of this many images, to fit its memory. BatchNorm then sees the parts."""
 
+    activation_checkpointing: bool = False
+    """Compute the activations of the residual blocks again in the backward pass: half the memory, a third more time,
+    and the same weights."""
+
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at the first start, for each training size, and fewer kernels
+    afterwards. Weights differ in their last bits."""
+
     dist_timeout_seconds: Positive = 600
     """How long ranks wait for each other before they give up."""
+
+
+class WandBConfig(Section):
+    """One run there goes over all starts of a run here, by an id in its folder."""
+
+    project: str = "imagenet-mds"
+    """The project there."""
+
+    entity: str | None = None
+    """The user or team there; null is the default of the account."""
+
+    mode: Literal["online", "offline"] = "online"
+    """`offline` writes into the run's folder, for `wandb sync`."""
 
 
 class LoggingConfig(Section):
@@ -92,6 +113,15 @@ class LoggingConfig(Section):
 
     print_every_batches: Positive = 20
     """Batches between lines on the screen."""
+
+    dollars_per_hour: PositiveFloat | None = None
+    """Price of the machine, with which the plan, the screen and the summary say what the run costs."""
+
+    wandb: WandBConfig | None = None
+    """Weights & Biases, beside the log."""
+
+    tensorboard: bool = False
+    """Write the files of TensorBoard into the run's folder, beside the log."""
 
 
 class TrainConfig(Section):

@@ -1,7 +1,8 @@
 """The run's log: a JSON object a line. It exists in the first rank alone.
 
 Every line has `event` (start, batch, eval, checkpoint, stopped, done, and epoch where there is no validation),
-`attempt` and `time` (seconds since 1970).
+`attempt` and `time` (seconds since 1970). A `batch` line has `top1` (of training), `recipe/...` and `gpu/...` where
+they are measured.
 """
 
 import json
@@ -71,9 +72,16 @@ class RunLog(LoggerDestination):
             loss=self._latest["train/loss"],
             next_lr=self._latest["train/next_lr"],
             images_per_second=round(self._interval.images_per_second, 1),
+            batches_per_second=round(self._interval.batches_per_second, 3),
             waiting_for_data=round(self._interval.waiting_share, 3),
+            **self._measured(),
         )
         self._interval = Interval()
+
+    def _measured(self) -> dict[str, float]:
+        """What else is known since the last line: the training accuracy, the recipe's state, the GPUs'."""
+        names = [name for name in self._latest if name == "train/top1" or name.startswith(("recipe/", "gpu/"))]
+        return {name.removeprefix("train/"): self._latest.pop(name) for name in names}
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Write the figures of a validation and what the loaders counted."""

@@ -5,6 +5,7 @@
     train/images           images of the batch
     train/batch_seconds    time of the batch
     train/waited_seconds   part of it in which the loader was waited for
+    gpu/peak_gib           GPU memory that the first rank's torch has held at most
     loaders/NAME           what the loaders of all ranks counted since the start
 
 Destinations decide when to show it.
@@ -63,6 +64,8 @@ class Throughput(Callback):
             "train/batch_seconds": now - self._since,
             "train/waited_seconds": self._waited_seconds,
         }
+        if torch.cuda.is_available():
+            metrics["gpu/peak_gib"] = round(torch.cuda.max_memory_reserved() / (1 << 30), 2)
         self._since = now
         logger.log_metrics(metrics)
 
@@ -103,6 +106,7 @@ class Interval:
     """What a destination adds up from one line to its next."""
 
     images: float = 0.0
+    batches: int = 0
     seconds: float = 0.0
     waited_seconds: float = 0.0
 
@@ -110,6 +114,7 @@ class Interval:
         """Add a batch that `Throughput` logged; other metrics are ignored."""
         if "train/batch_seconds" in metrics:
             self.images += metrics["train/images"]
+            self.batches += 1
             self.seconds += metrics["train/batch_seconds"]
             self.waited_seconds += metrics["train/waited_seconds"]
 
@@ -117,6 +122,11 @@ class Interval:
     def images_per_second(self) -> float:
         """The rate over the interval."""
         return self.images / max(self.seconds, 1e-9)
+
+    @property
+    def batches_per_second(self) -> float:
+        """The rate over the interval."""
+        return self.batches / max(self.seconds, 1e-9)
 
     @property
     def waiting_share(self) -> float:

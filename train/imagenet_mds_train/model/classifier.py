@@ -21,8 +21,8 @@ STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 class Classifier(ComposerModel):
     """A network for uint8 batches, which it normalises on the device."""
 
-    mean: Tensor
-    std: Tensor
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, network: nn.Module, classes: int, loss: Loss = "cross_entropy") -> None:
         super().__init__()
@@ -30,12 +30,14 @@ class Classifier(ComposerModel):
         self.network = network
         self.classes = classes
         # Not persistent: a checkpoint holds only the weights, under the network's own names.
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+        self.register_buffer("scale", 1 / std, persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (samples, classes) of images (samples, 3, height, width): uint8, or float after mixing."""
-        images = (batch[0].float() - self.mean) / self.std
+        # One kernel, which reads uint8 and writes the normalised images.
+        images = torch.addcmul(self.shift, batch[0], self.scale)
         logits: Tensor = self.network(images)
         return logits
 

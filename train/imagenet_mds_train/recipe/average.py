@@ -47,6 +47,9 @@ class WeightAverage(Algorithm):
     weights. A subclass says when the average is updated, and by how much.
     """
 
+    log_every_batches = 20
+    """Batches between logged values of `recipe/average_distance`, which are read back from the device."""
+
     def __init__(self) -> None:
         self._other: dict[str, Tensor] = {}
         """The average by name, or the training weights while the average is in the model. Empty before the start."""
@@ -68,8 +71,12 @@ class WeightAverage(Algorithm):
             self._put(state.model, average=True)
             return
         self._put(state.model, average=False)
-        if event == Event.BATCH_END and (weight := self.weight_of(state)) is not None:
+        if event != Event.BATCH_END:
+            return
+        if (weight := self.weight_of(state)) is not None:
             self._update(state.model, weight)
+        if self._other and state.timestamp.batch.value % self.log_every_batches == 0:
+            logger.log_metrics({"recipe/average_distance": self._distance(state.model)})
 
     @torch.no_grad()
     def _update(self, model: nn.Module, weight: float) -> None:
@@ -79,6 +86,14 @@ class WeightAverage(Algorithm):
         self._other = others or {name: tensor.detach().clone() for name, tensor in current.items()}
         update_average([self._other[name] for name in current], list(current.values()), weight)
         self.updates += 1
+
+    @torch.no_grad()
+    def _distance(self, model: nn.Module) -> float:
+        """The norm of the training weights minus the average, by that of the weights."""
+        current = {name: tensor for name, tensor in _tensors(model) if tensor.is_floating_point()}
+        apart = torch._foreach_sub(list(current.values()), [self._other[name] for name in current])
+        norms = [torch.stack(torch._foreach_norm(tensors)).norm() for tensors in (apart, list(current.values()))]
+        return float(norms[0] / norms[1])
 
     @torch.no_grad()
     def _put(self, model: nn.Module, *, average: bool) -> None:
@@ -121,7 +136,8 @@ class WeightAverage(Algorithm):
         self._other, self._average_in_model = {}, False
         if state["ema_started"]:
             tensors = state["ema_model"]["named_parameters_dict"] | state["ema_model"]["named_buffers_dict"]
-            self._other = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+            names = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+            self._other = {name: tensor for name, tensor in names.items() if name not in _FORMER_CONSTANTS}
             self._average_in_model = bool(state["ema_weights_active"])
             self.updates = state.get("updates", 0)
 
@@ -171,8 +187,10 @@ def average_in_model(state: State) -> AbstractContextManager[None]:
     return average.in_model(state.model) if average else nullcontext()
 
 
+_FORMER_CONSTANTS = ("mean", "std")
+"""What earlier versions normalised images by and averaged with the rest."""
+
+
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The parameters and buffers of the unwrapped model by name."""
-    inner = unwrapped(model)
-    yield from inner.named_parameters()
-    yield from inner.named_buffers()
+    """The parameters and persistent buffers of the unwrapped model by name."""
+    yield from unwrapped(model).state_dict(keep_vars=True).items()

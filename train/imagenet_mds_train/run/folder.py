@@ -7,6 +7,9 @@
     FOLDER/NAME/rank<N>.log            the output of every rank but the first, whose log has tracebacks alone
     FOLDER/NAME/checkpoints/           see `checkpoints.store`
     FOLDER/NAME/checkpoints/.staging/  the checkpoint that is being written
+    FOLDER/NAME/best.pt, best.json     the checkpoint of the best validation, and what that was
+    FOLDER/NAME/wandb.json             the id of the run at Weights & Biases, if it is logged there
+    FOLDER/NAME/wandb/, tensorboard/   what those programs read
     FOLDER/NAME/result.json            the final figures
 
 The result is written last: where it exists, the run is over.
@@ -146,6 +149,13 @@ class RunFolder:
             except ValueError:
                 continue
         return events
+
+    def trained_seconds(self) -> float:
+        """The time from the first to the last event of each start, summed."""
+        times: dict[int, list[float]] = {}
+        for event in self.events():
+            times.setdefault(event["attempt"], []).append(event["time"])
+        return sum(max(found) - min(found) for found in times.values())
 
     def refuse_bare_checkpoints(self) -> None:
         """Refuse a folder of checkpoints without the record of their run: nothing says what they belong to, and a new

@@ -59,6 +59,8 @@ class RankJob:
     device: what each rank computes on; it ends if it does not get it.
     weights: the file to take the first weights from, None to draw them.
     pretrained: whether they may be of other classes, and another program's.
+    experiment: the group of runs that this one is of, if any.
+    until_batch: the batch to end after, with a validation of one batch; None to train to the end.
     """
 
     config: dict[str, Any]
@@ -72,6 +74,8 @@ class RankJob:
     device: Literal["cpu", "gpu"] = "cpu"
     weights: str | None = None
     pretrained: bool = False
+    experiment: str | None = None
+    until_batch: int | None = None
 
     @property
     def run_name(self) -> str:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from imagenet_mds.dataset.access import default_cache
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds.process.attempt import attempt
 from imagenet_mds.process.lifetime import PARENT_VARIABLE
@@ -110,7 +111,8 @@ def _launch_once(
     with attempt() as mine, contextlib.ExitStack() as stack:
         # Those of another launcher would send the ranks to its store.
         own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
-        environment = own | mine.environment() | rendezvous(ranks) | {_THREADS_VARIABLE: str(threads)}
+        kept = _lasting_defaults() | own
+        environment = kept | mine.environment() | rendezvous(ranks) | {_THREADS_VARIABLE: str(threads)}
         processes: list[subprocess.Popen[bytes]] = []
         ended: list[int | None] = []
         signal.signal(signal.SIGTSTP, _answer_ctrl_z)
@@ -156,6 +158,16 @@ def threads_per_rank(ranks: int, before: int | None = None) -> int:
     if asked.isdecimal() and int(asked):
         return int(asked)
     return before or max(1, len(os.sched_getaffinity(0)) // ranks)
+
+
+def _lasting_defaults() -> dict[str, str]:
+    """What the ranks' libraries should do unless the user's environment says otherwise: compiled kernels are kept
+    beyond the attempt, whose temporary folder is removed, and GPU memory grows without holes as image sizes change."""
+    return {
+        "TORCHINDUCTOR_CACHE_DIR": str(default_cache() / "torchinductor"),
+        "TRITON_CACHE_DIR": str(default_cache() / "triton"),
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    }
 
 
 def rendezvous(ranks: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ from imagenet_mds.process.gpus import gpus
 from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.config.subset import refuse_subset
+from imagenet_mds_train.run.estimate import in_words
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.fork import Fork
 from imagenet_mds_train.run.identity import refuse_other, run_identity
@@ -47,9 +48,20 @@ class Start:
     identity: dict[str, Any]
     """What must not change within the run."""
     fork: Fork | None = None
+    experiment: str | None = None
+    """The group of runs that this one is of, if any."""
 
     @classmethod
-    def prepare(cls, config: TrainConfig, dataset: Dataset, run: RunFolder, fork: Fork | None = None) -> "Start":
+    def prepare(
+        cls,
+        config: TrainConfig,
+        dataset: Dataset,
+        run: RunFolder,
+        fork: Fork | None = None,
+        experiment: str | None = None,
+        *,
+        planned: bool = False,
+    ) -> "Start":
         """Look at the dataset and the run's folder, and refuse what cannot work. Nothing is written.
 
         Args:
@@ -57,6 +69,8 @@ class Start:
             dataset: what to train on.
             run: the run's folder.
             fork: the checkpoint whose weights the run starts from; None to draw them, or as the run was started.
+            experiment: the group of runs that this one is of, if any.
+            planned: whether it is only planned here, for a machine with the GPUs that it needs.
 
         Raises:
             UserError: no dataset, splits that do not fit together, too few images or GPUs, too small a disk, a run of
@@ -76,7 +90,9 @@ class Start:
                 f"pass a smaller one"
             )
         _refuse_single_values(config)
-        _refuse_missing_gpus(config)
+        without_gpus = _missing_gpus(config)
+        if without_gpus and not planned:
+            raise UserError(without_gpus)
         run.refuse_bare_checkpoints()
         before = run.read_identity()
         if fork:
@@ -101,7 +117,8 @@ class Start:
             refuse_full_disk(config, _outputs(config, train), run, batches)
         of_dataset = [train.warning] if train.warning else []
         few = _few_classes(train)
-        return cls(config, dataset, train, val, run, checkpoint, (*of_dataset, *few, *warnings), identity, fork)
+        said = (*of_dataset, *few, *warnings, *([without_gpus] if without_gpus else []))
+        return cls(config, dataset, train, val, run, checkpoint, said, identity, fork, experiment)
 
     @property
     def on_cpu(self) -> bool:
@@ -154,9 +171,9 @@ class Start:
                 "validation images",
                 f"{self.val_samples:,}" if self.val else "none, as evaluation.every_epochs says",
             ),
-            ("model", f"ResNet-{config.model.depth} at {config.augment.size_px} px"),
+            ("model", f"ResNet-{config.model.depth} at {_sizes(config)} px"),
             ("device", _device_words(self.config)),
-            ("batch", f"{config.global_batch_size} = {config.ranks} ranks x {config.device_batch_size}"),
+            ("batch", _batch_words(config)),
             ("steps", f"{total:,} = {config.schedule.epochs} epochs x {self.batches_per_epoch:,}"),
             ("learning rate", f"{_lr_words(config)}, warm-up {config.schedule.warmup_epochs:g} epochs, cosine"),
             ("algorithms", ", ".join(on) or "none"),
@@ -167,6 +184,10 @@ class Start:
             ("starts at", begin),
             *([("weights", f"those of {self.fork.checkpoint}")] if self.fork and not self.checkpoint else []),
         ]
+
+    def estimates(self) -> list[tuple[str, str]]:
+        """What the run takes, as (name, value) rows, as far as it is known."""
+        return in_words(self.config, self.batches_per_epoch, self.val_samples)
 
     def record(self) -> None:
         """Record the run, which keeps its identity from now on. Lock it first, see `RunFolder.lock`.
@@ -202,11 +223,12 @@ class Start:
         ledger.save()
         return warnings
 
-    def launch(self, lock: int | None = None) -> int:
+    def launch(self, lock: int | None = None, until_batch: int | None = None) -> int:
         """Start the ranks and wait for them.
 
         Args:
             lock: the descriptor of the run's lock.
+            until_batch: the batch to end after, with a validation of one batch; None to train to the end.
 
         Returns:
             The exit status.
@@ -224,6 +246,8 @@ class Start:
             device=device_of(self.config),
             weights=str(self.fork.checkpoint) if self.fork and not self.checkpoint else None,
             pretrained=self.fork is not None and self.fork.is_pretrained,
+            experiment=self.experiment,
+            until_batch=until_batch,
         )
         path = self.run.path / "job.json"
         job.write(path)
@@ -277,17 +301,19 @@ def device_of(config: TrainConfig) -> Literal["cpu", "gpu"]:
     return config.system.device
 
 
-def _refuse_missing_gpus(config: TrainConfig) -> None:
+def _missing_gpus(config: TrainConfig) -> str | None:
+    """What is wrong if the ranks lack GPUs here."""
     if device_of(config) == "cpu":
-        return
+        return None
     found = gpus()
     if not found:
-        raise UserError(
+        return (
             "this configuration trains on GPUs (system.device=gpu), and there is none here: rent a machine with one, "
             "or pass system.device=cpu to train on the processor all the same"
         )
     if found < config.ranks:
-        raise UserError(f"{config.ranks} ranks need a GPU each and there are {found}: pass --ranks {found}")
+        return f"{config.ranks} ranks need a GPU each and there are {found}: pass --ranks {found}"
+    return None
 
 
 def _few_classes(train: Split) -> list[str]:
@@ -299,6 +325,18 @@ def _few_classes(train: Split) -> list[str]:
         f"{train.storage.location} has images of {present:,} of its {len(known):,} classes, and the network gets "
         f"{len(known):,} outputs; `convert --classes present` gives one of {present:,}"
     ]
+
+
+def _sizes(config: TrainConfig) -> str:
+    first, last = config.size_at(0), config.augment.size_px
+    return f"{last}" if first == last else f"{first} to {last}"
+
+
+def _batch_words(config: TrainConfig) -> str:
+    """The images of a step, and how they are split."""
+    whole = f"{config.global_batch_size} = {config.ranks} ranks x {config.device_batch_size}"
+    micro = config.system.device_microbatch_size
+    return f"{whole}, in parts of {micro}" if micro and micro < config.device_batch_size else whole
 
 
 def _lr_words(config: TrainConfig) -> str:
