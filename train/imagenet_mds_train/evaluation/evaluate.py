@@ -12,12 +12,10 @@ from imagenet_mds.dataset.access import Split
 from imagenet_mds.dataset.manifest import read_keys
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
-from imagenet_mds_train.checkpoints.payload import load_payload
-from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.evaluation.figures import Figures, figures_of
 from imagenet_mds_train.evaluation.predictions import Predictions, predict
-from imagenet_mds_train.model.build import build_model
+from imagenet_mds_train.model.trained import load_trained
 
 _IMAGENET_VAL = 50_000
 
@@ -76,17 +74,14 @@ def evaluate(
         WorldError: an image does not decode, and `data.damaged` says stop; or the storage fails.
     """
     options = options or Options()
-    payload, weights = load_payload(checkpoint, averaged=options.averaged)
-    _refuse_other_classes(checkpoint, payload["classes"], split)
-    config = _with_sizes(parse_config(payload["config"], str(checkpoint)), options)
+    trained = load_trained(checkpoint, averaged=options.averaged)
+    _refuse_other_classes(checkpoint, trained.class_names, split)
+    config = _with_sizes(trained.config, options)
     if options.samples is not None and not 0 < options.samples <= split.info.samples:
         raise UserError(f"--subset {options.samples:,}: {split.info.split} has {split.info.samples:,} images")
     labels_of = _real_labels(real, split) if real else None
-    model = build_model(config, len(payload["classes"]))
-    model.load_state_dict(weights)
-    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     predictions = predict(
-        model,
+        trained.model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         config,
         split,
         options.samples or split.info.samples,
@@ -97,8 +92,8 @@ def evaluate(
         checkpoint=str(checkpoint),
         split=split.info.split,
         config=config,
-        averaged=options.averaged and bool(config.algorithms.ema or config.algorithms.swa),
-        class_names=payload["classes"],
+        averaged=trained.averaged,
+        class_names=trained.class_names,
         predictions=predictions,
         figures=figures_of(predictions, labels_of and [labels_of[sample] for sample in predictions.samples.tolist()]),
     )

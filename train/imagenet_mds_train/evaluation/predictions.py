@@ -1,6 +1,7 @@
 """What a model says of each sample of a split."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,8 +72,6 @@ def predict(
         WorldError: an image does not decode, and `data.damaged` says stop; or the storage fails.
     """
     device = next(model.parameters()).device
-    precision = precision_on(device.type, config)
-    dtype = torch.bfloat16 if precision == "amp_bf16" else torch.float16
     model.eval()
     collected: list[tuple[torch.Tensor, ...]] = []
     with own_resources():
@@ -86,10 +85,7 @@ def predict(
             finish=partial(finish_batch, device=device, classes=model.classes, mixing=None),
             device=device,
         )
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, dtype, enabled=device.type == "cuda" and precision != "fp32"),
-        ):
+        with inference(device.type, config):
             for images, labels in loader:
                 logits = model((images, labels)).float()
                 if flips:
@@ -109,6 +105,21 @@ def predict(
         losses=losses[known].astype(np.float64),
         damaged=int((~known).sum()),
     )
+
+
+@contextlib.contextmanager
+def inference(device_type: str, config: TrainConfig) -> Iterator[None]:
+    """Compute within the context without gradients, in the precision of a run.
+
+    Args:
+        device_type: as torch names it, `cuda` or `cpu`.
+        config: the run's.
+    """
+    precision = precision_on(device_type, config)
+    dtype = torch.bfloat16 if precision == "amp_bf16" else torch.float16
+    mixed = device_type == "cuda" and precision != "fp32"
+    with torch.inference_mode(), torch.autocast(device_type, dtype, enabled=mixed):
+        yield
 
 
 def _of_batch(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

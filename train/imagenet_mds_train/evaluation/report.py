@@ -16,6 +16,7 @@ from imagenet_mds.dataset.manifest import read_manifest
 from imagenet_mds.dataset.raw_pixels import open_stored
 from imagenet_mds.dataset.samples import stored_samples
 from imagenet_mds.errors import UserError
+from imagenet_mds.report.svg import inline_svg
 from imagenet_mds.storage.atomic import finite, write_json
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_train.evaluation.evaluate import Evaluation
@@ -162,7 +163,7 @@ def _reliability(evaluation: Evaluation) -> str:
         axes.plot(confidence, top1, color="tab:blue", marker="o", label="measured")
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="top-1")
         axes.legend(frameon=False)
-        return _svg(figure)
+        return inline_svg(figure)
 
 
 def _spread(classes: list[ClassFigures]) -> str:
@@ -172,11 +173,4 @@ def _spread(classes: list[ClassFigures]) -> str:
         axes = figure.subplots()
         axes.hist([one.top1 for one in classes], bins=[place / 20 for place in range(21)], color="tab:blue")
         axes.set(xlim=(0, 1), xlabel="top-1 of a class", ylabel="classes")
-        return _svg(figure)
-
-
-def _svg(figure: Figure) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+        return inline_svg(figure)

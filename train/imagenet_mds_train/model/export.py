@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from imagenet_mds import __version__
 from imagenet_mds.errors import UserError
-from imagenet_mds_train.checkpoints.payload import load_payload
-from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.model.build import build_model
 from imagenet_mds_train.model.classifier import MEAN, STD, Classifier
 from imagenet_mds_train.model.resnet import resnet
+from imagenet_mds_train.model.trained import load_trained
 from imagenet_mds_train.model.weights import read_pretrained
 
 _COMPARED_IMAGES = 2
@@ -57,21 +56,18 @@ def export(checkpoint: Path, file: Path) -> Export:
         raise UserError(f"{file} must end in one of {', '.join(_LAYOUTS)}, which says what is written")
     if file.exists():
         raise UserError(f"{file} is there already: remove it, or choose another name")
-    payload, weights = load_payload(checkpoint)
-    config = parse_config(payload["config"], str(checkpoint))
-    model = build_model(config, len(payload["classes"]))
-    model.load_state_dict(weights)
+    trained = load_trained(checkpoint)
+    config, model = trained.config, trained.model
     model.eval()
-    averaged = bool(config.algorithms.ema or config.algorithms.swa)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as folder:
         written = Path(folder) / file.name
-        compute = writer(written, config, payload["classes"], model)
+        compute = writer(written, config, trained.class_names, model)
         images = _images(config.evaluation.crop_px)
         with torch.inference_mode():
             difference = (compute(images) - model((images, torch.zeros(0)))).abs().max().item()
         size_bytes = written.stat().st_size
         written.replace(file)
-    return Export(str(file), str(checkpoint), averaged, size_bytes, difference, _WORDS[file.suffix])
+    return Export(str(file), str(checkpoint), trained.averaged, size_bytes, difference, _WORDS[file.suffix])
 
 
 def _images(size_px: int) -> Tensor:
