@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,26 @@ def json_line(event: str, **fields: Any) -> str:
 def print_line(text: str, *, to_stderr: bool = False) -> None:
     """Print one line, whatever the names in it."""
     print(one_line(text), file=sys.stderr if to_stderr else sys.stdout)
+
+
+def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
+    """Print a table, a line per row whatever the width of the terminal.
+
+    Args:
+        header: the names of the columns.
+        rows: their cells; control characters are escaped.
+        right: the columns that are aligned to the right.
+    """
+    from rich.cells import cell_len
+
+    lines = [[one_line(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = []
+        for place, (cell, width) in enumerate(zip(line, widths, strict=True)):
+            padding = " " * (width - cell_len(cell))
+            cells.append(padding + cell if place in right else cell + padding)
+        print("  ".join(cells).rstrip())
 
 
 def split_fields(location: str, manifest: "Manifest") -> dict[str, Any]:

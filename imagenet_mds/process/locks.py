@@ -29,6 +29,24 @@ def locked_folder(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process of this machine has the folder locked by `locked_folder`.
+
+    The question takes a shared lock for a moment, so that two processes that ask at once do not see each other.
+
+    Raises:
+        OSError: there is no such folder, or it cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @contextlib.contextmanager
 def locked_file(path: Path, *, wait: bool) -> Iterator[int | None]:
     """Lock a file against every other process and thread, and yield the lock's descriptor.

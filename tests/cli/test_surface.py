@@ -13,6 +13,7 @@ from imagenet_mds.cli.inspect import inspect
 from tests.support.command import PROGRAM, environment, run
 from tests.support.drawing import encoded, noise
 from tests.support.running import convert_here
+from tests.support.runs import KILLED_AND_CONTINUED, write_run
 
 SURFACE = """
 imagenet-mds --version
@@ -34,6 +35,10 @@ imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks -
 --cache --cache-limit --json
 imagenet-mds preview dataset file --split --start --count --columns --augmented --config --epoch --batch \
 --cache --cache-limit
+imagenet-mds runs
+imagenet-mds runs compare a b --report --json
+imagenet-mds runs ls folder --json
+imagenet-mds runs report run file
 imagenet-mds train overrides --phase --config --data --cache --cache-limit --run-name --save --ranks \
 --from-checkpoint --pretrained --plan
 imagenet-mds verify dataset --deep --repair
@@ -74,7 +79,16 @@ def _imported(*arguments: str) -> set[str]:
     return {line.rsplit("|", 1)[1].strip().split(".")[0] for line in lines}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"], ["train", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["convert", "--help"],
+        ["train", "--help"],
+        ["runs", "ls", "--help"],
+        ["--version"],
+    ],
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     imported = _imported(*arguments)
     assert "typer" in imported
@@ -84,6 +98,12 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_commands_of_the_converter_import_neither_torch_nor_its_dependents(tree: object, dataset: object) -> None:
     for arguments in (["convert", str(tree), "none", "--plan"], ["inspect", str(dataset)], ["verify", str(dataset)]):
         assert not _imported(*arguments) & {"torch", "torchvision", "composer", "streaming", "torchmetrics", "wandb"}
+
+
+def test_listing_and_comparing_runs_imports_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs" / "one", KILLED_AND_CONTINUED)
+    for arguments in (["ls", str(tmp_path / "runs")], ["compare", str(run), str(run)]):
+        assert not _imported("runs", *arguments) & {"torch", "composer", "streaming", "numpy", "matplotlib", "wandb"}
 
 
 def test_reading_batches_does_not_import_the_trainer(dataset: object) -> None:

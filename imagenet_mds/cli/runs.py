@@ -1,0 +1,125 @@
+"""`imagenet-mds runs`: one's own runs, listed, compared, and as pages."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imagenet_mds.cli.tables import print_columns, print_line
+
+if TYPE_CHECKING:
+    from imagenet_mds_train.history.comparison import Difference
+    from imagenet_mds_train.history.runs import Run
+
+runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List runs, compare two, write pages.")
+
+RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its name in runs/.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON output.")]
+
+_PAGE_BASENAME = "report.html"
+
+
+@runs_app.command("ls")
+def runs_ls(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Folder of runs.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List the runs of a folder and of the folders in it: how far they are, how good, how fast."""
+    from imagenet_mds_train.history.runs import list_runs
+
+    runs, notes = list_runs(folder)
+    for note in notes:
+        print_line(f"note: {note}", to_stderr=True)
+    named = [(run, str(run.path.relative_to(folder)) if run.path != folder else run.path.name) for run in runs]
+    if as_json:
+        print(json.dumps([{"name": name, "run": str(run.path)} | run.figures() for run, name in named], indent=2))
+        return
+    if not runs:
+        print_line(f"note: {folder} holds no runs", to_stderr=True)
+        return
+    rows = [_row(name, run) for run, name in named]
+    print_columns(
+        ("run", "state", "epoch", "batch", "top-1", "best", "images/s", "hours", "starts", "checkpoint"),
+        rows,
+        right=range(2, 9),
+    )
+
+
+@runs_app.command("compare")
+def runs_compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Folder of a run, or its name in runs/.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other run.")],
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Page with curves to write.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show where two runs differ: settings, dataset, figures."""
+    from imagenet_mds.storage.atomic import finite
+    from imagenet_mds_train.history.comparison import Comparison
+    from imagenet_mds_train.history.figures import FIGURES, refuse_page, shown
+    from imagenet_mds_train.history.runs import find_run
+
+    if report:
+        refuse_page(report, "--report")
+    comparison = Comparison.of(find_run(a), find_run(b))
+    if report:
+        from imagenet_mds_train.history.page import write_comparison_page  # matplotlib
+
+        write_comparison_page(comparison, (a, b), report)
+    if as_json:
+        print(json.dumps(finite(comparison.as_values()), indent=2, allow_nan=False))
+        return
+    print_line(f"A: {a}")
+    print_line(f"B: {b}")
+    first, second = (shown(run.figures()) for run in (comparison.a, comparison.b))
+    _print_differences("settings", comparison.settings)
+    _print_differences("dataset and start", comparison.origins)
+    print()
+    rows = [(words, first[key], second[key]) for key, (words, _) in FIGURES.items()]
+    print_columns(("figures", "A", "B"), rows, right=(1, 2))
+    if report:
+        print_line(f"report: {report}")
+
+
+@runs_app.command("report")
+def runs_report(
+    run: RunPlace,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE.html]", help="Page to write; RUN/report.html by default.")
+    ] = None,
+) -> None:
+    """Write a page about one run: curves, starts and interruptions, figures, settings."""
+    from imagenet_mds_train.history.figures import refuse_page
+    from imagenet_mds_train.history.runs import find_run
+
+    if file:
+        refuse_page(file, "FILE")
+    found = find_run(run)
+    from imagenet_mds_train.history.page import write_run_page  # matplotlib, after cheap refusals
+
+    page = file or found.path / _PAGE_BASENAME
+    write_run_page(found, page)
+    print_line(f"report: {page}")
+
+
+def _row(name: str, run: "Run") -> tuple[str, ...]:
+    from imagenet_mds_train.history.figures import shown
+
+    words = shown(run.figures())
+    epochs = f"{words['epoch']}/{words['epochs']}"
+    columns = ("batch", "top1", "best_top1", "images_per_second", "hours", "starts", "checkpoint")
+    return name, words["state"], epochs, *(words[column] for column in columns)
+
+
+def _print_differences(what: str, differences: "Iterable[Difference]") -> None:
+    rows = [(one.key, _value(one.a), _value(one.b)) for one in differences]
+    print()
+    if rows:
+        print_columns((what, "A", "B"), rows)
+    else:
+        print(f"{what}: the same")
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,1 @@
+"""Runs in retrospect: what their folders and logs say, compared and drawn. Nothing here imports torch."""
