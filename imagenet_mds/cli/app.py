@@ -16,6 +16,7 @@ from imagenet_mds.cli.doctor import doctor
 from imagenet_mds.cli.evaluate import evaluate
 from imagenet_mds.cli.export import export
 from imagenet_mds.cli.inspect import inspect
+from imagenet_mds.cli.predict import predict
 from imagenet_mds.cli.preview import preview
 from imagenet_mds.cli.runs import runs_app
 from imagenet_mds.cli.tables import print_line
@@ -59,6 +60,7 @@ app.command()(preview)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(export)
+app.command()(predict)
 app.command()(doctor)
 app.add_typer(runs_app, name="runs")
 app.add_typer(configs_app, name="configs")

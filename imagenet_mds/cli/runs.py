@@ -32,7 +32,7 @@ def runs_ls(
     runs, notes = list_runs(folder)
     for note in notes:
         print_line(f"note: {note}", to_stderr=True)
-    named = [(run, str(run.path.relative_to(folder)) if run.path != folder else run.path.name) for run in runs]
+    named = [(run, str(run.path.relative_to(folder)) if run.path != folder else run.name) for run in runs]
     if as_json:
         print(json.dumps([{"name": name, "run": str(run.path)} | run.figures() for run, name in named], indent=2))
         return

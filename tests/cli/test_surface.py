@@ -33,6 +33,7 @@ imagenet-mds eval checkpoint --data --split --subset --resize-px --crop-px --fli
 imagenet-mds export checkpoint file --json
 imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks --workers \
 --cache --cache-limit --json
+imagenet-mds predict checkpoint images --data --json
 imagenet-mds preview dataset file --split --start --count --columns --augmented --config --epoch --batch \
 --cache --cache-limit
 imagenet-mds runs
@@ -85,6 +86,7 @@ def _imported(*arguments: str) -> set[str]:
         ["--help"],
         ["convert", "--help"],
         ["train", "--help"],
+        ["predict", "--help"],
         ["runs", "ls", "--help"],
         ["--version"],
     ],

@@ -173,6 +173,13 @@ def test_a_run_is_found_by_its_folder_or_its_name(tmp_path: Path, monkeypatch: p
             find_run(wrong)
 
 
+def test_a_run_has_the_name_of_its_folder_however_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_run(tmp_path / "one"))
+    assert [find_run(typed).name for typed in (".", "../one", str(tmp_path / "one"))] == ["one"] * 3
+    monkeypatch.chdir("checkpoints")
+    assert find_run("..").name == "one"
+
+
 def test_a_place_without_runs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name, words in (("none", "none does not exist: pass"), ("file", "file is a file: pass")):

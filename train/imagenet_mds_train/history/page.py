@@ -27,7 +27,7 @@ def write_run_page(run: Run, file: Path) -> None:
     page = _render(
         "run.html",
         run=run,
-        name=printable(run.path.name),
+        name=printable(run.name),
         figures=shown(run.figures()),
         names=_names(),
         starts=starts,

@@ -66,6 +66,11 @@ class Run:
         return cls(path, state, config, identity, record.get("forked_from"), history_of(events), next(there, None))
 
     @property
+    def name(self) -> str:
+        """The name of the run's folder, of `.` and `..` too."""
+        return self.path.resolve().name if self.path.name in ("", "..") else self.path.name
+
+    @property
     def epochs(self) -> int:
         """Epochs of the whole run."""
         return self.config.schedule.epochs
