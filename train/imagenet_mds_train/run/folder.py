@@ -3,7 +3,7 @@
     FOLDER/NAME/run.json               configuration and identity of the run, written at each start
     FOLDER/NAME/verified.json          shards that were verified, see `dataset.verified`
     FOLDER/NAME/job.json               what the ranks of the last start do
-    FOLDER/NAME/log.jsonl              a line per event: start, batch, eval, checkpoint, stopped, done
+    FOLDER/NAME/log.jsonl              a line per event: start, batch, eval or epoch, checkpoint, stopped, done
     FOLDER/NAME/rank<N>.log            the output of every rank but the first, whose log has tracebacks alone
     FOLDER/NAME/checkpoints/           see `checkpoints.store`
     FOLDER/NAME/checkpoints/.staging/  the checkpoint that is being written
@@ -11,8 +11,9 @@
     FOLDER/NAME/wandb.json             the id of the run at Weights & Biases, if it is logged there
     FOLDER/NAME/wandb/, tensorboard/   what those programs read
     FOLDER/NAME/result.json            the final figures
+    FOLDER/NAME/report.html            the page of `imagenet-mds runs report`, if it was asked for
 
-The result is written last: where it exists, the run is over.
+The result is written last: where it exists, the run is over. `docs/runs.md` describes the files for readers.
 """
 
 import contextlib
