@@ -47,6 +47,10 @@ class OptimizerConfig(Section):
         """The learning rate after the warm-up for a number of images a step."""
         return self.lr if self.lr_batch_size is None else self.lr * global_batch_size / self.lr_batch_size
 
+    def configured_lr(self, scaled_lr: float, global_batch_size: int) -> float:
+        """The value of `lr` that gives this learning rate for a number of images a step."""
+        return scaled_lr if self.lr_batch_size is None else scaled_lr * self.lr_batch_size / global_batch_size
+
 
 class ScheduleConfig(Section):
     """A linear warm-up, then a cosine."""

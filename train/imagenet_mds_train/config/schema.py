@@ -200,6 +200,16 @@ class TrainConfig(Section):
         """The training size of an epoch, counted from 0, in pixels on each side."""
         return self.augment.size_at(epoch, self.schedule.epochs)
 
+    def for_sweep(self) -> "TrainConfig":
+        """The configuration of a learning-rate sweep: images keep the size of the first epoch however many epochs the
+        sweep takes, and nothing is validated."""
+        return self.model_copy(
+            update={
+                "augment": self.augment.model_copy(update={"size_px": self.size_at(0), "progressive": None}),
+                "evaluation": self.evaluation.model_copy(update={"every_epochs": None}),
+            }
+        )
+
     def what_is_fixed(self) -> dict[str, Any]:
         """What must not change within a run: everything that decides the weights, and nothing that only decides where
         and how fast it runs."""
