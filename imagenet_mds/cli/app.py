@@ -15,6 +15,7 @@ from imagenet_mds.cli.demo import demo
 from imagenet_mds.cli.doctor import doctor
 from imagenet_mds.cli.evaluate import evaluate
 from imagenet_mds.cli.export import export
+from imagenet_mds.cli.find_lr import find_lr
 from imagenet_mds.cli.inspect import inspect
 from imagenet_mds.cli.predict import predict
 from imagenet_mds.cli.preview import preview
@@ -57,6 +58,7 @@ app.command()(convert)
 app.command()(verify)
 app.command()(inspect)
 app.command()(preview)
+app.command()(find_lr)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(export)

@@ -24,6 +24,28 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 
 
+def config_name(phase: str | None, config: str | None) -> str:
+    """The configuration that the options --phase and --config name.
+
+    Raises:
+        UserError: neither is given, or both are.
+    """
+    if (phase is None) == (config is None):
+        raise UserError("pass either --phase 1, 2 or 3 or --config FILE: they say what to train")
+    return config or f"phase{phase}"
+
+
+def given_data(data: str | None) -> str:
+    """The value of the option --data.
+
+    Raises:
+        UserError: it is not given.
+    """
+    if data is None:
+        raise UserError("pass --data DATASET: the folder that `imagenet-mds convert` wrote")
+    return data
+
+
 def parse_size(text: str, option: str) -> int:
     """Convert a size such as `64MiB`, `50 MB` or `1048576` to bytes.
 

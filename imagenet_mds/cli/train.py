@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
+from imagenet_mds.cli.options import CacheFolder, CacheLimit, config_name, given_data, open_dataset
 from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
 from imagenet_mds.process.streams import forgive_lost_output
@@ -59,11 +59,8 @@ def train(
     from imagenet_mds_train.run.start import Start
 
     forgive_lost_output()
-    if (phase is None) == (config is None):
-        raise UserError("pass either --phase 1, 2 or 3 or --config FILE: they say what to train")
-    if data is None:
-        raise UserError("pass --data DATASET: the folder that `imagenet-mds convert` wrote")
-    name = config or f"phase{phase}"
+    name = config_name(phase, config)
+    data = given_data(data)
     settings = load_config(name, tuple(overrides or ()), ranks)
     run_name = Path(name).stem if run_name is None else run_name
     for option, given in (("--run-name", run_name), ("--experiment-name", experiment_name)):

@@ -31,6 +31,8 @@ imagenet-mds doctor overrides --data --config --cache --cache-limit --json
 imagenet-mds eval checkpoint --data --split --subset --resize-px --crop-px --flips --raw-weights \
 --real-labels --against --report --results --cache --cache-limit --json
 imagenet-mds export checkpoint file --json
+imagenet-mds find-lr overrides --phase --config --data --cache --cache-limit --ranks --out --from --to \
+--batches --json
 imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks --workers \
 --cache --cache-limit --json
 imagenet-mds predict checkpoint images --data --json
@@ -88,6 +90,7 @@ def _imported(*arguments: str) -> set[str]:
         ["train", "--help"],
         ["predict", "--help"],
         ["runs", "ls", "--help"],
+        ["find-lr", "--help"],
         ["--version"],
     ],
 )

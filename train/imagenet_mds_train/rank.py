@@ -36,6 +36,8 @@ from imagenet_mds_train.run.estimate import remaining_work
 from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, is_peer_lost, is_port_taken, worker_failure
 from imagenet_mds_train.run.folder import RunFolder, read_object
 from imagenet_mds_train.run.job import RankJob
+from imagenet_mds_train.sweep.callback import LearningRateSweep
+from imagenet_mds_train.sweep.curve import Sweep
 from imagenet_mds_train.trainer import build_trainer
 
 
@@ -54,7 +56,7 @@ def main() -> None:
 
 
 def run(job: RankJob) -> int:
-    """Train to the end, or until a stop is requested.
+    """Train to the end, or until a stop is requested; of a sweep, until the loss has diverged.
 
     Returns:
         The exit status.
@@ -75,6 +77,8 @@ def run(job: RankJob) -> int:
             raise
         os._exit(EXIT_PORT_TAKEN)
     reproducibility.seed_all(config.seed)
+    if job.sweep:
+        return _sweep(job.sweep, config, job, device, stop)
     guard, random_state = LossGuard(), RandomStateOnResume()
     best = BestCheckpoint(folder.path, folder.path / "checkpoints")
 
@@ -103,7 +107,7 @@ def run(job: RankJob) -> int:
         loggers=[log, _console(config, job, folder), *_outside(config, job, folder)] if is_first else [],
     )
     random_state.trainer = trainer
-    status = _fit(trainer, folder, job.until_batch, is_first=is_first)
+    status = _fit(trainer, folder, job, is_first=is_first)
     trainer.close()
     if status == EXIT_DONE and is_first:
         values = {name: float(value) for name, value in trainer.state.eval_metric_values.items()}
@@ -155,6 +159,22 @@ def _gpu_metrics(config: TrainConfig, job: RankJob, *, is_first: bool) -> list[G
     return [GPUMetrics(tool, config.logging.every_batches)] if is_first and tool and job.device == "gpu" else []
 
 
+def _sweep(sweep: Sweep, config: TrainConfig, job: RankJob, device: Device, stop: StopRequest) -> int:
+    """Train with a rising learning rate, and write the losses as the run's result. No checkpoint is written.
+
+    Returns:
+        The exit status.
+    """
+    folder, is_first = RunFolder(Path(job.run_folder)), dist.get_global_rank() == 0
+    rates = LearningRateSweep(sweep, stop, print_every_batches=config.logging.print_every_batches if is_first else None)
+    trainer = build_trainer(config, job, device, callbacks=[stop], sweep=rates)
+    status = _fit(trainer, folder, job, is_first=is_first)
+    trainer.close()
+    if status == EXIT_DONE and is_first:
+        write_json(folder.result, {"losses": rates.losses})
+    return status
+
+
 def _promised_device(job: RankJob) -> Device:
     """The device that the launcher chose, as Composer names it. Torch would quietly compute on the processor where it
     cannot use a GPU, at the price of the GPU; its reason is said instead."""
@@ -179,7 +199,7 @@ def _promised_device(job: RankJob) -> Device:
     os._exit(EXIT_USER)
 
 
-def _fit(trainer: Trainer, folder: RunFolder, until_batch: int | None, *, is_first: bool) -> int:
+def _fit(trainer: Trainer, folder: RunFolder, job: RankJob, *, is_first: bool) -> int:
     """Train to the end, or until a stop is requested; return the exit status. Errors that the other ranks do not share
     end the process at once: closing the trainer would wait for them, while they wait for this rank."""
     try:
@@ -188,7 +208,7 @@ def _fit(trainer: Trainer, folder: RunFolder, until_batch: int | None, *, is_fir
             trainer.fit()
         elif trainer.state.evaluators:  # killed after the last checkpoint, before the result
             trainer.eval()
-        if until_batch and trainer.state.evaluators:
+        if job.until_batch and trainer.state.evaluators:
             trainer.eval(subset_num_batches=1)
     except StopRequested:
         return EXIT_STOPPED

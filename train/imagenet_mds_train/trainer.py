@@ -28,6 +28,7 @@ from imagenet_mds_train.recipe.distributed import OneModel
 from imagenet_mds_train.recipe.optimizer import build_optimizer
 from imagenet_mds_train.recipe.schedule import LearningRate
 from imagenet_mds_train.run.job import RankJob
+from imagenet_mds_train.sweep.callback import LearningRateSweep
 
 
 def build_trainer(
@@ -37,6 +38,7 @@ def build_trainer(
     *,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[LoggerDestination] = (),
+    sweep: LearningRateSweep | None = None,
 ) -> Trainer:
     """The trainer of one rank, ready to fit, at the job's checkpoint if it names one.
 
@@ -48,6 +50,7 @@ def build_trainer(
         device: as Composer names it.
         callbacks: run after those that are always there, in this order.
         loggers: destinations of what is logged.
+        sweep: takes the place of the schedule and its epochs; None for a run.
     """
     torch_device = torch.device("cuda", torch.cuda.current_device()) if device.name == "gpu" else torch.device("cpu")
     mixing = Mixing(config.algorithms, len(job.classes), config.seed)
@@ -64,7 +67,8 @@ def build_trainer(
     if config.system.compile:
         compile_network(model.network, sizes=len({config.size_at(epoch) for epoch in range(config.schedule.epochs)}))
     schedule, precision = config.schedule, precision_on(torch_device.type, config)
-    learning_rate = LearningRate(
+    until_batch = sweep.sweep.batches if sweep else job.until_batch
+    learning_rate = sweep or LearningRate(
         config.lr,
         warmup_batches=round(schedule.warmup_epochs * len(train)),
         total_batches=schedule.epochs * len(train),
@@ -77,7 +81,7 @@ def build_trainer(
         train_dataloader=train,
         eval_dataloader=Evaluator(label="val", dataloader=val) if val else None,
         eval_interval=partial(_validates, config),
-        max_duration=f"{job.until_batch}ba" if job.until_batch else f"{schedule.epochs}ep",
+        max_duration=f"{until_batch}ba" if until_batch else f"{schedule.epochs}ep",
         optimizers=build_optimizer(config.optimizer, model, config.lr, config.algorithms.sam),
         algorithms=build_algorithms(
             config.algorithms,

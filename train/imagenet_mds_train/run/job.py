@@ -9,6 +9,7 @@ from imagenet_mds.dataset.decompress import UnpackedSplit
 from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.storage import open_storage
 from imagenet_mds.storage.atomic import write_json
+from imagenet_mds_train.sweep.curve import Sweep
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class RankJob:
     pretrained: whether they may be of other classes, and another program's.
     experiment: the group of runs that this one is of, if any.
     until_batch: the batch to end after, with a validation of one batch; None to train to the end.
+    sweep: the learning rates to try, which take the place of the schedule and its epochs; None for a run.
     """
 
     config: dict[str, Any]
@@ -76,6 +78,7 @@ class RankJob:
     pretrained: bool = False
     experiment: str | None = None
     until_batch: int | None = None
+    sweep: Sweep | None = None
 
     @property
     def run_name(self) -> str:
@@ -94,4 +97,5 @@ class RankJob:
     def read(cls, path: Path) -> "RankJob":
         """Read a job that `write` wrote."""
         values = json.loads(path.read_bytes())
-        return cls(**values | {split: values[split] and SplitJob(**values[split]) for split in ("train", "val")})
+        splits = {split: values[split] and SplitJob(**values[split]) for split in ("train", "val")}
+        return cls(**values | splits | {"sweep": values["sweep"] and Sweep(**values["sweep"])})

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -61,6 +62,7 @@ def launch(
     lock: int | None = None,
     *,
     threads: int | None = None,
+    kept: bool = True,
     program: str = START_RANK,
     failure_grace_seconds: float = FAILURE_GRACE_SECONDS,
     saving_seconds: float = SAVING_SECONDS,
@@ -73,6 +75,7 @@ def launch(
         log_folder: every rank but the first writes to `rank<N>.log` here; the first writes to our own output.
         lock: the descriptor of the run's lock. The ranks inherit it, so the run stays locked while any of them lives.
         threads: of each rank for its computations; None for `threads_per_rank`.
+        kept: whether the run's folder outlives the run, so that messages speak of what is saved there, and of logs.
         program: what each rank runs, as Python source; its argument is `job`.
         failure_grace_seconds: see `FAILURE_GRACE_SECONDS`.
         saving_seconds: see `SAVING_SECONDS`.
@@ -87,6 +90,7 @@ def launch(
             log_folder,
             lock,
             threads or threads_per_rank(ranks),
+            kept,
             program,
             failure_grace_seconds,
             saving_seconds,
@@ -103,6 +107,7 @@ def _launch_once(
     log_folder: Path,
     lock: int | None,
     threads: int,
+    kept: bool,
     program: str,
     failure_grace_seconds: float,
     saving_seconds: float,
@@ -115,10 +120,10 @@ def _launch_once(
         environment = kept | mine.environment() | rendezvous(ranks) | {_THREADS_VARIABLE: str(threads)}
         processes: list[subprocess.Popen[bytes]] = []
         ended: list[int | None] = []
-        signal.signal(signal.SIGTSTP, _answer_ctrl_z)
+        signal.signal(signal.SIGTSTP, partial(_answer_ctrl_z, kept))
         try:
             # Before the first rank starts: an interruption during the starts must not leave ranks behind.
-            with collected_stop_signals(_announce_stop) as received:
+            with collected_stop_signals(partial(_announce_stop, kept)) as received:
                 for rank in range(ranks):
                     output = None
                     if rank:
@@ -139,7 +144,7 @@ def _launch_once(
                     )
                 _wait(processes, received, failure_grace_seconds, saving_seconds)
                 ended = [process.poll() for process in processes]
-                if len(received) > 1:
+                if len(received) > 1 and kept:
                     print("Killed before saving: the last checkpoint is kept.", file=sys.stderr, flush=True)
         finally:
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
@@ -149,7 +154,7 @@ def _launch_once(
             return EXIT_STOPPED
         if EXIT_PORT_TAKEN in codes:
             return EXIT_PORT_TAKEN
-        return _status(codes, ended, log_folder)
+        return _status(codes, ended, log_folder, kept)
 
 
 def threads_per_rank(ranks: int, before: int | None = None) -> int:
@@ -187,13 +192,15 @@ def rendezvous(ranks: int) -> dict[str, str]:
     }
 
 
-def _answer_ctrl_z(number: int, frame: FrameType | None) -> None:
+def _answer_ctrl_z(kept: bool, number: int, frame: FrameType | None) -> None:
     """Suspending this process alone would leave the ranks running and their GPUs taken, and nobody to watch them."""
-    print("Ctrl-Z is ignored, because the ranks would run on. Ctrl-C saves and exits.", file=sys.stderr, flush=True)
+    way_on = "Ctrl-C saves and exits" if kept else "Ctrl-C exits"
+    print(f"Ctrl-Z is ignored, because the ranks would run on. {way_on}.", file=sys.stderr, flush=True)
 
 
-def _announce_stop() -> None:
-    print("Saving, then exiting. Another Ctrl-C kills at once.", file=sys.stderr, flush=True)
+def _announce_stop(kept: bool) -> None:
+    first = "Saving, then exiting" if kept else "Exiting after this batch"
+    print(f"{first}. Another Ctrl-C kills at once.", file=sys.stderr, flush=True)
 
 
 def _wait(
@@ -233,13 +240,14 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _status(codes: list[int], ended: list[int | None], log_folder: Path) -> int:
+def _status(codes: list[int], ended: list[int | None], log_folder: Path, kept: bool) -> int:
     """The exit status of the run, with the failure explained on standard error.
 
     Args:
         codes: how each rank ended.
         ended: how each had ended before the rest was killed here.
         log_folder: see `launch`.
+        kept: see `launch`.
     """
     if all(code == EXIT_DONE for code in codes):
         return EXIT_DONE
@@ -252,9 +260,11 @@ def _status(codes: list[int], ended: list[int | None], log_folder: Path) -> int:
         log = log_folder / f"rank{rank}.log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         if lines and lines[-1].startswith("imagenet-mds: "):
-            print(f"{lines[-1]} (rank {rank}; more in {log})", file=sys.stderr)
+            print(f"{lines[-1]} (rank {rank}{f'; more in {log}' if kept else ''})", file=sys.stderr)
         else:
-            print(f"rank {rank} failed; the end of {log}:", *lines[-20:], sep="\n", file=sys.stderr)
+            print(
+                f"rank {rank} failed; the end of {log if kept else 'its log'}:", *lines[-20:], sep="\n", file=sys.stderr
+            )
     return code if code > 0 and code != EXIT_PEER_LOST else EXIT_FAILED
 
 

@@ -24,6 +24,7 @@ from imagenet_mds_train.run.identity import refuse_other, run_identity
 from imagenet_mds_train.run.job import RankJob, SplitJob
 from imagenet_mds_train.run.launch import launch, threads_per_rank
 from imagenet_mds_train.run.room import refuse_full_disk
+from imagenet_mds_train.sweep.curve import Sweep
 
 _LAST_LAYER_STRIDE = 32
 """Pixels of the image to one of the last feature map of a ResNet, on each side."""
@@ -50,6 +51,8 @@ class Start:
     fork: Fork | None = None
     experiment: str | None = None
     """The group of runs that this one is of, if any."""
+    sweep: Sweep | None = None
+    """The learning rates to try; None for a run."""
 
     @classmethod
     def prepare(
@@ -61,6 +64,7 @@ class Start:
         experiment: str | None = None,
         *,
         planned: bool = False,
+        sweep: Sweep | None = None,
     ) -> "Start":
         """Look at the dataset and the run's folder, and refuse what cannot work. Nothing is written.
 
@@ -71,6 +75,7 @@ class Start:
             fork: the checkpoint whose weights the run starts from; None to draw them, or as the run was started.
             experiment: the group of runs that this one is of, if any.
             planned: whether it is only planned here, for a machine with the GPUs that it needs.
+            sweep: the learning rates to try, in a run that saves nothing; None for a run.
 
         Raises:
             UserError: no dataset, splits that do not fit together, too few images or GPUs, too small a disk, a run of
@@ -112,13 +117,13 @@ class Start:
             raise UserError(
                 f"{run.path} starts from the weights of a file: pass its --from-checkpoint or --pretrained again"
             )
-        if run.read_result() is None:
+        if run.read_result() is None and sweep is None:
             batches = samples // config.global_batch_size * config.schedule.epochs
             refuse_full_disk(config, _outputs(config, train), run, batches)
         of_dataset = [train.warning] if train.warning else []
         few = _few_classes(train)
         said = (*of_dataset, *few, *warnings, *([without_gpus] if without_gpus else []))
-        return cls(config, dataset, train, val, run, checkpoint, said, identity, fork, experiment)
+        return cls(config, dataset, train, val, run, checkpoint, said, identity, fork, experiment, sweep)
 
     @property
     def on_cpu(self) -> bool:
@@ -248,10 +253,12 @@ class Start:
             pretrained=self.fork is not None and self.fork.is_pretrained,
             experiment=self.experiment,
             until_batch=until_batch,
+            sweep=self.sweep,
         )
         path = self.run.path / "job.json"
         job.write(path)
-        return launch(self.config.ranks, path, self.run.path, lock, threads=self.identity.get(_THREADS))
+        threads = self.identity.get(_THREADS)
+        return launch(self.config.ranks, path, self.run.path, lock, threads=threads, kept=self.sweep is None)
 
 
 def _outputs(config: TrainConfig, train: Split) -> int:

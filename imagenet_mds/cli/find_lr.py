@@ -1,0 +1,173 @@
+"""`imagenet-mds find-lr`: a learning-rate sweep over the first batches of a training."""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from imagenet_mds.cli.options import CacheFolder, CacheLimit, config_name, given_data, open_dataset
+from imagenet_mds.cli.tables import print_line
+from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, UserError
+from imagenet_mds.process.streams import forgive_lost_output
+
+if TYPE_CHECKING:
+    from imagenet_mds_train.config.schema import TrainConfig
+    from imagenet_mds_train.run.start import Start
+    from imagenet_mds_train.sweep.curve import Sweep
+    from imagenet_mds_train.sweep.report import Found
+
+_FROM_LR = 1e-5
+"""fastai's `lr_find` starts at 1e-7, for Adam too; below 1e-5 SGD moves no weight visibly in a few batches."""
+
+_TO_LR, _BATCHES = 10.0, 100
+"""Those of fastai's `lr_find`."""
+
+_LEAST_BATCHES = 20  # sweep.curve.LEAST_BATCHES, which is not imported for --help
+
+_SHOWN = ("dataset", "fetched to", "training images", "model", "device", "batch", "algorithms")
+"""Lines about a run that are as true of a sweep."""
+
+
+def find_lr(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Configuration overrides, for example global_batch_size=512."),
+    ] = None,
+    phase: Annotated[Literal["1", "2", "3"] | None, typer.Option(help="Shipped configuration of a phase.")] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped configuration.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="Converted dataset: a folder or an s3:// address.")
+    ] = None,
+    cache: CacheFolder = None,
+    cache_limit: CacheLimit = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Number of processes, one per GPU.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for lr.png and lr.json; none is written by default.")
+    ] = None,
+    from_lr: Annotated[float, typer.Option("--from", metavar="LR", help="Learning rate of the first step.")] = _FROM_LR,
+    to_lr: Annotated[float, typer.Option("--to", metavar="LR", help="Learning rate of the last step.")] = _TO_LR,
+    batches: Annotated[
+        int, typer.Option(min=_LEAST_BATCHES, metavar="N", help="Steps, fewer if the loss diverges before.")
+    ] = _BATCHES,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
+) -> None:
+    """Find a learning rate: raise it step by step in a training that is thrown away, and watch the loss.
+
+    The sweep has the loader, the algorithms, the precision and the ranks of a run, and the image size of its first
+    epoch.
+    """
+    from imagenet_mds.dataset.access import check_available
+    from imagenet_mds.process.attempt import attempt
+    from imagenet_mds_train.config.load import load_config  # omegaconf and pydantic models
+    from imagenet_mds_train.run.folder import RunFolder
+    from imagenet_mds_train.run.start import Start
+    from imagenet_mds_train.sweep.curve import Sweep
+
+    forgive_lost_output()
+    name = config_name(phase, config)
+    data = given_data(data)
+    if not (0 < from_lr < to_lr < math.inf):
+        raise UserError(
+            f"--from {from_lr:g} and --to {to_lr:g}: pass two learning rates above 0, the smaller one first"
+        )
+    if out:
+        _refuse_unwritable(out)
+    settings = load_config(name, tuple(overrides or ()), ranks)
+    sweep = Sweep(from_lr, to_lr, batches)
+    dataset = open_dataset(data, cache, cache_limit)
+    # The folder of an attempt is removed whatever way this process ends; after SIGKILL, by the next start.
+    with attempt() as mine:
+        run = RunFolder(mine.temporary / "find-lr")
+        start = Start.prepare(settings.for_sweep(), dataset, run, sweep=sweep)
+        check_available(start.shards())
+        for warning in (*start.warnings, *_sizes(settings)):
+            print_line(f"note: {warning}", to_stderr=True)
+        if not as_json:
+            _describe(start, sweep)
+        run.path.mkdir()
+        print("starting the ranks ...", file=sys.stderr, flush=True)
+        status = start.launch()
+        result = run.read_result()
+    if status != EXIT_DONE:
+        if status == EXIT_STOPPED:
+            print("imagenet-mds: the sweep was stopped; nothing of it is kept", file=sys.stderr)
+        raise typer.Exit(status)
+    assert result is not None
+    _conclude([math.nan if loss is None else loss for loss in result["losses"]], start.config, sweep, out, as_json)
+
+
+def _refuse_unwritable(out: Path) -> None:
+    """Refuse a folder that cannot be written, before the sweep and without creating it."""
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise UserError(f"--out {out}: {there} is a file: choose a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--out {out} cannot be written: choose another folder")
+
+
+def _sizes(config: "TrainConfig") -> list[str]:
+    """A note if the run's images grow."""
+    first, last = config.size_at(0), config.augment.size_px
+    if first == last:
+        return []
+    return [f"the run's images grow from {first} to {last} px; the sweep is at {first} px, as the first epoch"]
+
+
+def _describe(start: "Start", sweep: "Sweep") -> None:
+    rows = [(key, value) for key, value in start.describe() if key in _SHOWN]
+    for key, value in (*rows, ("learning rate", f"{sweep.from_lr:g} to {sweep.to_lr:g} in {sweep.batches} batches")):
+        print(f"{key + ':':18} {value}", flush=True)
+
+
+def _conclude(losses: list[float], config: "TrainConfig", sweep: "Sweep", out: Path | None, as_json: bool) -> None:
+    """Print and write what the sweep found.
+
+    Raises:
+        NoMinimumError: the curve has no minimum; it is written all the same.
+        UserError: the files cannot be written.
+    """
+    from imagenet_mds.storage.atomic import finite
+    from imagenet_mds_train.sweep.curve import NoMinimumError, suggest
+    from imagenet_mds_train.sweep.report import Found, write_files
+
+    found = Found(sweep, config, losses, None)
+    try:
+        found = Found(sweep, config, losses, suggest(found.lrs, losses))
+    except NoMinimumError as error:
+        if out is None:
+            raise
+        write_files(found, out)
+        raise NoMinimumError(f"{error}. The curve is in {out}/lr.png") from None
+    if out:
+        write_files(found, out)
+    if as_json:
+        print(json.dumps(finite(found.as_values()), indent=2, allow_nan=False))
+        return
+    _print(found, out)
+
+
+def _print(found: "Found", out: Path | None) -> None:
+    suggested, optimizer = found.suggestions, found.config.optimizer
+    assert suggested is not None
+    if len(found.losses) < found.sweep.batches:
+        print(f"ended after {len(found.losses)} of {found.sweep.batches} batches, because the loss diverged")
+    print(f"lowest loss:       at learning rate {suggested.minimum:.2g}, which is too high to train with")
+    for what, lr in (
+        ("steepest descent", suggested.steepest),
+        ("a tenth of that", suggested.tenth_of_minimum),
+    ):
+        print(f"{what + ':':18} optimizer.lr={found.configured(lr):.2g}", end="")
+        if optimizer.lr_batch_size is None:
+            print()
+        else:
+            print(
+                f", for optimizer.lr_batch_size={optimizer.lr_batch_size}: the rate is {lr:.2g} at "
+                f"{found.config.global_batch_size:,} images a step"
+            )
+    print("Pass one of them to `imagenet-mds train`; the smaller one is the safer one")
+    if out:
+        print_line(f"written:           {out}/lr.png and {out}/lr.json")
