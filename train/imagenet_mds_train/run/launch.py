@@ -116,8 +116,8 @@ def _launch_once(
     with attempt() as mine, contextlib.ExitStack() as stack:
         # Those of another launcher would send the ranks to its store.
         own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
-        kept = _lasting_defaults() | own
-        environment = kept | mine.environment() | rendezvous(ranks) | {_THREADS_VARIABLE: str(threads)}
+        lasting = _lasting_defaults() | own
+        environment = lasting | mine.environment() | rendezvous(ranks) | {_THREADS_VARIABLE: str(threads)}
         processes: list[subprocess.Popen[bytes]] = []
         ended: list[int | None] = []
         signal.signal(signal.SIGTSTP, partial(_answer_ctrl_z, kept))
