@@ -56,7 +56,10 @@ def evaluate(
     cache_limit: CacheLimit = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
 ) -> None:
-    """Measure a checkpoint over every sample exactly once: top-1, top-5, by class, confused pairs, calibration."""
+    """Measure a checkpoint over every sample exactly once.
+
+    Top-1, top-5, loss, by class, the most confused pairs, and calibration.
+    """
     from imagenet_mds.storage.atomic import finite
     from imagenet_mds_train.run.folder import find_checkpoint
 

@@ -22,7 +22,10 @@ def export(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
 ) -> None:
-    """Write a trained network for other programs, and compare what the file computes with the checkpoint."""
+    """Write a trained network for other programs.
+
+    What the file computes is compared with the checkpoint.
+    """
     from imagenet_mds_train.run.folder import find_checkpoint
 
     path = find_checkpoint(checkpoint, lambda warning: print_line(f"note: {warning}", to_stderr=True))

@@ -55,7 +55,9 @@ def find_lr(
     ] = _BATCHES,
     as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
 ) -> None:
-    """Find a learning rate: raise it step by step in a training that is thrown away, and watch the loss.
+    """Sweep the learning rate, and suggest one.
+
+    It is raised step by step in a training that is thrown away, while the loss is watched.
 
     The sweep has the loader, the algorithms, the precision and the ranks of a run, and the image size of its first
     epoch.

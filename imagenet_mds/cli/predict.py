@@ -24,7 +24,9 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
 ) -> None:
-    """Print the five likeliest classes of images, which the network sees as the run's validation shows them.
+    """Print the five likeliest classes of image files.
+
+    The network sees them as the run's validation shows them.
 
     Images that cannot be read get a line each, and the exit status is 1.
     """
