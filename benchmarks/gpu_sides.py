@@ -100,7 +100,7 @@ class Training:
 
         before = torch.cuda.memory_allocated()
         with torch.autocast("cuda", self.dtype, enabled=self.what.precision in _DTYPES):
-            logits = self.network((self.images.float() - self.model.mean) / self.model.std)
+            logits = self.network(torch.addcmul(self.model.shift, self.images, self.model.scale))
             loss = loss_of(self.what.loss, logits, self.labels, self.probabilities)
         self.saved_bytes = torch.cuda.memory_allocated() - before
         return loss

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from imagenet_mds.storage.base import file_xxh64
 from tests.support.command import HANG_SECONDS, PROGRAM, Outcome, done, environment, run, start, wait_until
 
 pytestmark = pytest.mark.slow  # starts whole trainings
@@ -99,6 +100,27 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_nothing(data
     assert "Traceback" not in outcome.err
     assert [path for path in (tmp_path / "full").rglob("*") if path.suffix == ".pt"] == []
     assert done(*saving).out.count("is finished after 5 batches") == 1
+
+
+def test_a_checkpoint_without_the_optimizers_state_is_not_gone_on_from(
+    dataset: Path, first: Path, tmp_path: Path
+) -> None:
+    """Composer says so in a warning, which the ranks hide, and trains on without momentum."""
+    run_folder = Path(shutil.copytree(first, tmp_path / "first"))
+    (run_folder / "result.json").unlink()
+    path = run_folder / "checkpoints" / "ep1-ba5.pt"
+    saved = torch.load(path, weights_only=False)
+    saved["state"]["optimizers"] = {"Adam": saved["state"]["optimizers"]["SGD"]}
+    torch.save(saved, path)
+    record = path.with_suffix(".json")
+    changed = {"size_bytes": path.stat().st_size, "xxh64": file_xxh64(path)}
+    record.write_text(json.dumps(json.loads(record.read_bytes()) | changed), encoding="utf-8")
+    outcome = run(*command(dataset, tmp_path, "first"))
+    assert outcome.status == 2, outcome.err
+    (line,) = (line for line in outcome.err.splitlines() if "cannot be continued" in line)
+    assert "SGD is not in the state_dict" in line
+    assert "--from-checkpoint" in line
+    assert "Traceback" not in outcome.err
 
 
 def test_a_run_starts_from_the_weights_of_another_with_another_recipe(

@@ -2,7 +2,9 @@
 
 import sys
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from composer.devices import Device
 from composer.loggers import LoggerDestination
 from composer.utils import dist
 
+from imagenet_mds.errors import UserError
 from imagenet_mds_train.augment.mixing import Mixing
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.data.device import DeviceLoader, finish_batch
@@ -76,43 +79,63 @@ def build_trainer(
     )
     log_every = config.logging.every_batches
     throughput = Throughput(config.global_batch_size, partial(counts_of, train, val))
-    return Trainer(
-        model=model,
-        train_dataloader=train,
-        eval_dataloader=Evaluator(label="val", dataloader=val) if val else None,
-        eval_interval=partial(_validates, config),
-        max_duration=f"{until_batch}ba" if until_batch else f"{schedule.epochs}ep",
-        optimizers=build_optimizer(config.optimizer, model, config.lr, config.algorithms.sam),
-        algorithms=build_algorithms(
-            config.algorithms,
-            epochs=schedule.epochs,
-            fp16=precision == "amp_fp16",
-            deterministic=config.system.deterministic,
-            log_every_batches=log_every,
-        ),
-        callbacks=[
-            NumberedBatches(train, mixing, log_every),
-            OneModel(),
-            learning_rate,
-            throughput,
-            TrainingAccuracy(log_every),
-            *callbacks,
-        ],
-        loggers=list(loggers),
-        device=device,
-        precision=precision,
-        device_train_microbatch_size=config.system.device_microbatch_size,
-        deterministic_mode=config.system.deterministic,
-        seed=config.seed,
-        dist_timeout=config.system.dist_timeout_seconds,
-        run_name=job.run_name,
-        load_path=_plain_path(job.checkpoint) if job.checkpoint else None,
-        load_progress_bar=False,
-        progress_bar=False,
-        auto_log_hparams=False,
-        # The sample order resumes by itself; spinning would only advance the validation loaders.
-        spin_dataloaders=False,
-    )
+    with _whole_restore(job):
+        return Trainer(
+            model=model,
+            train_dataloader=train,
+            eval_dataloader=Evaluator(label="val", dataloader=val) if val else None,
+            eval_interval=partial(_validates, config),
+            max_duration=f"{until_batch}ba" if until_batch else f"{schedule.epochs}ep",
+            optimizers=build_optimizer(config.optimizer, model, config.lr, config.algorithms.sam),
+            algorithms=build_algorithms(
+                config.algorithms,
+                epochs=schedule.epochs,
+                fp16=precision == "amp_fp16",
+                deterministic=config.system.deterministic,
+                log_every_batches=log_every,
+            ),
+            callbacks=[
+                NumberedBatches(train, mixing, log_every),
+                OneModel(),
+                learning_rate,
+                throughput,
+                TrainingAccuracy(log_every),
+                *callbacks,
+            ],
+            loggers=list(loggers),
+            device=device,
+            precision=precision,
+            device_train_microbatch_size=config.system.device_microbatch_size,
+            deterministic_mode=config.system.deterministic,
+            seed=config.seed,
+            dist_timeout=config.system.dist_timeout_seconds,
+            run_name=job.run_name,
+            load_path=_plain_path(job.checkpoint) if job.checkpoint else None,
+            load_progress_bar=False,
+            progress_bar=False,
+            auto_log_hparams=False,
+            # The sample order resumes by itself; spinning would only advance the validation loaders.
+            spin_dataloaders=False,
+        )
+
+
+@contextmanager
+def _whole_restore(job: RankJob) -> Iterator[None]:
+    """Composer only warns where a checkpoint lacks the state of the optimizer or of an average, and goes on without it.
+
+    Raises:
+        UserError: it does.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=r"\s*(SGD|DecoupledSGD|SAM|EMA|SWA) is not in the state_dict")
+        try:
+            yield
+        except UserWarning as warning:
+            raise UserError(
+                f"{job.checkpoint} cannot be continued ({' '.join(str(warning).split())}): it is of an earlier version "
+                f"or was changed. Continue it with the version that wrote it, or start a new run from its weights with "
+                f"--run-name and --from-checkpoint {job.checkpoint}"
+            ) from None
 
 
 def _validates(config: TrainConfig, state: State, event: Event) -> bool:
