@@ -23,6 +23,9 @@ SMALL = (
 """Fifteen batches."""
 
 
+FEW = ("schedule.epochs=1", "augment.progressive={start_px: 16, step_px: 8}")
+
+
 def command(dataset: Path, folder: Path, name: str, *more: object) -> list[object]:
     return ["train", "--config", "demo", "--data", dataset, "--save", folder, "--run-name", name, *SMALL, *more]
 
@@ -77,6 +80,24 @@ def test_a_try_trains_saves_continues_and_leaves_nothing(dataset: Path, tmp_path
     assert "the whole run takes about" in outcome.out
     assert "at 2 an hour" in outcome.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_four_ranks_train_the_recipe_of_phase_3(dataset: Path, tmp_path: Path) -> None:
+    outcome = done(*command(dataset, tmp_path, "run", "--ranks", 4, "recipe=medium", *FEW))
+    assert "4 ranks x 4" in outcome.out
+    assert [event["ranks"] for event in events(tmp_path / "run") if event["event"] == "start"] == [4]
+    (validated,) = (event for event in events(tmp_path / "run") if event["event"] == "eval")
+    shown = json.loads(done("eval", tmp_path / "run", "--data", dataset, "--json").out)
+    # Each sample counts once on four ranks, as in one process.
+    assert (shown["top1"], shown["samples"]) == (pytest.approx(validated["top1"]), 50)
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_each_phase_is_planned(dataset: Path, tmp_path: Path, phase: int) -> None:
+    known = ("train", "--phase", phase, "--data", dataset, "--save", tmp_path, "--plan")
+    rows = {line.partition(":")[0] for line in done(*known, "global_batch_size=8", "data.subset=null").out.splitlines()}
+    assert {"steps", "learning rate", "algorithms", "checkpoints"} <= rows
+    assert ("dollars" in rows) == (phase == 2)
 
 
 def test_a_phase_is_planned_on_a_machine_without_its_gpus(dataset: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import statistics
 import sys
 import traceback
 from functools import partial
@@ -25,6 +24,7 @@ from imagenet_mds_train.checkpoints.saver import Checkpoints
 from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.data.stream import use_own_blocks
+from imagenet_mds_train.history.events import history_of, read_events
 from imagenet_mds_train.interruption.stop import StopRequest, StopRequested
 from imagenet_mds_train.loggers.console import Console, Outlook
 from imagenet_mds_train.loggers.gpu_metrics import GPUMetrics
@@ -121,15 +121,14 @@ def run(job: RankJob) -> int:
 
 def _totals(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     """What the whole run took, over all its starts, and its best validation."""
-    events, hours = folder.events(), folder.trained_seconds() / 3600
-    speeds = [event["images_per_second"] for event in events if event["event"] == "batch"]
-    price, best = config.logging.dollars_per_hour, read_object(folder.path / "best.json")
+    history = history_of(read_events(folder.log)[0])
+    price, rate = config.logging.dollars_per_hour, history.images_per_second
     return {
-        "starts": sum(event["event"] == "start" for event in events),
-        "hours": round(hours, 4),
-        "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
-        "dollars": round(hours * price, 2) if price else None,
-        "best": best,
+        "starts": len(history.starts),
+        "hours": round(history.hours, 4),
+        "images_per_second": round(rate, 1) if rate else None,
+        "dollars": round(history.hours * price, 2) if price else None,
+        "best": read_object(folder.path / "best.json"),
     }
 
 
@@ -138,7 +137,7 @@ def _console(config: TrainConfig, job: RankJob, folder: RunFolder) -> Console:
     outlook = Outlook(
         work_left=partial(remaining_work, config, batches_per_epoch),
         dollars_per_hour=config.logging.dollars_per_hour,
-        seconds_before=folder.trained_seconds(),
+        seconds_before=history_of(read_events(folder.log)[0]).hours * 3600,
     )
     return Console(every_batches=config.logging.print_every_batches, epochs=config.schedule.epochs, outlook=outlook)
 

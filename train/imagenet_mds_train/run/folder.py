@@ -151,13 +151,6 @@ class RunFolder:
                 continue
         return events
 
-    def trained_seconds(self) -> float:
-        """The time from the first to the last event of each start, summed."""
-        times: dict[int, list[float]] = {}
-        for event in self.events():
-            times.setdefault(event["attempt"], []).append(event["time"])
-        return sum(max(found) - min(found) for found in times.values())
-
     def refuse_bare_checkpoints(self) -> None:
         """Refuse a folder of checkpoints without the record of their run: nothing says what they belong to, and a new
         run would start at batch 0 beside them.
