@@ -89,7 +89,7 @@ def evaluate(
         other = {name: value for name, value in other.items() if name not in ("classes", "confusions", "reliability")}
     if results:
         for one in values:
-            _append_row(results, one | {"flips": flips})
+            _append_row(results, one)
     page = write_report(first, opened, report, other) if report else None
     if as_json:
         print(json.dumps(finite(values[0] | ({"against": other} if other else {})), indent=2, allow_nan=False))
@@ -116,8 +116,10 @@ def _refuse_other_columns(file: Path) -> None:
         if not file.parent.is_dir():
             raise UserError(f"--results {file}: there is no folder {file.parent}") from None
         return
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--results {file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--results {file} is no CSV file: choose another file") from None
+    except OSError as error:
+        raise UserError(f"--results {file} cannot be read: {error.strerror}") from None
     if header is not None and header != list(_COLUMNS):
         raise UserError(f"--results {file} has other columns than an evaluation: choose another file")
 
@@ -147,9 +149,9 @@ def _print(evaluations: "list[Evaluation]", values: dict[str, Any], other: dict[
         header_style="",
     )
     for one in evaluations:
-        weights = " (averaged weights)" if one.averaged else ""
+        said = [*(["averaged weights"] if one.averaged else []), *(["mirrored too"] if one.flips else [])]
         table.add_row(
-            f"{one.checkpoint}{weights}",
+            one.checkpoint + (f" ({', '.join(said)})" if said else ""),
             one.split,
             f"{one.figures.samples + one.figures.damaged:,}",
             f"{one.figures.top1:.2%}",
@@ -161,7 +163,9 @@ def _print(evaluations: "list[Evaluation]", values: dict[str, Any], other: dict[
     Console(width=140).print(table)
     worst = sorted(values["classes"], key=lambda one: (one["top1"], one["label"]))[:_SHOWN]
     if len(values["classes"]) > 1:
-        print("lowest:   " + ", ".join(f"{one['class']} {one['top1']:.0%}" for one in worst))
+        alike = sum(one["top1"] <= worst[-1]["top1"] for one in values["classes"]) - len(worst)
+        more = f", and {alike:,} more as low" if alike else ""
+        print("lowest:   " + ", ".join(f"{one['class']} {one['top1']:.0%}" for one in worst) + more)
     if values["confusions"]:
         pairs = values["confusions"][:_SHOWN]
         print(
@@ -171,7 +175,7 @@ def _print(evaluations: "list[Evaluation]", values: dict[str, Any], other: dict[
     if other:
         difference = other["difference"]
         print(
-            f"top-1 {values['top1'] - other['top1']:+.2%}: {counted(difference['only_first'], 'image')} right in the "
-            f"first alone, {difference['only_second']:,} in the other; by chance with probability "
-            f"{difference['chance']:.2g}"
+            f"top-1 {100 * (values['top1'] - other['top1']):+.2f} points: "
+            f"{counted(difference['only_first'], 'image')} right in the first alone, "
+            f"{difference['only_second']:,} in the other; by chance with probability {difference['chance']:.2g}"
         )

@@ -1,6 +1,7 @@
 """`imagenet-mds train`: start a run or continue it."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -178,6 +179,7 @@ def _run(start: "Start", run: "RunFolder", lock: int) -> int:
 def _summarize(start: "Start", run: "RunFolder", result: dict[str, Any]) -> None:
     """Print what the run took and where everything lies, and its row for a table of results."""
     config = start.config
+    # From the first to the last event of each start; starting the ranks is not in the log.
     took = [
         duration(result["hours"]),
         counted(result["starts"], "start"),
@@ -189,7 +191,16 @@ def _summarize(start: "Start", run: "RunFolder", result: dict[str, Any]) -> None
     if best := result["best"]:
         rows.append(("best", f"top-1 {best['top1']:.2%} after epoch {best['epoch']}: {run.path / 'best.pt'}"))
     rows.append(("log", str(run.log)))
-    rows.append(("next", f"imagenet-mds eval {run.path} --data {start.dataset.location} --report {run.path / 'eval'}"))
+    following = [
+        "imagenet-mds",
+        "eval",
+        str(run.path),
+        "--data",
+        start.dataset.location,
+        "--report",
+        f"{run.path}/eval",
+    ]
+    rows.append(("next", shlex.join(following)))
     for name, value in rows:
         print_line(f"  {name + ':':6} {value}")
     accuracy = [f"{result[name]:.2%}" if name in result else "-" for name in ("top1", "top5")]
@@ -201,7 +212,7 @@ def _summarize(start: "Start", run: "RunFolder", result: dict[str, Any]) -> None
         *accuracy,
         *took,
     ]
-    print_line(f"| {' | '.join(row)} |")
+    print_line(f"  row:   | {' | '.join(row)} |  (run, recipe, epochs, images, top-1, top-5, time, ...)")
 
 
 def _figures(result: dict[str, Any]) -> str:

@@ -217,8 +217,12 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(override: str, words
         ("seed=-1", "seed should be greater than or equal to 0, and is -1"),
         ("algorithms.blurpool=1", "algorithms.blurpool should be 'convolutions' or 'all', and is 1"),
         ("model.depth=51", "model.depth should be 10, 18, 34, 50, 101 or 152, and is 51"),
-        ("data.subset=huge", "data.subset should be 'tiny', 'small', 'medium' or 'large', and is \"huge\""),
-        ("data=5", "data should be an object, and is 5"),
+        (
+            "data.subset=huge",
+            "data.subset should be 'tiny', 'small', 'medium' or 'large' or should be a valid integer, and is \"huge\"",
+        ),
+        ("data=5", "data is a group of keys, see `imagenet-mds configs explain data`, and is 5"),
+        ("algorithms.ema=true", "is a group of keys, see `imagenet-mds configs explain algorithms.ema`, and is true"),
         ("augment.scale=[1.0, 0.5]", "augment: scale goes from 1.0 down to 0.5"),
         ("augment.scale=[0.5, 2.0]", "augment: scale ends at 2.0"),
         ("evaluation.crop_px=512", "evaluation: crop_px 512 is larger than resize_px 256"),
@@ -241,7 +245,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
         parse_config({"global_batch_size": 0, "optimizer": {"lr": "x"}, "data": {"subset": "huge"}}, "mine.yaml")
     assert str(caught.value).split("; ") == [
         "mine.yaml: global_batch_size should be greater than or equal to 1, and is 0",
-        "data.subset should be 'tiny', 'small', 'medium' or 'large', and is \"huge\"",
+        "data.subset should be 'tiny', 'small', 'medium' or 'large' or should be a valid integer, and is \"huge\"",
         'optimizer.lr should be a valid number, and is "x"',
         "schedule is missing",
     ]

@@ -44,7 +44,8 @@ def test_a_group_is_explained_with_its_keys() -> None:
     ("key", "hint"),
     [
         ("optimiser.lr", "did you mean optimizer.lr"),
-        ("lrr", "lists all of them"),
+        ("lrr", r"did you mean optimizer\.lr"),
+        ("quite another", "lists all of them"),
         ("evaluation.every", "did you mean evaluation.every_epochs"),
         ("every_batches", "checkpoint.every_batches"),
         ("", "lists all of them"),

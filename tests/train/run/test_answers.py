@@ -25,7 +25,7 @@ def test_a_run_is_meant_by_its_name_and_by_the_folders_in_it(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     for meant in ("first", "runs/first", "runs/first/", "runs/first/checkpoints", "runs/first/checkpoints/ep0-ba3.pt"):
         assert find_checkpoint(meant).resolve() == folder.path / "checkpoints" / "ep0-ba3.pt", meant
-    with pytest.raises(UserError, match=r"there is no checkpoint at second: give a \.pt file, or the folder of a run"):
+    with pytest.raises(UserError, match=r"there is no checkpoint at second: give the file, or the folder of a run"):
         find_checkpoint("second")
 
 

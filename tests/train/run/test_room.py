@@ -57,13 +57,15 @@ def test_a_run_that_keeps_everything_needs_room_for_what_it_makes(
 
 
 @pytest.mark.parametrize("phase", ["2", "3"])
-@pytest.mark.parametrize("more", [(), ("--plan",)])
-def test_a_phase_for_gpus_is_refused_without_one(dataset: Path, tmp_path: Path, phase: str, more: tuple[str]) -> None:
-    arguments = ("train", "--phase", phase, "--data", dataset, "--save", tmp_path, "data.subset=null", *more)
+def test_a_phase_for_gpus_is_refused_without_one_and_can_be_planned(dataset: Path, tmp_path: Path, phase: str) -> None:
+    arguments = ("train", "--phase", phase, "--data", dataset, "--save", tmp_path, "data.subset=null")
     small = ("global_batch_size=4", "--ranks", 1, "system.device_microbatch_size=null")
     outcome = run(*arguments, *small, CUDA_VISIBLE_DEVICES="")
     assert (outcome.status, outcome.out) == (2, "")
     assert "trains on GPUs (system.device=gpu), and there is none here" in outcome.err
+    planned = run(*arguments, *small, "--plan", CUDA_VISIBLE_DEVICES="")
+    assert (planned.status, "device:            1 GPU\n" in planned.out) == (0, True)
+    assert "and there is none here" in planned.err
     allowed = run(*arguments, *small, "system.device=cpu", "--plan", CUDA_VISIBLE_DEVICES="")
     assert allowed.status == 0, allowed.err
     assert "CPU, as system.device says" in allowed.out

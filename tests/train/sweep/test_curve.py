@@ -52,7 +52,7 @@ def test_the_steepest_descent_is_in_the_middle_of_a_step_down() -> None:
 @pytest.mark.parametrize(
     ("losses", "words"),
     [
-        (curve(lambda at: 2.0), "never falls between learning rates 1e-05 and 10: pass a larger --to, or more"),
+        (curve(lambda at: 2.0), "never falls between learning rates 1e-05 and 10: pass a larger --to, or if"),
         (curve(lambda at: 2.0, noise=0.1), "never falls between learning rates 1e-05 and 10: pass a larger --to"),
         (curve(lambda at: 2 + (at + 5) ** 2), "never falls between learning rates 1e-05 and 10: pass a smaller --from"),
         (curve(lambda at: -at, noise=0.05), "still falls at the largest learning rate, 10, so there is no minimum: "),

@@ -59,6 +59,8 @@ def load_payload(path: Path, *, averaged: bool = True) -> tuple[dict[str, Any], 
     Raises:
         UserError: it is not such a checkpoint, or a later version wrote it.
     """
+    if path.suffix == ".safetensors":
+        raise UserError(f"{path} is no checkpoint but weights alone: pass the run that it is from")
     checkpoint = load_tensors(path)
     try:
         payload: dict[str, Any] = checkpoint.get(PAYLOAD_KEY) or _unnumbered(checkpoint)

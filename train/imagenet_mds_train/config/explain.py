@@ -16,6 +16,8 @@ def complaints(error: ValidationError) -> dict[str, str]:
     """One sentence for each mistake, by its path. pydantic complains about each member of a union; one sentence stands
     for all of them."""
     seen: dict[str, str] = {}
+    ways: dict[tuple[str, str], list[str]] = {}
+    """What would do instead of a value, by its path."""
     for item in error.errors():
         keys = [str(part) for part in item["loc"]]
         path = ".".join(_known_part(keys))
@@ -30,7 +32,12 @@ def complaints(error: ValidationError) -> dict[str, str]:
             )
         else:
             message = item["msg"].removeprefix("Input ")
-            seen.setdefault(path, f"{path} {message}, and is {_shown(item['input'])}")
+            if item["type"] in ("model_type", "model_attributes_type"):
+                message = f"is a group of keys, see `imagenet-mds configs explain {path}`"
+            seen.setdefault(path, "")
+            ways.setdefault((path, _shown(item["input"])), []).append(message)
+    for (path, shown), messages in ways.items():
+        seen[path] = seen[path] or f"{path} {' or '.join(dict.fromkeys(messages))}, and is {shown}"
     return seen
 
 

@@ -62,6 +62,12 @@ def load_layers(name_or_path: str, overrides: Sequence[str] = (), ranks: int | N
     for override in overrides:
         if "=" not in override or override.startswith(("=", "-")):
             raise UserError(f"{override!r} is not an override: write key=value, for example optimizer.lr=0.1")
+        try:
+            OmegaConf.from_dotlist([override])
+        except Exception as error:  # see `load_config`
+            raise UserError(
+                f"{override} cannot be read ({_first_line(error)}): close its brackets, and quote it for the shell"
+            ) from None
     try:
         typed: Tree = OmegaConf.from_dotlist(list(overrides))
         # A key that neither may have is reported by the merge of all layers.

@@ -40,7 +40,7 @@ class Key:
     @property
     def summary(self) -> str:
         """The first sentence of the text."""
-        return re.split(r"(?<=[a-z`)])[.:] ", _one_line(self.text))[0].removesuffix(".")
+        return re.split(r"(?<=[a-z`)])(?<!et al)[.:] ", _one_line(self.text))[0].removesuffix(".")
 
     @property
     def facts(self) -> str:
@@ -68,7 +68,9 @@ def keys_of(path: str) -> list[Key]:
     matching = [name for name in known if name == path] or [name for name in known if name.endswith(f".{path}")]
     if not matching:
         last = path.rsplit(".", 1)[-1]
+        ends = {name.rsplit(".", 1)[-1]: name for name in known}
         near = [name for name in known if name.rsplit(".", 1)[-1] == last] or difflib.get_close_matches(path, known, 3)
+        near = near or [ends[end] for end in difflib.get_close_matches(last, ends, 1, cutoff=0.7)]
         raise UserError(
             f"there is no key {path}: "
             + (f"did you mean {' or '.join(near)}?" if near else "`imagenet-mds configs explain` lists all of them")

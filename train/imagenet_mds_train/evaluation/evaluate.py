@@ -40,12 +40,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A checkpoint on a split. `averaged` says that the weights are an average."""
+    """A checkpoint on a split. `averaged` says that the weights are an average, `flips` that each image counts with its
+    mirror image."""
 
     checkpoint: str
     split: str
     config: TrainConfig
     averaged: bool
+    flips: bool
     class_names: list[str]
     """The wnid or name of each class."""
 
@@ -93,6 +95,7 @@ def evaluate(
         split=split.info.split,
         config=config,
         averaged=trained.averaged,
+        flips=options.flips,
         class_names=trained.class_names,
         predictions=predictions,
         figures=figures_of(predictions, labels_of and [labels_of[sample] for sample in predictions.samples.tolist()]),
@@ -119,7 +122,9 @@ def _real_labels(file: Path, split: Split) -> Sequence[set[int]]:
     try:
         lists = json.loads(file.read_bytes())
         labels = [{int(label) for label in one} for one in lists]
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError) as error:
         raise UserError(f"{file} cannot be read as ReaL labels, a JSON list of lists of classes: {error}") from None
     keys = read_keys(split.storage) if split.info.classes else []
     numbers = [int(found[1]) for key in keys if (found := re.search(r"ILSVRC2012_val_(\d{8})\.JPEG$", key))]

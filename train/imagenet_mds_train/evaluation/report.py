@@ -53,6 +53,7 @@ def as_values(evaluation: Evaluation) -> dict[str, Any]:
         **figures,
         "samples": figures["samples"] + figures["damaged"],
         "averaged": evaluation.averaged,
+        "flips": evaluation.flips,
         "resize_px": evaluation.config.evaluation.resize_px,
         "crop_px": evaluation.config.evaluation.crop_px,
         "classes": classes,
@@ -99,6 +100,8 @@ def write_report(evaluation: Evaluation, split: Split, folder: Path, other: dict
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "eval.json", finite(as_values(evaluation)))
         path.write_text(page, encoding="utf-8")
+    except FileExistsError:
+        raise UserError(f"--report {folder} is a file: pass a folder") from None
     except OSError as error:
         raise UserError(f"--report {folder} cannot be written: {error.strerror}") from None
     return path

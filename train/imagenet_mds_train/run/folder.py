@@ -171,8 +171,13 @@ class RunFolder:
         return not self.checkpoints.names() and not any(event["event"] == "start" for event in self.events())
 
     def forget(self) -> None:
-        """Give the name of a run back that the ranks refused before its first batch."""
-        (self.path / "run.json").unlink(missing_ok=True)
+        """Give the name of a run back that the ranks refused before its first batch; remove what its start wrote."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+        for name in ("run.json", "job.json", "verified.json"):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: there was something else
+            (self.path / "checkpoints").rmdir()
+            self.path.rmdir()
 
     def newest_checkpoint(self) -> tuple[CheckpointRecord | None, list[str]]:
         """The newest whole checkpoint and warnings about newer ones; see `CheckpointStore.newest`.
@@ -210,7 +215,7 @@ def find_checkpoint(location: str, warn: Callable[[str], None] = lambda warning:
         if record is None:
             raise UserError(f"{path} has no checkpoint yet: continue it with its `imagenet-mds train` command")
         return Path(run.checkpoints.location_of(record))
-    raise UserError(f"there is no checkpoint at {path}: give a .pt file, or the folder of a run")
+    raise UserError(f"there is no checkpoint at {path}: give the file, or the folder of a run")
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

@@ -10,6 +10,8 @@ from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.run.folder import find_checkpoint, read_object
 
+_WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
+
 
 @dataclass(frozen=True)
 class Fork:
@@ -42,6 +44,8 @@ class Fork:
             WorldError: the run's checkpoints are broken.
         """
         path = find_checkpoint(str(file)).absolute()
+        if path.suffix not in _WEIGHTS:
+            raise UserError(f"{path} is no file of weights: pass one that ends in {', '.join(_WEIGHTS)}")
         return cls(path, file_xxh64(path), is_pretrained=True)
 
     def refuse_misfit(self, config: TrainConfig, classes_fingerprint: str | None) -> None:

@@ -14,6 +14,7 @@ from imagenet_mds.dataset.split_info import STOCK_CLASSES
 from imagenet_mds.dataset.verified import VerifiedFiles
 from imagenet_mds.errors import UserError
 from imagenet_mds.process.gpus import gpus
+from imagenet_mds.words import counted
 from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.config.subset import refuse_subset
@@ -341,7 +342,7 @@ def _sizes(config: TrainConfig) -> str:
 
 def _batch_words(config: TrainConfig) -> str:
     """The images of a step, and how they are split."""
-    whole = f"{config.global_batch_size} = {config.ranks} ranks x {config.device_batch_size}"
+    whole = f"{config.global_batch_size} = {counted(config.ranks, 'rank')} x {config.device_batch_size}"
     micro = config.system.device_microbatch_size
     return f"{whole}, in parts of {micro}" if micro and micro < config.device_batch_size else whole
 
@@ -356,5 +357,5 @@ def _lr_words(config: TrainConfig) -> str:
 
 def _device_words(config: TrainConfig) -> str:
     if device_of(config) == "gpu":
-        return f"{config.ranks} of {gpus()} GPUs"
+        return f"{config.ranks} of {gpus()} GPUs" if gpus() else counted(config.ranks, "GPU")
     return "CPU, as system.device says" if config.system.device == "cpu" else "CPU: there is no GPU here"

@@ -120,7 +120,8 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestions:
     if not falls:
         raise NoMinimumError(
             f"the loss never falls between learning rates {lrs[0]:.2g} and {lrs[len(curve) - 1]:.2g}: "
-            f"pass a {'smaller --from' if rises else 'larger --to'}, or more --batches"
+            f"pass a {'smaller --from' if rises else 'larger --to'}, or if the curve is noise, a larger "
+            f"global_batch_size or more --batches"
         )
     if not rises:
         raise NoMinimumError(
