@@ -62,10 +62,10 @@ def names_for_people(
     """The name of each class for people: the dataset's, else WordNet's, else that of its folder.
 
     Args:
-        checkpoint: for the message.
+        checkpoint: named in the error message.
         classes: of the network.
         manifest: of a dataset with the same classes, None for none.
-        data: where that dataset is, for the message.
+        data: location of that dataset, named in the error message.
 
     Raises:
         UserError: the dataset has other classes.

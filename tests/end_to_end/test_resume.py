@@ -151,7 +151,7 @@ def assert_same(first: Any, second: Any, where: str) -> None:
 
 
 def elastic(runs: Runs, name: str, batches: int, *overrides: str) -> dict[int, Any]:
-    """Train for so many batches: on 2 ranks, stopped, on 1, stopped, and on 2 to the end. Return every checkpoint's
+    """Train `batches` batches on 2 ranks, then on 1, then on 2 again, with a stop in between. Return every checkpoint's
     state by its batch."""
     saving = ("checkpoint.every_batches=1", "checkpoint.keep=1000", *overrides)
     stopped = [0]

@@ -65,7 +65,7 @@ def values(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def apply(average: WeightAverage, event: Event, model: nn.Module, batch: int = 1, batches_per_epoch: int = 1) -> None:
-    """Let an event reach the average, after so many batches."""
+    """Send an event to the average after the given number of batches."""
     state: Any = FakeState(model, batch, batches_per_epoch)
     assert average.match(event, state)
     average.apply(event, state, None)  # type: ignore[arg-type] # it does not log

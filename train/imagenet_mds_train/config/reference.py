@@ -81,7 +81,7 @@ def keys_of(path: str) -> list[Key]:
 
 
 def explained(keys: Sequence[Key]) -> str:
-    """A key in full, and where it is a group, a line for each key below it, for a terminal."""
+    """Return the full text of a key for the terminal. A group is followed by a line for each of its keys."""
     first, *below = keys
     text = textwrap.wrap(_one_line(first.text), _COLUMNS, initial_indent="  ", subsequent_indent="  ")
     lines = [first.path, *text, f"  {first.facts}", ""]

@@ -15,7 +15,7 @@ from imagenet_mds.storage.atomic import write_json
 def outside_loggers(
     wandb: dict[str, Any] | None, *, tensorboard: bool, folder: Path, settings: dict[str, Any], group: str | None = None
 ) -> list[LoggerDestination]:
-    """The loggers that are on, for the first rank.
+    """Create the configured loggers for the first rank.
 
     Args:
         wandb: project, entity and mode of Weights & Biases; None for none.

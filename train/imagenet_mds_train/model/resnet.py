@@ -45,7 +45,7 @@ def resnet(depth: int, classes: int) -> ResNet:
 
 
 def start_at_even_odds(network: ResNet) -> None:
-    """Start each output's bias at minus the logarithm of their number, so that a sigmoid says one of so many: binary
+    """Start each output's bias at minus the logarithm of their number, so that each sigmoid starts at 1 / N: binary
     cross entropy would spend its first steps on that."""
     nn.init.constant_(network.fc.bias, -math.log(network.fc.out_features))
 

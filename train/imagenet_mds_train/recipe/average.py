@@ -58,7 +58,7 @@ class WeightAverage(Algorithm):
         """How often the average was updated."""
 
     def weight_of(self, state: State) -> float | None:
-        """The weight of the current values, 0 to 1; None if this batch does not update the average."""
+        """The weight of the current values, 0 to 1; None if this batch does not update it. Subclasses define it."""
         raise NotImplementedError
 
     def match(self, event: Event, state: State) -> bool:
@@ -156,7 +156,7 @@ class EMA(WeightAverage):
         self.every_batches = every_batches
 
     def weight_of(self, state: State) -> float | None:
-        """The same weight every so many batches."""
+        """The same weight every `every_batches` batches."""
         return None if state.timestamp.batch.value % self.every_batches else self.weight
 
 

@@ -58,7 +58,7 @@ class DecoupledSGD(SGD):
 
 
 class SAM(Optimizer):
-    """Sharpness-aware minimization (Foret et al. 2021) around another optimizer, every so many steps.
+    """Sharpness-aware minimization (Foret et al. 2021) around another optimizer, every `every` steps.
 
     Each rank climbs by the gradient of its own part of the batch, as in the paper's section 4.1. Composer's SAM does
     not save the momentum or its place in the interval, and its checkpoints do not load. Here the parameter groups and
@@ -89,7 +89,7 @@ class SAM(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
-        """Take a step; every so many times with the gradients found uphill. Without a closure, which torch's loading of
+        """Take a step; every `every` steps with the gradients found uphill. Without a closure, which torch's loading of
         a checkpoint leaves out to have the state created, it is a step of the inner optimizer and does not count."""
         if closure is None:
             return self.inner.step()
