@@ -92,6 +92,7 @@ def find_lr(
             _describe(start, sweep)
         run.path.mkdir()
         print("starting the ranks ...", file=sys.stderr, flush=True)
+        start = start.with_microbatch_found()
         status = start.launch()
         result = run.read_result()
     if status != EXIT_DONE:

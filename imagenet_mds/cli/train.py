@@ -154,6 +154,10 @@ def _run(start: "Start", run: "RunFolder", lock: int) -> int:
         _warn(
             [f"this machine is busy (load {load:.0f} on {counted(processors, 'processor')}), which slows training down"]
         )
+    if start.has_microbatch_to_find:
+        print("searching for the largest microbatch that fits the GPU ...", file=sys.stderr, flush=True)
+        start = start.with_microbatch_found()
+        print(f"microbatches of {start.config.device_microbatch_size} images, which this run keeps", flush=True)
     # Last, because a run that was refused must not take its name.
     start.record()
     print("starting the ranks ...", file=sys.stderr, flush=True)

@@ -105,7 +105,7 @@ def build_trainer(
             loggers=list(loggers),
             device=device,
             precision=precision,
-            device_train_microbatch_size=config.system.device_microbatch_size,
+            device_train_microbatch_size=config.device_microbatch_size,
             deterministic_mode=config.system.deterministic,
             seed=config.seed,
             dist_timeout=config.system.dist_timeout_seconds,

@@ -77,8 +77,9 @@ class SystemConfig(Section):
     deterministic: bool = False
     """Bit-identical weights with the same number of ranks and threads, at the cost of speed."""
 
-    device_microbatch_size: Positive | None = None
-    """Split a rank's batch into parts of this many images, to fit its memory. BatchNorm then sees the parts."""
+    device_microbatch_size: Positive | Literal["auto"] | None = None
+    """Split a rank's batch into parts of this many images, to fit its memory. BatchNorm then sees the parts. `auto` is
+    the largest that fits the GPU when the run is first started, which then stays; on a CPU it is the whole batch."""
 
     activation_checkpointing: bool = False
     """Compute the activations of the residual blocks again in the backward pass: half the memory, a third more time,
@@ -178,8 +179,8 @@ class TrainConfig(Section):
     def _batch_divides(self) -> "TrainConfig":
         if self.global_batch_size % self.ranks:
             raise ValueError(f"global_batch_size {self.global_batch_size} does not divide over {self.ranks} ranks")
-        micro = self.system.device_microbatch_size
-        if micro and micro < self.device_batch_size and self.device_batch_size % micro:
+        micro = self.device_microbatch_size
+        if self.device_batch_size % micro:
             raise ValueError(
                 f"system.device_microbatch_size {micro} does not divide a rank's batch of {self.device_batch_size}"
             )
@@ -190,6 +191,12 @@ class TrainConfig(Section):
     def device_batch_size(self) -> int:
         """Images that one rank contributes to a step."""
         return self.global_batch_size // self.ranks
+
+    @property
+    def device_microbatch_size(self) -> int:
+        """Images of a rank's batch that are computed at a time; its whole batch as long as `auto` is not settled."""
+        size = self.system.device_microbatch_size
+        return min(size, self.device_batch_size) if isinstance(size, int) else self.device_batch_size
 
     @property
     def lr(self) -> float:

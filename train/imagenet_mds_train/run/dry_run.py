@@ -66,7 +66,7 @@ def dry_run(config: TrainConfig, dataset: Dataset, save: Path, fork: Fork | None
         status = EXIT_DONE
         for batches in (_BATCHES, _BATCHES + _WARM_BATCHES):
             with run.lock() as lock:
-                start = Start.prepare(small, dataset, run, fork)
+                start = Start.prepare(small, dataset, run, fork).with_microbatch_found()
                 start.record()
                 status = start.launch(lock, until_batch=batches)
             if status != EXIT_DONE:

@@ -128,8 +128,12 @@ def _hours(config: TrainConfig, batches_per_epoch: int, val_samples: int, rate_a
 
 def estimate_memory_gib(config: TrainConfig) -> float:
     """GPU memory of a rank that trains a ResNet-50 in 16 bits, in GiB."""
-    images = min(config.system.device_microbatch_size or config.device_batch_size, config.device_batch_size)
-    activations = images * _ACTIVATION_MIB[config.algorithms.blurpool] * (config.augment.size_px / 224) ** 2 / 1024
+    activations = (
+        config.device_microbatch_size
+        * _ACTIVATION_MIB[config.algorithms.blurpool]
+        * (config.augment.size_px / 224) ** 2
+        / 1024
+    )
     if config.system.activation_checkpointing:
         activations /= 2
     # Weights, gradients and momentum in 32 bits; the average and SAM's way back have a copy each.

@@ -116,7 +116,7 @@ def _launch_once(
     with attempt() as mine, contextlib.ExitStack() as stack:
         # Those of another launcher would send the ranks to its store.
         own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
-        lasting = _lasting_defaults() | own
+        lasting = lasting_defaults() | own
         environment = lasting | mine.environment() | rendezvous(ranks) | {_THREADS_VARIABLE: str(threads)}
         processes: list[subprocess.Popen[bytes]] = []
         ended: list[int | None] = []
@@ -165,7 +165,7 @@ def threads_per_rank(ranks: int, before: int | None = None) -> int:
     return before or max(1, len(os.sched_getaffinity(0)) // ranks)
 
 
-def _lasting_defaults() -> dict[str, str]:
+def lasting_defaults() -> dict[str, str]:
     """What the ranks' libraries should do unless the user's environment says otherwise: compiled kernels are kept
     beyond the attempt, whose temporary folder is removed, and GPU memory grows without holes as image sizes change."""
     return {

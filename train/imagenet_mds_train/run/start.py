@@ -5,7 +5,7 @@ A mistake shows here within a second, not after every rank has imported a traini
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from imagenet_mds.dataset.access import Dataset, Split
@@ -24,6 +24,7 @@ from imagenet_mds_train.run.fork import Fork
 from imagenet_mds_train.run.identity import refuse_other, run_identity
 from imagenet_mds_train.run.job import RankJob, SplitJob
 from imagenet_mds_train.run.launch import launch, threads_per_rank
+from imagenet_mds_train.run.microbatch import AUTO, find_largest, recorded_size, with_microbatch_size
 from imagenet_mds_train.run.room import refuse_full_disk
 from imagenet_mds_train.sweep.curve import Sweep
 
@@ -83,6 +84,9 @@ class Start:
                 another dataset, recipe or start.
             WorldError: the run's checkpoints are broken.
         """
+        before = run.read_identity()
+        if config.system.device_microbatch_size == AUTO and (before or device_of(config) == "cpu"):
+            config = with_microbatch_size(config, recorded_size(before) if before else None)
         train = dataset.split("train")
         val = dataset.split("val") if config.evaluation.every_epochs else None
         _refuse_other_outputs(config, train)
@@ -100,7 +104,6 @@ class Start:
         if without_gpus and not planned:
             raise UserError(without_gpus)
         run.refuse_bare_checkpoints()
-        before = run.read_identity()
         if fork:
             fork.refuse_misfit(config, train.info.classes_fingerprint)
         identity = run_identity(config, train, val)
@@ -190,6 +193,24 @@ class Start:
             ("starts at", begin),
             *([("weights", f"those of {self.fork.checkpoint}")] if self.fork and not self.checkpoint else []),
         ]
+
+    @property
+    def has_microbatch_to_find(self) -> bool:
+        """Whether the largest microbatch that fits the GPU is still to be found."""
+        return self.config.system.device_microbatch_size == AUTO
+
+    def with_microbatch_found(self) -> "Start":
+        """This start with the largest microbatch that fits the GPU, which is part of its identity, where the
+        configuration has `auto`; a GPU trains for some seconds to find it.
+
+        Raises:
+            UserError: not even one image fits.
+            WorldError: the search failed.
+        """
+        if not self.has_microbatch_to_find:
+            return self
+        config = with_microbatch_size(self.config, find_largest(self.config, len(self.classes)))
+        return replace(self, config=config, identity=self.identity | {"recipe": config.what_is_fixed()})
 
     def estimates(self) -> list[tuple[str, str]]:
         """What the run takes, as (name, value) rows, as far as it is known."""
@@ -295,8 +316,7 @@ def _refuse_other_outputs(config: TrainConfig, train: Split) -> None:
 def _refuse_single_values(config: TrainConfig) -> None:
     """Refuse parts of a batch of which BatchNorm would normalise one value, which torch does not."""
     smallest_px = config.size_at(0)
-    part = min(config.system.device_microbatch_size or config.device_batch_size, config.device_batch_size)
-    if part == 1 and smallest_px <= _LAST_LAYER_STRIDE:
+    if config.device_microbatch_size == 1 and smallest_px <= _LAST_LAYER_STRIDE:
         raise UserError(
             f"one image of {smallest_px} px at a time leaves BatchNorm a single value: raise global_batch_size"
         )
@@ -343,8 +363,10 @@ def _sizes(config: TrainConfig) -> str:
 def _batch_words(config: TrainConfig) -> str:
     """The images of a step, and how they are split."""
     whole = f"{config.global_batch_size} = {counted(config.ranks, 'rank')} x {config.device_batch_size}"
-    micro = config.system.device_microbatch_size
-    return f"{whole}, in parts of {micro}" if micro and micro < config.device_batch_size else whole
+    if config.system.device_microbatch_size == AUTO:
+        return f"{whole}, in the largest parts that fit the GPU"
+    part = config.device_microbatch_size
+    return f"{whole}, in parts of {part}" if part < config.device_batch_size else whole
 
 
 def _lr_words(config: TrainConfig) -> str:
