@@ -23,6 +23,7 @@ from imagenet_mds_train.data.loaders import counts_of, training_loader, validati
 from imagenet_mds_train.data.numbered import NumberedBatches
 from imagenet_mds_train.loggers.throughput import Throughput
 from imagenet_mds_train.loggers.training_accuracy import TrainingAccuracy
+from imagenet_mds_train.loop import Loop
 from imagenet_mds_train.model.build import build_model, compile_network, precision_on
 from imagenet_mds_train.model.memory import checkpoint_activations
 from imagenet_mds_train.model.weights import take_pretrained, take_weights
@@ -80,7 +81,7 @@ def build_trainer(
     log_every = config.logging.every_batches
     throughput = Throughput(config.global_batch_size, partial(counts_of, train, val))
     with _whole_restore(job):
-        return Trainer(
+        return Loop(
             model=model,
             train_dataloader=train,
             eval_dataloader=Evaluator(label="val", dataloader=val) if val else None,

@@ -106,7 +106,7 @@ class Console(LoggerDestination):
         top1 = f" top-1 {self._latest['train/top1']:.0%}" if "train/top1" in self._latest else ""
         return (
             f"epoch {state.timestamp.epoch.value + 1}/{self._epochs} batch {in_epoch} "
-            f"loss {self._latest['train/loss']:.4f}{top1} lr {self._latest['train/next_lr']:.4f} "
+            f"loss {float(self._latest['train/loss']):.4f}{top1} lr {self._latest['train/next_lr']:.4f} "
             f"{rate:,.0f} images/s ({self._interval.waiting_share:.0%} waiting for data)"
             f"{self._outlook.in_words(batch, rate, now - self._started)}"
         )

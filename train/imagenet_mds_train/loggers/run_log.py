@@ -69,7 +69,7 @@ class RunLog(LoggerDestination):
             "batch",
             batch=batch,
             epoch=state.timestamp.epoch.value,
-            loss=self._latest["train/loss"],
+            loss=float(self._latest["train/loss"]),
             next_lr=self._latest["train/next_lr"],
             images_per_second=round(self._interval.images_per_second, 1),
             batches_per_second=round(self._interval.batches_per_second, 3),

@@ -1,6 +1,6 @@
 """Measures what a run reports, once, and logs it through Composer's logger.
 
-    train/loss             mean over the ranks
+    train/loss             mean over the ranks, a tensor (1,) of the device, which only its readers wait for
     train/next_lr          learning rate of the next batch
     train/images           images of the batch
     train/batch_seconds    time of the batch
@@ -56,8 +56,8 @@ class Throughput(Callback):
     def batch_end(self, state: State, logger: Logger) -> None:
         """Log the batch."""
         now = time.monotonic()
-        metrics = {
-            "train/loss": train_loss(state),
+        metrics: dict[str, Any] = {
+            "train/loss": loss_on_device(state),
             # The schedulers step before this event, so this is the next batch's rate.
             "train/next_lr": float(state.optimizers[0].param_groups[0]["lr"]),
             "train/images": self._global_batch_size,
@@ -83,10 +83,17 @@ class Throughput(Callback):
         logger.log_metrics({f"loaders/{name}": _over_ranks(count, state) for name, count in self._counts().items()})
 
 
-def train_loss(state: State) -> float:
-    """The loss of the last batch, the mean over the ranks."""
+def loss_on_device(state: State) -> torch.Tensor:
+    """The loss of the last batch, the mean over the ranks: (1,), on the device."""
     assert isinstance(state.total_loss_dict, dict)
-    return float(state.total_loss_dict["loss/train/total"])
+    loss: Any = state.total_loss_dict["loss/train/total"]
+    assert isinstance(loss, torch.Tensor)
+    return loss
+
+
+def train_loss(state: State) -> float:
+    """The loss of the last batch, the mean over the ranks. Waits for the device."""
+    return float(loss_on_device(state))
 
 
 def batches_per_epoch(state: State) -> int:
