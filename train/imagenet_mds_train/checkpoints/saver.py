@@ -22,7 +22,7 @@ from imagenet_mds_train.loggers.loss_guard import refuse_not_finite
 
 
 class Checkpoints(Callback):
-    """Saves every `every_batches`, at the end of each epoch, and before a requested stop.
+    """Saves every `every_batches`, at the end of each epoch, on request, and before a requested stop.
 
     Args:
         config: how often, and how many are kept.
@@ -31,7 +31,7 @@ class Checkpoints(Callback):
             local.
         payload: what lies beside Composer's state; see `payload.py`.
         random_state: gives the random state to save.
-        stop: the request to stop after a batch.
+        stop: the requests to stop after a batch, or to save it.
         averaged: has the averaged weights in the model meanwhile, if there are any.
         may_save: whether the model is worth saving now; the same in all ranks.
         on_saved: called in the first rank after each checkpoint, with finished batches and epochs.
@@ -79,7 +79,8 @@ class Checkpoints(Callback):
         every = self._config.every_batches
         if state.timestamp.batch_in_epoch.value == state.dataloader_len.value:
             return self._stop.agreed or self._validates(state.timestamp.epoch.value + 1)
-        return self._stop.agreed or (every is not None and state.timestamp.batch.value % every == 0)
+        requested = self._stop.agreed or self._stop.save_agreed
+        return requested or (every is not None and state.timestamp.batch.value % every == 0)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Save if it is due; then end the run if a stop was agreed on.
@@ -106,6 +107,7 @@ class Checkpoints(Callback):
             NotFinite: the weights are not worth saving.
             WorldError: the checkpoint cannot be written.
         """
+        self._stop.save_agreed = False
         refuse_not_finite(state)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # near the memory limit, gathering the state needs some room

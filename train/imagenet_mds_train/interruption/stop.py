@@ -1,7 +1,8 @@
-"""The request to stop: made by SIGTERM to any rank, agreed on by all ranks at the end of a batch.
+"""Requests to stop, and to save and go on: made to any rank, agreed on by all ranks at the end of a batch.
 
 Nothing is saved in the signal handler. It sets a flag; the ranks agree on it at the end of each batch, the saver saves
-that batch if its loss is finite, and every rank raises `StopRequested`.
+that batch if its loss is finite, and every rank raises `StopRequested`. A request to save takes the same way without
+the end.
 """
 
 import os
@@ -22,7 +23,7 @@ class StopRequested(Exception):  # noqa: N818 # a request, not an error
 
 
 class StopRequest(Callback):
-    """Turns SIGTERM into a stop of all ranks after the same batch.
+    """Turns SIGTERM into a stop of all ranks after the same batch, and `request_save` into a save of that batch.
 
     Args:
         on_stop: called in the first rank just before `StopRequested` is raised, with the number of finished batches.
@@ -31,8 +32,11 @@ class StopRequest(Callback):
     def __init__(self, on_stop: Callable[[int], None] = lambda batch: None) -> None:
         self._on_stop = on_stop
         self._signalled = False
+        self._save_requested = False
         self.agreed = False
         """Whether the ranks have agreed to stop."""
+        self.save_agreed = False
+        """Whether the ranks have agreed to save. The saver clears it with a checkpoint."""
 
     def listen(self) -> None:
         """Handle SIGTERM from now on. Composer takes the signal for itself when it is imported.
@@ -47,8 +51,12 @@ class StopRequest(Callback):
 
         signal.signal(signal.SIGTERM, on_signal)
 
+    def request_save(self) -> None:
+        """Have all ranks save the batch that is being trained, and go on. One rank is enough; any thread may ask."""
+        self._save_requested = True
+
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Agree: if one rank was signalled, all ranks stop after this batch."""
+        """Agree: if one rank was signalled, all ranks stop after this batch; if one was asked to save, all save it."""
         self._agree(state)
 
     def eval_batch_end(self, state: State, logger: Logger) -> None:
@@ -73,6 +81,12 @@ class StopRequest(Callback):
         raise StopRequested
 
     def _agree(self, state: State) -> None:
-        flag = state.device.tensor_to_device(torch.tensor([int(self._signalled)]))
-        dist.all_reduce(flag, reduce_operation="MAX")
-        self.agreed = bool(flag.item())
+        save = self._save_requested
+        if save:  # and only then, so that a request that comes now is kept for the next batch
+            self._save_requested = False
+        flags = state.device.tensor_to_device(torch.tensor([int(self._signalled), int(save)]))
+        dist.all_reduce(flags, reduce_operation="MAX")
+        stop, save = map(bool, flags.tolist())
+        self.agreed = stop
+        # A request that is agreed on in a validation waits for the checkpoint after it.
+        self.save_agreed = self.save_agreed or save
