@@ -5,7 +5,7 @@ spread is from the slowest window to the fastest. `bare` and `in memory` take th
 is torchvision's ResNet-50 in the shortest loop that does the same, the second is this program's trainer as `train`
 builds it, with its log. `loader` is the same with the real loader, on a dataset that it draws and converts first.
 
-Usage: python benchmarks/trainer.py [--sides TEXT ...] [--rounds N] [--batches N] [--json FILE]
+Usage: python benchmarks/trainer.py [--sides NAME ...] [--batch-size N] [--rounds N] [--batches N] [--json FILE]
 """
 
 import argparse
@@ -27,7 +27,6 @@ import torch
 from gpu import machine
 from images import make_tree
 
-BATCH_SIZE = 128
 CLASSES = 1000
 RESIDENT_BATCHES = 4
 WARM_UP_BATCHES = 12
@@ -43,6 +42,7 @@ class Side:
 
     kind: Kind
     size_px: int
+    batch_size: int = 128
     precision: Literal["amp_fp16", "amp_bf16"] = "amp_fp16"
     recipe: str | None = None
     compiled: bool = False
@@ -55,17 +55,17 @@ class Side:
         return ", ".join(part for part in (*parts, "compiled" if self.compiled else None) if part)
 
 
-def sides() -> list[Side]:
+def sides(batch_size: int) -> list[Side]:
     """All sides; those that are compared stand beside each other."""
-    sizes = (224, 176, 128, 88)
+    side = partial(Side, batch_size=batch_size)
     kinds: tuple[Kind, ...] = ("bare", "in memory")
-    found = [Side(kind, size) for size in sizes for kind in kinds]
-    found += [Side("in memory", size, recipe="medium") for size in (224, 176)]
+    found = [side(kind, size) for size in (224, 176, 128, 88) for kind in kinds]
+    found += [side("in memory", size, recipe="medium") for size in (224, 176)]
     without = ("algorithms.sam=null", "algorithms.blurpool=null", "algorithms.mixup=null", "algorithms.ema=null")
-    found += [Side("in memory", 224, recipe="medium", overrides=(one,)) for one in without]
-    found += [Side("loader", 224), Side("loader", 224, recipe="medium")]
-    found += [Side(kind, 224, "amp_bf16") for kind in kinds]
-    found += [Side(kind, 224, compiled=True) for kind in kinds]
+    found += [side("in memory", 224, recipe="medium", overrides=(one,)) for one in without]
+    found += [side("loader", 224), side("loader", 224, recipe="medium")]
+    found += [side(kind, 224, precision="amp_bf16") for kind in kinds]
+    found += [side(kind, 224, compiled=True) for kind in kinds]
     return found
 
 
@@ -118,12 +118,12 @@ class Stopwatch:
         return time.perf_counter()
 
 
-def resident_batches(size_px: int, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def resident_batches(batch_size: int, size_px: int, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Batches as the loader makes them, with their images on the device already."""
     return [
         (
-            torch.randint(256, (BATCH_SIZE, size_px, size_px, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2),
-            torch.randint(CLASSES, (BATCH_SIZE,)),
+            torch.randint(256, (batch_size, size_px, size_px, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2),
+            torch.randint(CLASSES, (batch_size,)),
         )
         for _ in range(RESIDENT_BATCHES)
     ]
@@ -141,7 +141,9 @@ def run_bare(side: Side, batches: int, device: torch.device) -> Window:
     scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16 and device.type == "cuda")
     mean = torch.tensor((123.675, 116.28, 103.53), device=device).view(1, 3, 1, 1)
     std = torch.tensor((58.395, 57.12, 57.375), device=device).view(1, 3, 1, 1)
-    resident = [(images, labels.to(device)) for images, labels in resident_batches(side.size_px, device)]
+    resident = [
+        (images, labels.to(device)) for images, labels in resident_batches(side.batch_size, side.size_px, device)
+    ]
     watch = Stopwatch(batches, device)
     for batch in range(1, watch.batches + 1):
         images, labels = resident[batch % RESIDENT_BATCHES]
@@ -190,7 +192,7 @@ def run_ours(side: Side, batches: int, device: torch.device, dataset: Path | Non
         job, config = job_of(side, Path(folder), dataset, watch.batches)
         build = trainer_module._build_loaders
         if side.kind == "in memory":
-            resident = resident_batches(side.size_px, device)
+            resident = resident_batches(side.batch_size, side.size_px, device)
             trainer_module._build_loaders = in_memory
         try:
             log = RunLog(Path(folder) / "log.jsonl", attempt=1, every_batches=config.logging.every_batches)
@@ -212,7 +214,7 @@ def job_of(side: Side, folder: Path, dataset: Path | None, batches: int) -> Any:
         "dev",
         (
             *([f"recipe={side.recipe}"] if side.recipe else []),
-            f"global_batch_size={BATCH_SIZE}",
+            f"global_batch_size={side.batch_size}",
             "data.subset=null",
             "data.workers_per_rank=14",
             "model.depth=50",
@@ -253,15 +255,15 @@ def draw_dataset(folder: Path, images: int) -> Path:
     return folder / "mds"
 
 
-def row(windows: list[Window]) -> dict[str, float]:
+def row(batch_size: int, windows: list[Window]) -> dict[str, float]:
     """A side's figures."""
     seconds = [window.seconds for window in windows]
     middle = statistics.median(seconds)
     idle = statistics.median(window.idle_seconds for window in windows)
     return {
-        "images_per_second": round(BATCH_SIZE / middle),
-        "slowest": round(BATCH_SIZE / max(seconds)),
-        "fastest": round(BATCH_SIZE / min(seconds)),
+        "images_per_second": round(batch_size / middle),
+        "slowest": round(batch_size / max(seconds)),
+        "fastest": round(batch_size / min(seconds)),
         "ms": round(middle * 1000, 2),
         "idle_share": round(idle / middle, 3),
         "peak_mib": max(window.peak_bytes for window in windows) >> 20,
@@ -271,8 +273,9 @@ def row(windows: list[Window]) -> dict[str, float]:
 def main() -> int:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--sides", nargs="+", help="only sides whose name contains one of these texts")
+    parser.add_argument("--sides", nargs="+", help="only these sides, by their names in the table")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=128, help="images of a step")
     parser.add_argument("--batches", type=int, default=60, help="timed batches of a window")
     parser.add_argument("--images", type=int, default=13_000, help="images of the drawn dataset")
     parser.add_argument("--json", type=Path)
@@ -283,7 +286,7 @@ def main() -> int:
         return 2
     warnings.simplefilter("ignore")
     device = torch.device("cpu" if options.cpu else "cuda")
-    chosen = [side for side in sides() if not options.sides or any(text in side.name for text in options.sides)]
+    chosen = [side for side in sides(options.batch_size) if not options.sides or side.name in options.sides]
     found: dict[str, list[Window]] = {side.name: [] for side in chosen}
     with tempfile.TemporaryDirectory() as folder:
         dataset = draw_dataset(Path(folder), options.images) if any(s.kind == "loader" for s in chosen) else None
@@ -305,10 +308,10 @@ def main() -> int:
                     continue
                 print(f"{side.name}: {found[side.name][-1]} in {time.perf_counter() - begun:.0f} s", flush=True)
                 if options.json:  # a long run that is stopped keeps its results
-                    rows = {name: row(windows) for name, windows in found.items() if windows}
+                    rows = {name: row(options.batch_size, windows) for name, windows in found.items() if windows}
                     what = machine() if device.type == "cuda" else {}
                     options.json.write_text(json.dumps({"machine": what, "sides": rows}, indent=2), encoding="utf-8")
-    rows = {name: row(windows) for name, windows in found.items() if windows}
+    rows = {name: row(options.batch_size, windows) for name, windows in found.items() if windows}
     heads = list(next(iter(rows.values()), {}))
     print(f"\n| side | {' | '.join(heads)} |\n|---|" + "---|" * len(heads))
     for name, figures in rows.items():

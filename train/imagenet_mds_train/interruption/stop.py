@@ -1,8 +1,8 @@
 """Requests to stop, and to save and go on: made to any rank, agreed on by all ranks at the end of a batch.
 
-Nothing is saved in the signal handler. It sets a flag; the ranks agree on it at the end of each batch, the saver saves
-that batch if its loss is finite, and every rank raises `StopRequested`. A request to save takes the same way without
-the end.
+Nothing is saved in the signal handler. It sets a flag; the ranks agree on it at the end of each batch, on GPUs at the
+end of the next one, so that no rank waits for its device; the saver saves that batch if its loss is finite, and every
+rank raises `StopRequested`. A request to save takes the same way without the end.
 """
 
 import os
@@ -16,6 +16,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from imagenet_mds.errors import EXIT_STOPPED
+from imagenet_mds_train.readback import LateRead
 
 
 class StopRequested(Exception):  # noqa: N818 # a request, not an error
@@ -31,6 +32,7 @@ class StopRequest(Callback):
 
     def __init__(self, on_stop: Callable[[int], None] = lambda batch: None) -> None:
         self._on_stop = on_stop
+        self._flags = LateRead()
         self._signalled = False
         self._save_requested = False
         self.agreed = False
@@ -84,9 +86,13 @@ class StopRequest(Callback):
         save = self._save_requested
         if save:  # and only then, so that a request that comes now is kept for the next batch
             self._save_requested = False
-        flags = state.device.tensor_to_device(torch.tensor([int(self._signalled), int(save)]))
-        dist.all_reduce(flags, reduce_operation="MAX")
-        stop, save = map(bool, flags.tolist())
-        self.agreed = stop
+        flags = torch.tensor([int(self._signalled), int(save)])
+        if dist.get_world_size() > 1:
+            flags = state.device.tensor_to_device(flags)
+            dist.all_reduce(flags, reduce_operation="MAX")
+        agreed = self._flags.exchange(flags)
+        if agreed is None:
+            return
+        self.agreed, save = map(bool, agreed)
         # A request that is agreed on in a validation waits for the checkpoint after it.
         self.save_agreed = self.save_agreed or save
