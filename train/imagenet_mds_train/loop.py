@@ -53,8 +53,9 @@ class Loop(Trainer):
                 step(closure=lambda loss_dict=losses, **kwargs: self._train_microbatches(parts, loss_dict, **kwargs))
             else:
                 step()
-        dist.all_reduce(losses[TOTAL_LOSS])
-        losses[TOTAL_LOSS] /= dist.get_world_size()
+        if (ranks := dist.get_world_size()) > 1:
+            dist.all_reduce(losses[TOTAL_LOSS])
+            losses[TOTAL_LOSS] /= ranks
         state.total_loss_dict = losses  # type: ignore[assignment] # theirs are floats, which were waited for
         self.first_train_batch_complete = True
         return None

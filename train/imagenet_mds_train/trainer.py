@@ -79,7 +79,7 @@ def build_trainer(
         final_fraction=schedule.final_lr_fraction,
     )
     log_every = config.logging.every_batches
-    throughput = Throughput(config.global_batch_size, partial(counts_of, train, val))
+    throughput = Throughput(config.global_batch_size, log_every, partial(counts_of, train, val))
     with _whole_restore(job):
         return Loop(
             model=model,

@@ -27,7 +27,7 @@ def test_speed_and_waiting_are_of_the_lines_own_interval(
     """Log and screen have lines at different intervals; the data are late only for batch 4."""
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    throughput = Throughput(global_batch_size=10, counts=dict)
+    throughput = Throughput(global_batch_size=10, every_batches=1, counts=dict)
     outlook = Outlook(work_left=lambda batch: (6 - batch) * 10.0, dollars_per_hour=360.0, seconds_before=20.0)
     destinations = [
         RunLog(tmp_path / "log", attempt=1, every_batches=2),

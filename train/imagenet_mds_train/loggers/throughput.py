@@ -28,11 +28,13 @@ class Throughput(Callback):
 
     Args:
         global_batch_size: images of a step.
+        every_batches: batches between looks at the GPU's memory, which take time.
         counts: what this rank's loaders have counted of their samples since the start.
     """
 
-    def __init__(self, global_batch_size: int, counts: Callable[[], dict[str, int]]) -> None:
+    def __init__(self, global_batch_size: int, every_batches: int, counts: Callable[[], dict[str, int]]) -> None:
         self._global_batch_size = global_batch_size
+        self._every_batches = every_batches
         self._counts = counts
         self._since = self._asked_at = time.monotonic()
         self._waited_seconds = 0.0
@@ -64,7 +66,7 @@ class Throughput(Callback):
             "train/batch_seconds": now - self._since,
             "train/waited_seconds": self._waited_seconds,
         }
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and state.timestamp.batch.value % self._every_batches == 0:
             metrics["gpu/peak_gib"] = round(torch.cuda.max_memory_reserved() / (1 << 30), 2)
         self._since = now
         logger.log_metrics(metrics)
