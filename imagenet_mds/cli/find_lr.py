@@ -120,7 +120,9 @@ def _sizes(config: "TrainConfig") -> list[str]:
 
 
 def _describe(start: "Start", sweep: "Sweep") -> None:
-    rows = [(key, value) for key, value in start.describe() if key in _SHOWN]
+    from imagenet_mds_train.run.description import describe
+
+    rows = [(key, value) for key, value in describe(start) if key in _SHOWN]
     for key, value in (*rows, ("learning rate", f"{sweep.from_lr:g} to {sweep.to_lr:g} in {sweep.batches} batches")):
         print(f"{key + ':':18} {value}", flush=True)
 

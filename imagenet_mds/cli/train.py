@@ -55,6 +55,7 @@ def train(
     """Train a ResNet on a dataset. Run it again to continue."""
     from imagenet_mds.dataset.access import refuse_missing
     from imagenet_mds_train.config.load import load_config  # omegaconf and pydantic models
+    from imagenet_mds_train.run.description import describe, estimates
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.fork import Fork
     from imagenet_mds_train.run.start import Start
@@ -87,7 +88,7 @@ def train(
     if result is not None:
         print(f"{run.path} is finished: {_figures(result)}. Pass --run-name to start another run")
         return
-    for key, value in start.describe() + (start.estimates() if plan else []):
+    for key, value in describe(start) + (estimates(start) if plan else []):
         print(f"{key + ':':18} {value}", flush=True)
     if plan:
         refuse_missing(start.shards())
