@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from imagenet_mds.cli.options import Overrides
 from imagenet_mds.errors import UserError
 
 configs_app = typer.Typer(
@@ -13,9 +14,6 @@ configs_app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="Name of a shipped configuration or recipe, or a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as optimizer.lr=0.1.")
-]
 
 
 @configs_app.command("ls")

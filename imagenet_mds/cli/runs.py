@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imagenet_mds.cli.options import AsJson
 from imagenet_mds.cli.tables import print_columns, print_line
 
 if TYPE_CHECKING:
@@ -16,15 +17,14 @@ if TYPE_CHECKING:
 runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List runs, compare two, write pages.")
 
 RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its name in runs/.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON output.")]
 
 _PAGE_BASENAME = "report.html"
 
 
 @runs_app.command("ls")
 def runs_ls(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Folder of runs.")] = Path("runs"),
-    as_json: Json = False,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of runs.")] = Path("runs"),
+    as_json: AsJson = False,
 ) -> None:
     """List the runs of a folder and of the folders in it: how far they are, how good, how fast."""
     from imagenet_mds_train.history.runs import list_runs
@@ -52,7 +52,7 @@ def runs_compare(
     a: Annotated[str, typer.Argument(metavar="A", help="Folder of a run, or its name in runs/.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other run.")],
     report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Page with curves to write.")] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show where two runs differ: settings, dataset, figures."""
     from imagenet_mds.storage.atomic import finite
@@ -86,7 +86,7 @@ def runs_compare(
 def runs_report(
     run: RunPlace,
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE.html]", help="Page to write; RUN/report.html by default.")
+        Path | None, typer.Argument(metavar="FILE.html", help="Page to write; RUN/report.html by default.")
     ] = None,
 ) -> None:
     """Write a page about one run: curves, starts and interruptions, figures, settings."""

@@ -4,11 +4,22 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imagenet_mds.cli.options import CacheFolder, CacheLimit, config_name, given_data, open_dataset
+from imagenet_mds.cli.options import (
+    CacheFolder,
+    CacheLimit,
+    ConfigName,
+    DataLocation,
+    Overrides,
+    Phase,
+    Ranks,
+    config_name,
+    given_data,
+    open_dataset,
+)
 from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
 from imagenet_mds.process.streams import forgive_lost_output
@@ -20,15 +31,10 @@ if TYPE_CHECKING:
 
 
 def train(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Configuration overrides, for example optimizer.lr=0.1."),
-    ] = None,
-    phase: Annotated[Literal["1", "2", "3"] | None, typer.Option(help="Shipped configuration of a phase.")] = None,
-    config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped configuration.")] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="DATASET", help="Converted dataset: a folder or an s3:// address.")
-    ] = None,
+    overrides: Overrides = None,
+    phase: Phase = None,
+    config: ConfigName = None,
+    data: DataLocation = None,
     cache: CacheFolder = None,
     cache_limit: CacheLimit = None,
     run_name: Annotated[str | None, typer.Option(help="Name of the run; by default that of the configuration.")] = None,
@@ -36,7 +42,7 @@ def train(
         str | None, typer.Option(metavar="NAME", help="Group of runs: a folder in --save, and a group at W&B.")
     ] = None,
     save: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for runs.")] = Path("runs"),
-    ranks: Annotated[int | None, typer.Option(min=1, help="Number of processes, one per GPU.")] = None,
+    ranks: Ranks = None,
     from_checkpoint: Annotated[
         str | None,
         typer.Option(metavar="RUN", help="Run, or its .pt file, whose weights a new run starts from."),
