@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from imagenet_mds.cli.command import Command
 from imagenet_mds.cli.options import Overrides
 from imagenet_mds.errors import UserError
 
@@ -16,7 +17,7 @@ configs_app = typer.Typer(
 Name = Annotated[str, typer.Argument(help="Name of a shipped configuration or recipe, or a YAML file.")]
 
 
-@configs_app.command("ls")
+@configs_app.command("ls", cls=Command)
 def configs_ls() -> None:
     """List the shipped configurations and recipes."""
     from imagenet_mds.resources import config_names, find_config, recipe_names
@@ -28,7 +29,7 @@ def configs_ls() -> None:
         typer.echo(f"{name:8} {first.removeprefix('# ')}")
 
 
-@configs_app.command("show")
+@configs_app.command("show", cls=Command)
 def configs_show(
     name: Name,
     overrides: Overrides = None,
@@ -48,7 +49,7 @@ def configs_show(
         typer.echo(as_yaml(config, origins(load_layers(name, overrides or ()))), nl=False)
 
 
-@configs_app.command("cp")
+@configs_app.command("cp", cls=Command)
 def configs_cp(
     name: Annotated[str, typer.Argument(help="Name of a shipped configuration or recipe.")],
     file: Annotated[Path, typer.Argument(help="The new file.")],
@@ -70,7 +71,7 @@ def configs_cp(
     typer.echo(f"{file}: edit it, then `imagenet-mds configs validate {file}` and `imagenet-mds train --config {file}`")
 
 
-@configs_app.command("validate")
+@configs_app.command("validate", cls=Command)
 def configs_validate(name: Name, overrides: Overrides = None) -> None:
     """Check a configuration, and say in one line what it trains."""
     from imagenet_mds_train.config.display import in_words
@@ -79,7 +80,7 @@ def configs_validate(name: Name, overrides: Overrides = None) -> None:
     typer.echo(f"{name} is valid: {in_words(load_config(name, overrides or ()))}")
 
 
-@configs_app.command("explain")
+@configs_app.command("explain", cls=Command)
 def configs_explain(
     key: Annotated[str | None, typer.Argument(help="Dotted key or group; all keys without it.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="The reference page of all keys.")] = False,

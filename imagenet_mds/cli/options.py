@@ -90,4 +90,4 @@ def open_dataset(location: str, cache: Path | None, cache_limit: str | None) -> 
     """
     from imagenet_mds.dataset.access import Dataset
 
-    return Dataset.at(location, cache, parse_size(cache_limit, "--cache-limit") if cache_limit else None)
+    return Dataset.at(location, cache, parse_size(cache_limit, "--cache-limit") if cache_limit is not None else None)

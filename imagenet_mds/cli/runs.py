@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imagenet_mds.cli.command import Command
 from imagenet_mds.cli.options import AsJson
 from imagenet_mds.cli.tables import print_columns, print_line
 
@@ -21,7 +22,7 @@ RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, o
 _PAGE_BASENAME = "report.html"
 
 
-@runs_app.command("ls")
+@runs_app.command("ls", cls=Command)
 def runs_ls(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of runs.")] = Path("runs"),
     as_json: AsJson = False,
@@ -47,7 +48,7 @@ def runs_ls(
     )
 
 
-@runs_app.command("compare")
+@runs_app.command("compare", cls=Command)
 def runs_compare(
     a: Annotated[str, typer.Argument(metavar="A", help="Folder of a run, or its name in runs/.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other run.")],
@@ -82,7 +83,7 @@ def runs_compare(
         print_line(f"report: {report}")
 
 
-@runs_app.command("report")
+@runs_app.command("report", cls=Command)
 def runs_report(
     run: RunPlace,
     file: Annotated[

@@ -72,8 +72,8 @@ def train(
     settings = load_config(name, tuple(overrides or ()), ranks)
     run_name = Path(name).stem if run_name is None else run_name
     for option, given in (("--run-name", run_name), ("--experiment-name", experiment_name)):
-        if given is not None and (not given or given in (".", "..") or "/" in given):
-            raise UserError(f"{option} {given!r}: pass a folder name, not empty and without slashes")
+        if given is not None and (given in (".", "..") or "/" in given):
+            raise UserError(f"{option} {given!r}: pass the name of a folder, without slashes")
     if save.parts and save.parts[0].endswith(":"):
         raise UserError(f"--save {save}: runs are saved to a folder of this machine, not to an address")
     run = RunFolder(save / (experiment_name or "") / run_name)

@@ -115,7 +115,7 @@ def test_a_phase_is_planned_on_a_machine_without_its_gpus(dataset: Path, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b"])
+@pytest.mark.parametrize("name", ["..", "a/b"])
 def test_a_group_is_a_folder_name(dataset: Path, tmp_path: Path, name: str) -> None:
     outcome = run(*command(dataset, tmp_path, "run", "--experiment-name", name))
     assert (outcome.status, "--experiment-name" in outcome.err) == (2, True)

@@ -298,11 +298,11 @@ def test_a_done_run_without_checkpoints_is_done(dataset: Path, tmp_path: Path) -
     assert "is finished: top-1 50.00%" in outcome.out
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", "/abs"])
+@pytest.mark.parametrize("name", ["..", "a/b", "/abs"])
 def test_a_run_has_a_folders_name(dataset: Path, name: str) -> None:
     outcome = run("train", "--config", "demo", "--data", dataset, "--run-name", name, "--plan")
     assert outcome.status == 2
-    assert "pass a folder name" in outcome.err
+    assert "pass the name of a folder" in outcome.err
 
 
 def test_runs_are_not_saved_into_a_file(dataset: Path, tmp_path: Path) -> None:
