@@ -35,9 +35,9 @@ def configs_show(
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON, without the layers.")] = False,
 ) -> None:
-    """Print a configuration with every default filled in, and which layer set each value.
+    """Print a configuration with every default filled in.
 
-    The layers are the defaults (without a comment), the recipe, the file, and what is given here.
+    A comment names the layer that set a value: the recipe, the file, or the command line. Defaults have no comment.
     """
     from imagenet_mds_train.config.display import as_yaml
     from imagenet_mds_train.config.load import load_config, load_layers, origins
@@ -54,7 +54,7 @@ def configs_cp(
     name: Annotated[str, typer.Argument(help="Name of a shipped configuration or recipe.")],
     file: Annotated[Path, typer.Argument(help="The new file.")],
 ) -> None:
-    """Copy a shipped configuration, with its comments, to start your own from."""
+    """Copy a shipped configuration to start your own from."""
     from imagenet_mds.resources import find_config, names_of_configs
 
     if (shipped := find_config(name)) is None:
@@ -85,7 +85,10 @@ def configs_explain(
     key: Annotated[str | None, typer.Argument(help="Dotted key or group; all keys without it.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="The reference page of all keys.")] = False,
 ) -> None:
-    """Print what a key means, what it accepts, and its value in the shipped configurations."""
+    """Print what a key means and what it accepts.
+
+    Its value in each shipped configuration is printed too.
+    """
     from imagenet_mds_train.config.reference import all_keys, explained, keys_of, reference_page
 
     if markdown:

@@ -27,7 +27,10 @@ def runs_ls(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of runs.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """List the runs of a folder and of the folders in it: how far they are, how good, how fast."""
+    """List the runs of a folder, and of the folders in it.
+
+    Each has its state, how far it is, accuracies, speed, hours, starts and newest checkpoint.
+    """
     from imagenet_mds_train.history.runs import list_runs
 
     runs, notes = list_runs(folder)
@@ -38,7 +41,11 @@ def runs_ls(
         print(json.dumps([{"name": name, "run": str(run.path)} | run.figures() for run, name in named], indent=2))
         return
     if not runs:
-        print_line(f"note: {folder} holds no runs", to_stderr=True)
+        print_line(
+            f"note: no run was found: there is no run.json that can be read in {folder.absolute()}, in its folders, or "
+            f"in theirs. Pass the folder that `imagenet-mds train --save` was given",
+            to_stderr=True,
+        )
         return
     rows = [_row(name, run) for run, name in named]
     print_columns(
@@ -90,7 +97,10 @@ def runs_report(
         Path | None, typer.Argument(metavar="FILE.html", help="Page to write; RUN/report.html by default.")
     ] = None,
 ) -> None:
-    """Write a page about one run: curves, starts and interruptions, figures, settings."""
+    """Write a page about one run.
+
+    It has the run's curves, starts and interruptions, figures and settings.
+    """
     from imagenet_mds_train.history.figures import refuse_page
     from imagenet_mds_train.history.runs import find_run
 

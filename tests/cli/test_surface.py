@@ -14,7 +14,7 @@ import typer
 from imagenet_mds.cli import app
 from imagenet_mds.cli.inspect import inspect
 from imagenet_mds.errors import UserError
-from tests.support.command import PROGRAM, environment, run
+from tests.support.command import PROGRAM, done, environment, run
 from tests.support.drawing import encoded, noise
 from tests.support.running import convert_here
 from tests.support.runs import KILLED_AND_CONTINUED, write_run
@@ -144,6 +144,16 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     imported = _imported(*arguments)
     assert "typer" in imported
     assert not imported & HEAVY
+
+
+@pytest.mark.parametrize(
+    "group", [path for path, command in _commands() if getattr(command, "commands", {})], ids=" ".join
+)
+def test_the_help_of_a_group_has_whole_lines_in_80_columns(group: tuple[str, ...]) -> None:
+    lines = done(*group, "--help", COLUMNS="80").out.splitlines()
+    commands = lines[lines.index("Commands:") + 1 :]
+    assert len(commands) > 1
+    assert [line for line in commands if line.endswith("...") or len(line) > 80] == []
 
 
 def test_commands_of_the_converter_import_neither_torch_nor_its_dependents(tree: object, dataset: object) -> None:

@@ -179,10 +179,11 @@ def list_runs(root: Path) -> tuple[list[Run], list[str]]:
 
 
 def _folders(root: Path) -> tuple[list[Path], list[str]]:
-    """The folders of runs, and a line for each other folder."""
+    """The folders of runs, and a line for each other folder beside them."""
     if _is_run(root):
         return [root], []
     found: list[Path] = []
+    without: list[Path] = []
     notes: list[str] = []
     for folder in _subfolders(root):
         if _is_run(folder):
@@ -195,8 +196,9 @@ def _folders(root: Path) -> tuple[list[Path], list[str]]:
             continue
         runs = [one for one in within if _is_run(one)]
         found += runs
-        others = [one for one in within if one not in runs] if runs else [folder]
-        notes += [f"{one} is left out: it holds no run" for one in others]
+        without += [one for one in within if one not in runs] if runs else [folder]
+    if found:
+        notes += [f"{one} is left out: it holds no run" for one in without]
     return found, notes
 
 
