@@ -74,7 +74,11 @@ def test_one_run_at_weights_and_biases_over_a_kill_and_a_summary(dataset: Path, 
 
 
 def test_a_try_trains_saves_continues_and_leaves_nothing(dataset: Path, tmp_path: Path) -> None:
-    outcome = done(*command(dataset, tmp_path, "run", "--dry-run", "--ranks", 2, "logging.dollars_per_hour=2"))
+    # The first start ends an epoch of ten batches, the second none.
+    settings = ("global_batch_size=8", "evaluation.device_batch_size=8", "logging.dollars_per_hour=2")
+    outcome = done(*command(dataset, tmp_path, "run", "--dry-run", "--ranks", 2, *settings))
+    validations = [line.partition(":")[0] for line in outcome.err.splitlines() if "validation" in line]
+    assert validations == ["epoch 1/3 validation", "validation of 1 of 4 batches"]
     assert "trained, validated, saved and continued" in outcome.out
     assert "on 2 ranks" in outcome.out
     assert "the whole run takes about" in outcome.out

@@ -190,7 +190,8 @@ class Start:
 
         Args:
             lock: the descriptor of the run's lock.
-            until_batch: the batch to end after, with a validation of one batch; None to train to the end.
+            until_batch: the batch to end after, with a validation of one batch if no epoch ended before; None to train
+                to the end.
 
         Returns:
             The exit status.
