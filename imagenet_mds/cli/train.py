@@ -50,7 +50,8 @@ def train(
     pretrained: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="ResNet of torchvision, timm or this program, for a new run with any classes."
+            metavar="FILE",
+            help="ResNet weights (torchvision, timm or `export`) that a new run starts from; its classes may differ.",
         ),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan without starting anything.")] = False,
