@@ -8,26 +8,17 @@ from typing import Any
 import pytest
 
 from tests.support.command import HANG_SECONDS, done, run, start, wait_until
+from tests.support.training import training
 
 pytestmark = pytest.mark.slow  # starts whole trainings
-
-SMALL = (
-    "global_batch_size=16",
-    "augment={size_px: 24}",
-    "evaluation={resize_px: 28, crop_px: 24, workers_per_rank: 0}",
-    "schedule={epochs: 3, warmup_epochs: 0}",
-    "data={subset: 80, workers_per_rank: 0}",
-    "logging.every_batches=1",
-    "checkpoint.every_batches=2",
-)
-"""Fifteen batches."""
-
 
 FEW = ("schedule.epochs=1", "augment.progressive={start_px: 16, step_px: 8}")
 
 
 def command(dataset: Path, folder: Path, name: str, *more: object) -> list[object]:
-    return ["train", "--config", "demo", "--data", dataset, "--save", folder, "--run-name", name, *SMALL, *more]
+    """The arguments of a training of fifteen batches with an average of the weights."""
+    longer = ("schedule.epochs=3", "algorithms.ema={half_life_batches: 10}", "checkpoint.every_batches=2")
+    return training(dataset, folder, name, *longer, *more)
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
