@@ -228,8 +228,7 @@ def dali(job: Job) -> Iterator[Any]:
     """Load with the pipeline of DALI's example, entirely on the CPU."""
     from nvidia.dali import fn, pipeline_def
 
-    # DALI has no types.
-    @pipeline_def(batch_size=BATCH_SIZE, num_threads=job.cores, device_id=None, seed=0)  # type: ignore[untyped-decorator]
+    @pipeline_def(batch_size=BATCH_SIZE, num_threads=job.cores, device_id=None, seed=0)  # type: ignore[untyped-decorator] # DALI has no types
     def pipeline() -> Any:
         files, _ = fn.readers.file(file_root=str(job.folder / "tree" / "train"), random_shuffle=True)
         crops = fn.decoders.image_random_crop(files, device="cpu", random_area=SCALE, random_aspect_ratio=RATIO)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from imagenet_mds import __version__
+from imagenet_mds.cli.command import Command
 from imagenet_mds.cli.configs import configs_app
 from imagenet_mds.cli.convert import convert
 from imagenet_mds.cli.demo import demo
@@ -53,17 +54,17 @@ def root(
     """Options of the program itself."""
 
 
-app.command()(demo)
-app.command()(convert)
-app.command()(verify)
-app.command()(inspect)
-app.command()(preview)
-app.command()(find_lr)
-app.command()(train)
-app.command("eval")(evaluate)
-app.command()(export)
-app.command()(predict)
-app.command()(doctor)
+app.command(cls=Command)(demo)
+app.command(cls=Command)(convert)
+app.command(cls=Command)(verify)
+app.command(cls=Command)(inspect)
+app.command(cls=Command)(preview)
+app.command(cls=Command)(find_lr)
+app.command(cls=Command)(train)
+app.command("eval", cls=Command)(evaluate)
+app.command(cls=Command)(export)
+app.command(cls=Command)(predict)
+app.command(cls=Command)(doctor)
 app.add_typer(runs_app, name="runs")
 app.add_typer(configs_app, name="configs")
 

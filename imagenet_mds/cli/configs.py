@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from imagenet_mds.cli.command import Command
+from imagenet_mds.cli.options import Overrides
 from imagenet_mds.errors import UserError
 
 configs_app = typer.Typer(
@@ -13,12 +15,9 @@ configs_app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="Name of a shipped configuration or recipe, or a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as optimizer.lr=0.1.")
-]
 
 
-@configs_app.command("ls")
+@configs_app.command("ls", cls=Command)
 def configs_ls() -> None:
     """List the shipped configurations and recipes."""
     from imagenet_mds.resources import config_names, find_config, recipe_names
@@ -30,15 +29,15 @@ def configs_ls() -> None:
         typer.echo(f"{name:8} {first.removeprefix('# ')}")
 
 
-@configs_app.command("show")
+@configs_app.command("show", cls=Command)
 def configs_show(
     name: Name,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON, without the layers.")] = False,
 ) -> None:
-    """Print a configuration with every default filled in, and which layer set each value.
+    """Print a configuration with every default filled in.
 
-    The layers are the defaults (without a comment), the recipe, the file, and what is given here.
+    A comment names the layer that set a value: the recipe, the file, or the command line. Defaults have no comment.
     """
     from imagenet_mds_train.config.display import as_yaml
     from imagenet_mds_train.config.load import load_config, load_layers, origins
@@ -50,12 +49,12 @@ def configs_show(
         typer.echo(as_yaml(config, origins(load_layers(name, overrides or ()))), nl=False)
 
 
-@configs_app.command("cp")
+@configs_app.command("cp", cls=Command)
 def configs_cp(
     name: Annotated[str, typer.Argument(help="Name of a shipped configuration or recipe.")],
     file: Annotated[Path, typer.Argument(help="The new file.")],
 ) -> None:
-    """Copy a shipped configuration, with its comments, to start your own from."""
+    """Copy a shipped configuration to start your own from."""
     from imagenet_mds.resources import find_config, names_of_configs
 
     if (shipped := find_config(name)) is None:
@@ -72,7 +71,7 @@ def configs_cp(
     typer.echo(f"{file}: edit it, then `imagenet-mds configs validate {file}` and `imagenet-mds train --config {file}`")
 
 
-@configs_app.command("validate")
+@configs_app.command("validate", cls=Command)
 def configs_validate(name: Name, overrides: Overrides = None) -> None:
     """Check a configuration, and say in one line what it trains."""
     from imagenet_mds_train.config.display import in_words
@@ -81,12 +80,15 @@ def configs_validate(name: Name, overrides: Overrides = None) -> None:
     typer.echo(f"{name} is valid: {in_words(load_config(name, overrides or ()))}")
 
 
-@configs_app.command("explain")
+@configs_app.command("explain", cls=Command)
 def configs_explain(
     key: Annotated[str | None, typer.Argument(help="Dotted key or group; all keys without it.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="The reference page of all keys.")] = False,
 ) -> None:
-    """Print what a key means, what it accepts, and its value in the shipped configurations."""
+    """Print what a key means and what it accepts.
+
+    Its value in each shipped configuration is printed too.
+    """
     from imagenet_mds_train.config.reference import all_keys, explained, keys_of, reference_page
 
     if markdown:

@@ -133,9 +133,6 @@ def convert(
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
     if quality is not None and (raw or not policy.scaled):
         raise UserError("--quality is for scaled JPEG files: add --max-side or --min-side, and remove --raw")
-    for argument, location in (("SOURCE", source), ("DEST", dest)):
-        if not location:
-            raise UserError(f"{argument} is empty: give a folder or an address")
     output = _Output(workers or len(os.sched_getaffinity(0)), as_json=log_json)
     track = progress_tracker(as_json=log_json)
     dataset = open_storage(dest)

@@ -6,33 +6,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
-from imagenet_mds.errors import UserError
+from imagenet_mds.cli.options import AsJson, CacheFolder, CacheLimit, DataLocation, Overrides, given_data, open_dataset
 
 if TYPE_CHECKING:
     from imagenet_mds.doctor.loader import Findings
 
 
 def doctor(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as augment.size_px=176."),
-    ] = None,
-    data: Annotated[str | None, typer.Option(metavar="DATASET", help="Dataset to measure.")] = None,
+    overrides: Overrides = None,
+    data: DataLocation = None,
     config: Annotated[str, typer.Option(help="Training configuration, a YAML file or a shipped name.")] = "phase3",
     cache: CacheFolder = None,
     cache_limit: CacheLimit = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure how fast this machine loads a dataset for training.
 
     It also reports what limits the loader, and whether it keeps up with T4 GPUs.
     """
-    if data is None:
-        raise UserError(
-            "pass --data DATASET, a dataset that `convert` wrote, to measure how fast it becomes batches here"
-        )
-    from imagenet_mds.doctor.loader import measure_dataset
+    data = given_data(data)
+    from imagenet_mds.doctor.loader import measure_dataset  # numpy, after a cheap refusal
 
     dataset = open_dataset(data, cache, cache_limit)
     found = measure_dataset(dataset, config, tuple(overrides or ()))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
+from imagenet_mds.cli.options import AsJson, CacheFolder, CacheLimit, CheckpointArgument, open_dataset
 from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import UserError
 from imagenet_mds.vocabulary import SplitName
@@ -30,7 +30,7 @@ _COLUMNS = (
 
 
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A .pt file, or a run's folder for its newest checkpoint.")],
+    checkpoint: CheckpointArgument,
     data: Annotated[str, typer.Option(metavar="DATASET", help="Dataset with the classes of the checkpoint.")],
     split: Annotated[SplitName, typer.Option(help="Split to evaluate on.")] = "val",
     subset: Annotated[
@@ -54,7 +54,7 @@ def evaluate(
     ] = None,
     cache: CacheFolder = None,
     cache_limit: CacheLimit = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a checkpoint over every sample exactly once.
 

@@ -8,19 +8,20 @@ from typing import Annotated
 
 import typer
 
+from imagenet_mds.cli.options import AsJson, CheckpointArgument
 from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import UserError
 
 
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="A .pt file, or a run's folder for its newest checkpoint.")],
+    checkpoint: CheckpointArgument,
     file: Annotated[
         Path,
         typer.Argument(
             help="New file: .safetensors, .pt or .pth (a state dict for torchvision), or .onnx (uint8 to logits)."
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a trained network for other programs.
 

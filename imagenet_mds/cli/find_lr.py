@@ -5,11 +5,23 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_mds.cli.options import CacheFolder, CacheLimit, config_name, given_data, open_dataset
+from imagenet_mds.cli.options import (
+    AsJson,
+    CacheFolder,
+    CacheLimit,
+    ConfigName,
+    DataLocation,
+    Overrides,
+    Phase,
+    Ranks,
+    config_name,
+    given_data,
+    open_dataset,
+)
 from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from imagenet_mds.process.streams import forgive_lost_output
@@ -33,18 +45,13 @@ _SHOWN = ("dataset", "fetched to", "training images", "model", "device", "batch"
 
 
 def find_lr(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Configuration overrides, for example global_batch_size=512."),
-    ] = None,
-    phase: Annotated[Literal["1", "2", "3"] | None, typer.Option(help="Shipped configuration of a phase.")] = None,
-    config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped configuration.")] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="DATASET", help="Converted dataset: a folder or an s3:// address.")
-    ] = None,
+    overrides: Overrides = None,
+    phase: Phase = None,
+    config: ConfigName = None,
+    data: DataLocation = None,
     cache: CacheFolder = None,
     cache_limit: CacheLimit = None,
-    ranks: Annotated[int | None, typer.Option(min=1, help="Number of processes, one per GPU.")] = None,
+    ranks: Ranks = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder for lr.png and lr.json; none is written by default.")
     ] = None,
@@ -53,7 +60,7 @@ def find_lr(
     batches: Annotated[
         int, typer.Option(min=_LEAST_BATCHES, metavar="N", help="Steps, fewer if the loss diverges before.")
     ] = _BATCHES,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Sweep the learning rate, and suggest one.
 
@@ -121,7 +128,9 @@ def _sizes(config: "TrainConfig") -> list[str]:
 
 
 def _describe(start: "Start", sweep: "Sweep") -> None:
-    rows = [(key, value) for key, value in start.describe() if key in _SHOWN]
+    from imagenet_mds_train.run.description import describe
+
+    rows = [(key, value) for key, value in describe(start) if key in _SHOWN]
     for key, value in (*rows, ("learning rate", f"{sweep.from_lr:g} to {sweep.to_lr:g} in {sweep.batches} batches")):
         print(f"{key + ':':18} {value}", flush=True)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
+from imagenet_mds.cli.options import AsJson, CacheFolder, CacheLimit, DatasetArgument, open_dataset
 from imagenet_mds.cli.samples import split_with_sample, training_batch
 from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import UserError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    dataset: Annotated[str, typer.Argument(help="Dataset that `convert` wrote.")],
+    dataset: DatasetArgument,
     sample: Annotated[int | None, typer.Option(min=0, help="Index of one sample to show, counted from 0.")] = None,
     split: Annotated[SplitName | None, typer.Option(help="With --sample: its split; train by default.")] = None,
     config: Annotated[
@@ -39,7 +39,7 @@ def inspect(
     ] = None,
     cache: CacheFolder = None,
     cache_limit: CacheLimit = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a dataset, one of its samples, or a training batch.
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,24 @@ from imagenet_mds.errors import UserError
 if TYPE_CHECKING:
     from imagenet_mds.dataset.access import Dataset
 
+DatasetArgument = Annotated[
+    str,
+    typer.Argument(metavar="DATASET", help="Dataset that `convert` wrote: a folder or an s3:// address."),
+]
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="A .pt file, or a run's folder for its newest checkpoint.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Configuration overrides, for example optimizer.lr=0.1."),
+]
+Phase = Annotated[Literal["1", "2", "3"] | None, typer.Option(help="Shipped configuration of a phase.")]
+ConfigName = Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped configuration.")]
+DataLocation = Annotated[
+    str | None, typer.Option(metavar="DATASET", help="Converted dataset: a folder or an s3:// address.")
+]
+Ranks = Annotated[int | None, typer.Option(min=1, help="Number of processes, one per GPU.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON output.")]
 CacheFolder = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Folder for shards fetched from S3; ~/.cache/imagenet-mds by default."),
@@ -72,4 +90,4 @@ def open_dataset(location: str, cache: Path | None, cache_limit: str | None) -> 
     """
     from imagenet_mds.dataset.access import Dataset
 
-    return Dataset.at(location, cache, parse_size(cache_limit, "--cache-limit") if cache_limit else None)
+    return Dataset.at(location, cache, parse_size(cache_limit, "--cache-limit") if cache_limit is not None else None)

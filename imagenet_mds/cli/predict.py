@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imagenet_mds.cli.options import AsJson, CheckpointArgument
 from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import EXIT_FAILED, UserError
 from imagenet_mds.words import counted
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def predict(
-    checkpoint: Annotated[str, typer.Argument(help="A .pt file, or a run's folder for its newest checkpoint.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    checkpoint: CheckpointArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     data: Annotated[
         str | None, typer.Option(metavar="DATASET", help="Dataset of the run, for names of classes not in ImageNet.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the five likeliest classes of image files.
 

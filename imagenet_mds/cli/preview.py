@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_mds.cli.options import CacheFolder, CacheLimit, open_dataset
+from imagenet_mds.cli.options import CacheFolder, CacheLimit, DatasetArgument, open_dataset
 from imagenet_mds.cli.samples import class_name, class_names, split_with_sample, training_batch
 from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import UserError, WorldError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def preview(
-    dataset: Annotated[str, typer.Argument(help="Dataset that `convert` wrote.")],
+    dataset: DatasetArgument,
     file: Annotated[Path, typer.Argument(help="Image file to write, FILE.png.")],
     split: Annotated[SplitName | None, typer.Option(help="Split to show; train by default.")] = None,
     start: Annotated[

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imagenet_mds.cli.command import Command
+from imagenet_mds.cli.options import AsJson
 from imagenet_mds.cli.tables import print_columns, print_line
 
 if TYPE_CHECKING:
@@ -16,17 +18,19 @@ if TYPE_CHECKING:
 runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List runs, compare two, write pages.")
 
 RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its name in runs/.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON output.")]
 
 _PAGE_BASENAME = "report.html"
 
 
-@runs_app.command("ls")
+@runs_app.command("ls", cls=Command)
 def runs_ls(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Folder of runs.")] = Path("runs"),
-    as_json: Json = False,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of runs.")] = Path("runs"),
+    as_json: AsJson = False,
 ) -> None:
-    """List the runs of a folder and of the folders in it: how far they are, how good, how fast."""
+    """List the runs of a folder, and of the folders in it.
+
+    Each has its state, how far it is, accuracies, speed, hours, starts and newest checkpoint.
+    """
     from imagenet_mds_train.history.runs import list_runs
 
     runs, notes = list_runs(folder)
@@ -37,7 +41,11 @@ def runs_ls(
         print(json.dumps([{"name": name, "run": str(run.path)} | run.figures() for run, name in named], indent=2))
         return
     if not runs:
-        print_line(f"note: {folder} holds no runs", to_stderr=True)
+        print_line(
+            f"note: no run was found: there is no run.json that can be read in {folder.absolute()}, in its folders, or "
+            f"in theirs. Pass the folder that `imagenet-mds train --save` was given",
+            to_stderr=True,
+        )
         return
     rows = [_row(name, run) for run, name in named]
     print_columns(
@@ -47,12 +55,12 @@ def runs_ls(
     )
 
 
-@runs_app.command("compare")
+@runs_app.command("compare", cls=Command)
 def runs_compare(
     a: Annotated[str, typer.Argument(metavar="A", help="Folder of a run, or its name in runs/.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other run.")],
     report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Page with curves to write.")] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show where two runs differ: settings, dataset, figures."""
     from imagenet_mds.storage.atomic import finite
@@ -82,14 +90,17 @@ def runs_compare(
         print_line(f"report: {report}")
 
 
-@runs_app.command("report")
+@runs_app.command("report", cls=Command)
 def runs_report(
     run: RunPlace,
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE.html]", help="Page to write; RUN/report.html by default.")
+        Path | None, typer.Argument(metavar="FILE.html", help="Page to write; RUN/report.html by default.")
     ] = None,
 ) -> None:
-    """Write a page about one run: curves, starts and interruptions, figures, settings."""
+    """Write a page about one run.
+
+    It has the run's curves, starts and interruptions, figures and settings.
+    """
     from imagenet_mds_train.history.figures import refuse_page
     from imagenet_mds_train.history.runs import find_run
 

@@ -4,11 +4,22 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imagenet_mds.cli.options import CacheFolder, CacheLimit, config_name, given_data, open_dataset
+from imagenet_mds.cli.options import (
+    CacheFolder,
+    CacheLimit,
+    ConfigName,
+    DataLocation,
+    Overrides,
+    Phase,
+    Ranks,
+    config_name,
+    given_data,
+    open_dataset,
+)
 from imagenet_mds.cli.tables import print_line
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
 from imagenet_mds.process.streams import forgive_lost_output
@@ -20,15 +31,10 @@ if TYPE_CHECKING:
 
 
 def train(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Configuration overrides, for example optimizer.lr=0.1."),
-    ] = None,
-    phase: Annotated[Literal["1", "2", "3"] | None, typer.Option(help="Shipped configuration of a phase.")] = None,
-    config: Annotated[str | None, typer.Option(help="YAML file, or the name of a shipped configuration.")] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="DATASET", help="Converted dataset: a folder or an s3:// address.")
-    ] = None,
+    overrides: Overrides = None,
+    phase: Phase = None,
+    config: ConfigName = None,
+    data: DataLocation = None,
     cache: CacheFolder = None,
     cache_limit: CacheLimit = None,
     run_name: Annotated[str | None, typer.Option(help="Name of the run; by default that of the configuration.")] = None,
@@ -36,7 +42,7 @@ def train(
         str | None, typer.Option(metavar="NAME", help="Group of runs: a folder in --save, and a group at W&B.")
     ] = None,
     save: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for runs.")] = Path("runs"),
-    ranks: Annotated[int | None, typer.Option(min=1, help="Number of processes, one per GPU.")] = None,
+    ranks: Ranks = None,
     from_checkpoint: Annotated[
         str | None,
         typer.Option(metavar="RUN", help="Run, or its .pt file, whose weights a new run starts from."),
@@ -44,7 +50,8 @@ def train(
     pretrained: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="ResNet of torchvision, timm or this program, for a new run with any classes."
+            metavar="FILE",
+            help="ResNet weights (torchvision, timm or `export`) that a new run starts from; its classes may differ.",
         ),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan without starting anything.")] = False,
@@ -55,6 +62,7 @@ def train(
     """Train a ResNet on a dataset. Run it again to continue."""
     from imagenet_mds.dataset.access import refuse_missing
     from imagenet_mds_train.config.load import load_config  # omegaconf and pydantic models
+    from imagenet_mds_train.run.description import describe, estimates
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.fork import Fork
     from imagenet_mds_train.run.start import Start
@@ -65,8 +73,8 @@ def train(
     settings = load_config(name, tuple(overrides or ()), ranks)
     run_name = Path(name).stem if run_name is None else run_name
     for option, given in (("--run-name", run_name), ("--experiment-name", experiment_name)):
-        if given is not None and (not given or given in (".", "..") or "/" in given):
-            raise UserError(f"{option} {given!r}: pass a folder name, not empty and without slashes")
+        if given is not None and (given in (".", "..") or "/" in given):
+            raise UserError(f"{option} {given!r}: pass the name of a folder, without slashes")
     if save.parts and save.parts[0].endswith(":"):
         raise UserError(f"--save {save}: runs are saved to a folder of this machine, not to an address")
     run = RunFolder(save / (experiment_name or "") / run_name)
@@ -87,7 +95,7 @@ def train(
     if result is not None:
         print(f"{run.path} is finished: {_figures(result)}. Pass --run-name to start another run")
         return
-    for key, value in start.describe() + (start.estimates() if plan else []):
+    for key, value in describe(start) + (estimates(start) if plan else []):
         print(f"{key + ':':18} {value}", flush=True)
     if plan:
         refuse_missing(start.shards())

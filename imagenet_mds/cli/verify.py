@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imagenet_mds.cli.options import DatasetArgument
 from imagenet_mds.cli.tables import print_line, progress_tracker
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED
 from imagenet_mds.words import counted
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    dataset: Annotated[str, typer.Argument(help="Dataset written by `convert`: a folder or s3:// address.")],
+    dataset: DatasetArgument,
     deep: Annotated[bool, typer.Option("--deep", help="Decode every image as well.")] = False,
     repair: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Source from which broken files are rebuilt.")

@@ -137,7 +137,7 @@ def _plot(story: Story, path: Path) -> None:
         top1.plot(*zip(*story.validations(), strict=True), color="0.2", marker="o", label="top-1 on validation")
         top1.axhline(story.chance, color="0.6", linestyle=":", label=f"chance, {story.chance:.0%}")
         top1.axvline(story.killed_at, color="tab:red", linestyle="--")
-        top1.set_ylim(0, 1)
+        top1.set_ylim(-0.03, 1.03)  # room for the markers
         top1.set_ylabel("top-1")
         top1.set_xlabel("batch")
         top1.legend(frameon=False, loc=(0.7, 0.18))

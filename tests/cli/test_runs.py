@@ -47,7 +47,27 @@ def test_the_default_folder_is_runs(tmp_path: Path) -> None:
     empty = run("runs", "ls", "--json", cwd=tmp_path / "none")
     assert (empty.status, empty.out, empty.err) == (0, "[]\n", "")
     said = run("runs", "ls", cwd=tmp_path / "none")
-    assert (said.status, said.out, said.err) == (0, "", "note: runs holds no runs\n")
+    assert (said.status, said.out) == (0, "")
+    assert said.err.startswith("note: no run was found: there is no run.json that can be read in ")
+    assert f" {tmp_path}/none/runs, in its folders, or in theirs." in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_another_folder_gets_one_line_and_not_one_for_each_folder_in_it(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "src" / "deep" / "deeper").mkdir(parents=True)
+    write_run(tmp_path / "src" / "deep" / "deeper" / "too-deep")
+    said = run("runs", "ls", tmp_path)
+    assert (said.status, said.out, said.err.count("\n")) == (0, "", 1)
+    assert "no run was found" in said.err
+
+
+def test_a_damaged_run_alone_is_named(tmp_path: Path) -> None:
+    (write_run(tmp_path / "broken") / "run.json").write_text("{")
+    said = run("runs", "ls", tmp_path)
+    first, second = said.err.splitlines()
+    assert first.startswith(f"note: {tmp_path}/broken is left out: {tmp_path}/broken/run.json is damaged")
+    assert second.startswith("note: no run was found")
 
 
 def test_two_runs_are_compared(runs: Path) -> None:

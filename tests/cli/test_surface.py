@@ -3,14 +3,18 @@
 import json
 import re
 import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from imagenet_mds.cli import app
 from imagenet_mds.cli.inspect import inspect
-from tests.support.command import PROGRAM, environment, run
+from imagenet_mds.errors import UserError
+from tests.support.command import PROGRAM, done, environment, run
 from tests.support.drawing import encoded, noise
 from tests.support.running import convert_here
 from tests.support.runs import KILLED_AND_CONTINUED, write_run
@@ -49,25 +53,67 @@ imagenet-mds verify dataset --deep --repair
 HEAVY = {"torch", "torchvision", "composer", "streaming", "torchmetrics", "numpy", "PIL", "omegaconf", "wandb", "boto3"}
 
 
+def _commands() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each command and group, with the words that call it."""
+    pending: list[tuple[tuple[str, ...], Any]] = [((), typer.main.get_command(app))]
+    while pending:
+        path, command = pending.pop(0)
+        yield path, command
+        pending += [((*path, name), inner) for name, inner in getattr(command, "commands", {}).items()]
+
+
 def _surface() -> list[str]:
     """Return one line per command: its name, its arguments, its options."""
     lines = []
-    pending = [("imagenet-mds", typer.main.get_command(app))]
-    while pending:
-        name, command = pending.pop(0)
+    for path, command in _commands():
         words = [
             "/".join([*parameter.opts, *parameter.secondary_opts])
             if parameter.opts[0].startswith("-")
             else parameter.name
             for parameter in command.params
         ]
-        lines.append(" ".join([name, *(str(word) for word in words)]))
-        pending += [(f"{name} {sub}", inner) for sub, inner in getattr(command, "commands", {}).items()]
+        lines.append(" ".join(["imagenet-mds", *path, *words]))
     return sorted(lines)
 
 
 def test_the_surface_of_the_command_line_is_unchanged() -> None:
     assert _surface() == SURFACE.replace("\\\n", "").strip().splitlines()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a command that takes a value: its name in messages, and the words that give it an empty one."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+def _parameters() -> list[Parameter]:
+    """All parameters of all commands that take a value."""
+    found = []
+    for path, command in _commands():
+        before: list[str] = []
+        for parameter in command.params:
+            option = parameter.opts[0]
+            if not option.startswith("-"):
+                found.append(Parameter(parameter.metavar or option.upper(), (*path, *before, "")))
+                before.append("x")
+            elif not getattr(parameter, "is_flag", False):
+                found.append(Parameter(option, (*path, option, "")))
+    return found
+
+
+@pytest.mark.parametrize("parameter", _parameters(), ids=lambda parameter: " ".join(parameter.words[:-1]))
+def test_an_empty_value_is_refused_and_is_not_the_current_folder(parameter: Parameter) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(parameter.name)} is empty: pass a value"):
+        app(list(parameter.words), standalone_mode=False)
+
+
+def test_an_empty_value_is_one_line(tmp_path: Path) -> None:
+    outcome = run("train", "--phase", "1", "--data", "", cwd=tmp_path)
+    assert outcome.status == 2
+    assert outcome.err == "imagenet-mds: --data is empty: pass a value, or leave it out\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def _imported(*arguments: str) -> set[str]:
@@ -98,6 +144,16 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     imported = _imported(*arguments)
     assert "typer" in imported
     assert not imported & HEAVY
+
+
+@pytest.mark.parametrize(
+    "group", [path for path, command in _commands() if getattr(command, "commands", {})], ids=" ".join
+)
+def test_the_help_of_a_group_has_whole_lines_in_80_columns(group: tuple[str, ...]) -> None:
+    lines = done(*group, "--help", COLUMNS="80").out.splitlines()
+    commands = lines[lines.index("Commands:") + 1 :]
+    assert len(commands) > 1
+    assert [line for line in commands if line.endswith("...") or len(line) > 80] == []
 
 
 def test_commands_of_the_converter_import_neither_torch_nor_its_dependents(tree: object, dataset: object) -> None:

@@ -71,16 +71,14 @@ def test_killed_at_ten_random_moments_and_continued_by_other_workers_gives_the_s
     for workers in (2, 1, 4, 2, 1, 4, 2, 1, 4, 2):
         process = start("convert", tree, dest, *OPTIONS, "--workers", workers, log=tmp_path / "log")
         wanted = _recorded(dest) + dice.randint(1, shards // 32)
-        # mypy infers no type for a parameter that only binds the value of the loop.
-        wait_until(lambda wanted=wanted: _recorded(dest) >= wanted, f"{wanted} shards")  # type: ignore[misc]
+        wait_until(lambda wanted=wanted: _recorded(dest) >= wanted, f"{wanted} shards")  # type: ignore[misc] # mypy infers no type for the loop's value
         time.sleep(dice.uniform(0, 0.003))
         family = _children(process.pid)
         process.kill()
         assert process.wait() == -signal.SIGKILL
         assert not (dest / "train" / "manifest.json").exists()
         # The workers end with the run, so none writes into the next one.
-        # The same of mypy again.
-        wait_until(lambda family=family: not any(map(_running, family)), "the workers' end")  # type: ignore[misc]
+        wait_until(lambda family=family: not any(map(_running, family)), "the workers' end")  # type: ignore[misc] # mypy infers no type for the loop's value
         kept = _recorded(dest)
         assert wanted <= kept < shards
     outcome = done("convert", tree, dest, *OPTIONS, "--workers", 2)

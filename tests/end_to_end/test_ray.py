@@ -94,8 +94,7 @@ def test_stopped_cleanly_or_killed_it_continues_to_the_same_bytes(
     for number, status in ((signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGKILL, -signal.SIGKILL)):
         process = start(*command, log=log, RAY_ADDRESS=cluster)
         wanted = recorded() + 10
-        # mypy infers no type for a parameter that only binds the value of the loop.
-        wait_until(lambda wanted=wanted: recorded() >= wanted, "ten more shards", process)  # type: ignore[misc]
+        wait_until(lambda wanted=wanted: recorded() >= wanted, "ten more shards", process)  # type: ignore[misc] # mypy infers no type for the loop's value
         process.send_signal(number)
         assert process.wait(HANG_SECONDS) == status, log.read_text()
         if status == 75:

@@ -10,19 +10,9 @@ from PIL import Image
 
 from tests.support.command import Outcome, done, run
 from tests.support.datasets import keys_at
+from tests.support.training import training
 
 pytestmark = pytest.mark.slow  # starts whole trainings
-
-SMALL = (
-    "global_batch_size=16",
-    "augment={size_px: 24}",
-    "evaluation={resize_px: 28, crop_px: 24, workers_per_rank: 0}",
-    "schedule={epochs: 1, warmup_epochs: 0}",
-    "data={subset: 80, workers_per_rank: 0}",
-    "algorithms.ema=null",
-    "logging.every_batches=1",
-)
-"""Five batches."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +20,7 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run and a finished one in a folder of an experiment, with another learning rate."""
     root = tmp_path_factory.mktemp("runs")
     for folder, more in ((root, ()), (root / "study", ("optimizer.lr=0.01",))):
-        done("train", "--config", "demo", "--data", dataset, "--save", folder, "--run-name", "one", *SMALL, *more)
+        done(*training(dataset, folder, "one", *more))
     return root
 
 

@@ -54,9 +54,9 @@ def start(*arguments: object, log: Path, **variables: str) -> subprocess.Popen[b
         )
 
 
-def done(*arguments: object) -> Outcome:
+def done(*arguments: object, cwd: Path | None = None, **variables: str) -> Outcome:
     """Run `imagenet-mds ARGUMENTS`, which must succeed."""
-    outcome = run(*arguments)
+    outcome = run(*arguments, cwd=cwd, **variables)
     assert outcome.status == 0, outcome.err + outcome.out
     return outcome
 

@@ -24,6 +24,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of importing Composer, see Attempt.environment
     from composer.core import Callback, Event, State
     from composer.loggers import Logger
+    from composer.utils.collect_env import get_composer_env_dict
 
     from imagenet_mds_train import rank
     from imagenet_mds_train.data.stream import own_resources
@@ -64,6 +65,7 @@ def kill() -> None:
 def start(dataset: Path, folder: Path, recipe: Sequence[str], moment: Moment | None = None) -> bool:
     """Start or continue a run of the demo's configuration with a recipe in a process of its own, killed at a moment if
     it comes; return whether it ended."""
+    get_composer_env_dict()  # takes a second once in a process, and forks inherit the answer
     child = os.fork()
     if child == 0:
         status = 1

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.io import savemat
 
+from imagenet_mds.vocabulary import SplitName
+from imagenet_mds_convert.sources.base import Source
 from imagenet_mds_convert.sources.classes import imagenet_names
 from tests.support.drawing import encoded, files, noise
 
@@ -23,6 +25,29 @@ VAL_WNIDS = ("n02099601", "n01440764", "n15075141", "n02099601", "n01443537", "n
 def val_name(number: int) -> str:
     """The official name of a validation image."""
     return f"ILSVRC2012_val_{number:08}.JPEG"
+
+
+def fill(root: Path, *names: str, data: bytes | None = None) -> Path:
+    """Create files, and folders for names that end in a slash.
+
+    Args:
+        root: the folder that the names are in; created if it is not there.
+        names: the relative paths.
+        data: the content of each file; its path if not given.
+    """
+    for name in names:
+        path = root / name
+        if name.endswith("/"):
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(name.encode() if data is None else data)
+    return root
+
+
+def keys_of(source: Source, split: SplitName) -> list[str]:
+    """The keys of a split."""
+    return [sample.key for sample in source.samples(split)]
 
 
 def make_images(root: Path) -> Path:

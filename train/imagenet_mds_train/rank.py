@@ -207,7 +207,8 @@ def _fit(trainer: Trainer, folder: RunFolder, job: RankJob, *, is_first: bool) -
             trainer.fit()
         elif trainer.state.evaluators:  # killed after the last checkpoint, before the result
             trainer.eval()
-        if job.until_batch and trainer.state.evaluators:
+        # An epoch that ended on the way was validated already; the values are those of this start alone.
+        if job.until_batch and trainer.state.evaluators and not trainer.state.eval_metric_values:
             trainer.eval(subset_num_batches=1)
     except StopRequested:
         return EXIT_STOPPED

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,31 +11,15 @@ from PIL import Image, UnidentifiedImageError
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.local import LocalStorage
-from imagenet_mds.vocabulary import SplitName
 from imagenet_mds_convert.sources import open_source
-from imagenet_mds_convert.sources.base import Source
 from imagenet_mds_convert.sources.names import IMAGE_SUFFIXES
 from tests.support.datasets import manifest_at
 from tests.support.drawing import encoded, noise
 from tests.support.running import convert_here
+from tests.support.sources import fill, keys_of
 
-
-def put(root: Path, *names: str) -> Path:
-    """Files that begin like a JPEG, and folders for names that end in a slash."""
-    for name in names:
-        path = root / name
-        if name.endswith("/"):
-            path.mkdir(parents=True, exist_ok=True)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"\xff\xd8\xff\xe0")
-    return root
-
-
-def keys(source: Source, split: SplitName) -> list[str]:
-    """The keys of a split."""
-    return [sample.key for sample in source.samples(split)]
-
+put = partial(fill, data=b"\xff\xd8\xff\xe0")
+"""Files that begin like a JPEG."""
 
 TWO = ("train/n01440764/a.JPEG", "train/n01443537/a.JPEG")
 
@@ -45,7 +30,7 @@ TWO = ("train/n01440764/a.JPEG", "train/n01443537/a.JPEG")
 def test_a_folder_of_the_system_is_no_class_even_with_images_in_it(tmp_path: Path, folder: str) -> None:
     source = open_source(str(put(tmp_path, *TWO, f"train/{folder}/a.JPEG", f"train/n01440764/{folder}/b/c.JPEG")))
     assert len(source.classes) == 1000
-    assert keys(source, "train") == ["n01440764/a.JPEG", "n01443537/a.JPEG"]
+    assert keys_of(source, "train") == ["n01440764/a.JPEG", "n01443537/a.JPEG"]
     assert source.warnings == (f"{tmp_path}/train has folders that are not read: {folder}",)
 
 
@@ -237,7 +222,7 @@ def test_val_alone_is_numbered_as_beside_train(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_looked_into_is_left_to_be_named_as_unreadable(tmp_path: Path) -> None:
     put(tmp_path, *TWO)
     (tmp_path / "train" / "n01440764" / "no suffix").symlink_to(tmp_path / "nowhere")
-    assert "n01440764/no suffix" in keys(open_source(str(tmp_path)), "train")
+    assert "n01440764/no suffix" in keys_of(open_source(str(tmp_path)), "train")
 
 
 def test_a_class_spelled_in_two_unicode_forms_is_one_class(tmp_path: Path) -> None:

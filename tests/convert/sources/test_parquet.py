@@ -382,8 +382,7 @@ def hub(hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[H
 
 
 def test_the_hub_gives_the_same_shards_and_only_the_files_asked_for(hub: Hub, tmp_path: Path, in_process: None) -> None:
-    # A def would take four lines to fill in one argument.
-    here: Callable[..., int] = lambda where, **options: convert_here(where, tmp_path / "b", **options)  # noqa: E731
+    here: Callable[..., int] = lambda where, **options: convert_here(where, tmp_path / "b", **options)  # noqa: E731 # a def takes four lines
     location: Any = "hf://imagenet-1k"
     assert here(location, split="val") == 0
     names = {path.partition("?")[0].rpartition("/")[2] for path in hub.asked}

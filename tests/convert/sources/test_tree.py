@@ -8,30 +8,14 @@ import pytest
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.local import LocalStorage
-from imagenet_mds.vocabulary import SplitName
 from imagenet_mds_convert.sources import open_source
-from imagenet_mds_convert.sources.base import Sample, Source
+from imagenet_mds_convert.sources.base import Sample
 from imagenet_mds_convert.sources.tree import TreeSource
-
-
-def _fill(root: Path, *names: str) -> Path:
-    """Create files with their path as content, and folders for names that end in a slash."""
-    for name in names:
-        path = root / name
-        if name.endswith("/"):
-            path.mkdir(parents=True, exist_ok=True)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(name.encode())
-    return root
-
-
-def _keys(source: Source, split: SplitName) -> list[str]:
-    return [sample.key for sample in source.samples(split)]
+from tests.support.sources import fill, keys_of
 
 
 def test_classes_are_the_sorted_folders_of_both_splits_together(tmp_path: Path) -> None:
-    root = _fill(tmp_path, "train/n02/a.JPEG", "train/n10/a.JPEG", "train/n01/a.JPEG", "val/n10/b.JPEG")
+    root = fill(tmp_path, "train/n02/a.JPEG", "train/n10/a.JPEG", "train/n01/a.JPEG", "val/n10/b.JPEG")
     source = open_source(str(root))
     assert (source.kind, source.splits, source.classes) == ("tree", ("train", "val"), ("n01", "n02", "n10"))
     assert source.class_names == source.classes
@@ -42,27 +26,27 @@ def test_classes_are_the_sorted_folders_of_both_splits_together(tmp_path: Path) 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_one_split_alone_is_a_source(tmp_path: Path, split: str) -> None:
-    source = open_source(str(_fill(tmp_path, f"{split}/n01/a.JPEG", f"{split}/n02/a.JPEG")))
+    source = open_source(str(fill(tmp_path, f"{split}/n01/a.JPEG", f"{split}/n02/a.JPEG")))
     assert source.splits == (split,)
 
 
 def test_images_are_taken_by_suffix_and_hidden_ones_are_not(tmp_path: Path) -> None:
     taken = ["n01/a.JPEG", "n01/b.jpg", "n01/c.PNG", "n01/d.x.jpeg", "n01/j/k.JPEG", "n02/a.jpeg"]
     others = ["n01/.e.JPEG", "n01/f.txt", "n01/g", "n01/h.JPEG.part", "n01/i.JPEG/", "n01/.l/m.JPEG", ".n03/a.JPEG"]
-    source = open_source(str(_fill(tmp_path, *(f"train/{name}" for name in taken + others), "train/README.JPEG")))
+    source = open_source(str(fill(tmp_path, *(f"train/{name}" for name in taken + others), "train/README.JPEG")))
     assert source.classes == ("n01", "n02")
-    assert _keys(source, "train") == taken
+    assert keys_of(source, "train") == taken
 
 
 def test_keys_are_sorted_as_bytes_are(tmp_path: Path) -> None:
     names = ["n01/B.JPEG", "n01/a.JPEG", "n01/a10.JPEG", "n01/a2.JPEG", "n01/\u00e9.JPEG", "n02/A.JPEG"]
-    _fill(tmp_path, *(f"train/{name}" for name in reversed(names)))
-    assert _keys(open_source(str(tmp_path)), "train") == names
+    fill(tmp_path, *(f"train/{name}" for name in reversed(names)))
+    assert keys_of(open_source(str(tmp_path)), "train") == names
 
 
 def test_links_to_files_and_folders_are_followed_and_a_dangling_one_is_not_lost(tmp_path: Path) -> None:
-    root = _fill(tmp_path / "root", "train/n01/a.JPEG", "train/n02/")
-    _fill(tmp_path / "elsewhere", "n03/a.JPEG", "n03/b.JPEG")
+    root = fill(tmp_path / "root", "train/n01/a.JPEG", "train/n02/")
+    fill(tmp_path / "elsewhere", "n03/a.JPEG", "n03/b.JPEG")
     (root / "train" / "n03").symlink_to(tmp_path / "elsewhere" / "n03")
     (root / "train" / "n02" / "a.JPEG").symlink_to(tmp_path / "elsewhere" / "n03" / "b.JPEG")
     (root / "train" / "n02" / "gone.JPEG").symlink_to(tmp_path / "nowhere")
@@ -79,21 +63,21 @@ def test_links_to_files_and_folders_are_followed_and_a_dangling_one_is_not_lost(
 
 
 def test_names_that_are_not_wnids_give_one_warning(tmp_path: Path) -> None:
-    wnids = open_source(str(_fill(tmp_path / "a", "train/n01440764/a.JPEG", "train/n01443537/a.JPEG")))
+    wnids = open_source(str(fill(tmp_path / "a", "train/n01440764/a.JPEG", "train/n01443537/a.JPEG")))
     assert wnids.warnings == ()
     names = ["cat", "dog", "eel", "fox", "n0144076"]
     folders = ["n01440764", *names]
-    others = open_source(str(_fill(tmp_path / "b", *(f"train/{name}/a.JPEG" for name in folders))))
+    others = open_source(str(fill(tmp_path / "b", *(f"train/{name}/a.JPEG" for name in folders))))
     assert others.warnings == (
         "class numbers are positions among the sorted folders and not ImageNet's, because of folders that ImageNet "
         "does not have: cat, dog, eel and 2 more",
     )
-    own = open_source(str(_fill(tmp_path / "c", *(f"train/{name}/a.JPEG" for name in names))))
+    own = open_source(str(fill(tmp_path / "c", *(f"train/{name}/a.JPEG" for name in names))))
     assert own.warnings == ("class folders whose names are not wnids are taken as they are: cat, dog, eel and 2 more",)
 
 
 def test_names_for_people_come_from_the_mapping_beside_the_splits(tmp_path: Path) -> None:
-    root = _fill(tmp_path, *(f"train/n9000000{number}/a.JPEG" for number in (1, 2, 3)))
+    root = fill(tmp_path, *(f"train/n9000000{number}/a.JPEG" for number in (1, 2, 3)))
     (root / "LOC_synset_mapping.txt").write_text("n90000001 disc, round thing\n\nn90000003 great white disc\n")
     assert open_source(str(root)).class_names == ("disc", "n90000002", "great white disc")
 
@@ -133,7 +117,7 @@ def test_names_for_people_come_from_the_mapping_beside_the_splits(tmp_path: Path
 def test_a_folder_that_cannot_be_used_is_answered_with_what_to_do(
     tmp_path: Path, names: list[str], where: str, words: str
 ) -> None:
-    root = _fill(tmp_path, *names)
+    root = fill(tmp_path, *names)
     with pytest.raises(UserError) as caught:
         open_source(str(root / where) if where else str(root))
     assert words.format(root=root) in str(caught.value)
@@ -148,7 +132,7 @@ def test_an_address_of_another_kind_is_refused() -> None:
     ("name", "words"), [(b"caf\xe9.JPEG", r"not UTF-8, b'caf\\xe9\.JPEG'"), (b"a\nb.JPEG", "a line break in it")]
 )
 def test_a_name_that_cannot_be_a_line_of_text_is_refused(tmp_path: Path, name: bytes, words: str) -> None:
-    _fill(tmp_path, "train/n01/a.JPEG", "train/n02/a.JPEG")
+    fill(tmp_path, "train/n01/a.JPEG", "train/n02/a.JPEG")
     Path(os.fsdecode(os.fsencode(tmp_path / "train" / "n01") + b"/" + name)).write_bytes(b"x")
     with pytest.raises(UserError, match=words):
         open_source(str(tmp_path)).samples("train")
@@ -161,7 +145,7 @@ def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch:
     def refuse(folder: Path) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 
-    _fill(tmp_path, "train/n01/a.JPEG", "train/n02/a.JPEG")
+    fill(tmp_path, "train/n01/a.JPEG", "train/n02/a.JPEG")
     monkeypatch.setattr("imagenet_mds.storage.local.os.scandir", refuse)
     with pytest.raises(UserError, match=f"{tmp_path} cannot be listed: Permission denied"):
         TreeSource.open(LocalStorage(tmp_path))

@@ -11,7 +11,6 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of importing Composer, see Attempt.environment
     from composer.core import Event
-    from composer.utils.collect_env import get_composer_env_dict
 
     from tests.support.forked import End, Moment, start
 
@@ -48,7 +47,6 @@ MOMENTS = {
 @pytest.fixture(scope="module")
 def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> End:
     """The run never stopped."""
-    get_composer_env_dict()  # takes more than a second in each process that does not inherit the answer
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert start(dataset, folder, RECIPE)
     return End.of(folder)

@@ -1,6 +1,7 @@
-"""The configuration that the README shows."""
+"""The configurations that the README shows."""
 
 import re
+import shlex
 from pathlib import Path
 
 from imagenet_mds_train.config.load import load_config
@@ -17,3 +18,13 @@ def test_the_configuration_for_data_of_ones_own_is_one(tmp_path: Path) -> None:
     # Every key of it is explained.
     leaves = [line for line in block.splitlines() if not line.rstrip().endswith(":")]
     assert sum("#" in line for line in leaves) >= len(leaves) - 3
+
+
+def test_the_command_for_tiny_imagenet_overrides_what_it_has_to() -> None:
+    text = README.read_text(encoding="utf-8").replace("\\\n", "")
+    (command,) = re.findall(r"^imagenet-mds train .* --run-name tiny64 .*$", text, re.MULTILINE)
+    words = shlex.split(command)
+    config = load_config(words[words.index("--config") + 1], [word for word in words if "=" in word])
+    assert (config.augment.size_px, config.evaluation.resize_px, config.evaluation.crop_px) == (64, 64, 64)
+    assert config.data.subset is None
+    assert config.augment.scale == (0.35, 1.0)

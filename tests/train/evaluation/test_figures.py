@@ -1,12 +1,14 @@
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of importing Composer, see Attempt.environment
-    from imagenet_mds_train.evaluation.figures import compared, figures_of
+    from imagenet_mds_train.evaluation.figures import Bin, compared, figures_of
     from imagenet_mds_train.evaluation.predictions import Predictions
+    from imagenet_mds_train.evaluation.report import reliability_figure
 
 
 def predictions(labels: list[int], best: list[list[int]], confidence: list[float] | None = None) -> Predictions:
@@ -52,6 +54,13 @@ def test_calibration_error_is_the_mean_distance_of_confidence_and_accuracy() -> 
     assert [one.samples for one in figures.reliability] == [5, 10]
     # A network that is sure and right is calibrated.
     assert figures_of(predictions([0, 0], [[0], [0]], [1.0, 1.0])).calibration_error == 0
+
+
+def test_a_sure_network_is_drawn_within_the_frame() -> None:
+    axes: Any = reliability_figure([Bin(3, 0.0, 0.0), Bin(2, 1.0, 1.0)]).axes[0]
+    for low, high in (axes.get_xlim(), axes.get_ylim()):
+        assert low < 0
+        assert high > 1
 
 
 def test_real_labels_count_what_people_saw() -> None:

@@ -1,5 +1,6 @@
 """Pages about runs: self-contained, whatever the run has and is called."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ def assert_self_contained(page: str) -> None:
     assert [one for one in loaded if not one.startswith("#")] == []
 
 
+def lead_of(page: Path) -> str:
+    """The first paragraph of a page."""
+    return page.read_text(encoding="utf-8").partition('<p class="lead">')[2].partition("</p>")[0]
+
+
 def test_the_page_of_a_run_has_its_curves_starts_figures_and_settings(tmp_path: Path) -> None:
     run = Run.read(write_run(tmp_path / "run", KILLED_AND_CONTINUED, "optimizer.lr=0.125"))
     write_run_page(run, tmp_path / "page.html")
@@ -49,6 +55,37 @@ def test_the_ends_of_starts_and_repeated_batches_are_marked(tmp_path: Path) -> N
     assert labels == ["logged", "smoothed", "repeated", "killed or failed", "stopped"]
     marked = {line.get_label(): line.get_xdata()[0] for line in axes.lines[2:]}
     assert marked == {"killed or failed": 13, "stopped": 30}
+
+
+def test_a_page_names_the_dataset_the_experiment_and_the_costs_that_are_known(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", KILLED_AND_CONTINUED, "logging.dollars_per_hour=6")
+    job = {"train": {"folder": "/cache/train", "remote": "s3://b/<mds>/train"}, "experiment": "lr & size"}
+    (folder / "job.json").write_text(json.dumps(job))
+    write_run_page(Run.read(folder), tmp_path / "page.html")
+    assert lead_of(tmp_path / "page.html") == (
+        "3 of 10 epochs, 30 batches in 0.62 hours for $3.70. Dataset: s3://b/&lt;mds&gt;. Experiment: lr &amp; size."
+    )
+    job["train"] = {"folder": "/data/mds/train", "remote": None}
+    (folder / "job.json").write_text(json.dumps(job))
+    assert Run.read(folder).dataset == "/data/mds"
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"train": []}'])
+def test_a_run_has_a_page_without_its_job(tmp_path: Path, content: bytes) -> None:
+    folder = write_run(tmp_path / "run", KILLED_AND_CONTINUED)
+    (folder / "job.json").write_bytes(content)
+    write_run_page(Run.read(folder), tmp_path / "page.html")
+    assert lead_of(tmp_path / "page.html") == "3 of 10 epochs, 30 batches in 0.62 hours."
+
+
+def test_the_learning_rate_is_drawn_at_the_batches_that_were_trained_with_it(tmp_path: Path) -> None:
+    """A line of the log has the rate of the batch after it, and that of the last line is no batch's."""
+    run = Run.read(
+        write_run(tmp_path / "run", [event("start", 1, 0, 0), *(line(1, n, n, next_lr=n) for n in (1, 2, 3))])
+    )
+    rate: Any = run_figure(run).axes[1].lines[0]
+    assert list(rate.get_xdata()) == [2, 3]
+    assert list(rate.get_ydata()) == [1, 2]
 
 
 def test_the_page_of_two_runs_has_their_differences(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_statistics_of_a_batch_that_overflowed_are_those_of_the_batch_before() -
         guard.apply(Event.AFTER_TRAIN_BATCH, state, None)  # type: ignore[arg-type] # it does not log
         return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
-    guard.apply(Event.FIT_START, state, None)  # type: ignore[arg-type]
+    guard.apply(Event.FIT_START, state, None)  # type: ignore[arg-type] # it does not log
     inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
     good = passes(inputs)
     assert float(good["0.running_mean"].abs().max()) > 0

@@ -12,7 +12,6 @@ from imagenet_mds.resources import recipe_names
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of importing Composer, see Attempt.environment
     from composer.core import Event
-    from composer.utils.collect_env import get_composer_env_dict
 
     from tests.support.forked import End, Moment, start
 
@@ -50,12 +49,6 @@ ALONE = {
     "microbatches": "system.device_microbatch_size=4",
     "progressive": "augment.progressive={start_px: 16, until_epoch: 67%, step_px: 8}",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment() -> None:
-    """Inherited by the forks, each of which would take more than a second for it."""
-    get_composer_env_dict()
 
 
 def assert_exact(dataset: Path, folder: Path, recipe: tuple[str, ...]) -> End:

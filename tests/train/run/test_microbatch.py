@@ -9,6 +9,7 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds_train.config.load import load_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.run import start as start_module
+from imagenet_mds_train.run.description import describe
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.microbatch import find_largest, largest_that_fits
 from imagenet_mds_train.run.start import Start
@@ -44,7 +45,7 @@ def test_a_run_keeps_what_was_found_at_its_first_start(
 
     monkeypatch.setattr(start_module, "find_largest", search)
     start = prepare(dataset, tmp_path, AUTO)
-    assert "in the largest parts that fit the GPU" in dict(start.describe())["batch"]
+    assert "in the largest parts that fit the GPU" in dict(describe(start))["batch"]
     start = start.with_microbatch_found()
     assert searched == [(start.config.global_batch_size, len(start.classes))]
     assert start.config.device_microbatch_size == 8
@@ -53,7 +54,7 @@ def test_a_run_keeps_what_was_found_at_its_first_start(
     again = prepare(dataset, tmp_path, AUTO).with_microbatch_found()
     assert len(searched) == 1
     assert (again.config, again.identity) == (start.config, start.identity)
-    assert "in parts of 8" in dict(again.describe())["batch"]
+    assert "in parts of 8" in dict(describe(again))["batch"]
     with pytest.raises(UserError, match=r"device_microbatch_size: 8 before, 16 now"):
         prepare(dataset, tmp_path, "system.device_microbatch_size=16")
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from imagenet_mds.report.svg import inline_svg
 from imagenet_mds.storage.atomic import finite, write_json
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_train.evaluation.evaluate import Evaluation
-from imagenet_mds_train.evaluation.figures import ClassFigures
+from imagenet_mds_train.evaluation.figures import Bin, ClassFigures
 
 _THUMBNAIL_PX = 128
 
 _WORST = 25
+
+_MARGIN = 0.03
+"""Room at the edges of a diagram of shares, for its markers."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def write_report(evaluation: Evaluation, split: Split, folder: Path, other: dict
             worst=worst[:_WORST],
             classes=worst,
             pairs=_pairs(evaluation, split, names),
-            reliability=_reliability(evaluation),
+            reliability=_reliability(evaluation.figures.reliability),
             spread=_spread(evaluation.figures.classes),
             other=other,
         )
@@ -155,18 +159,23 @@ def _address(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _reliability(evaluation: Evaluation) -> str:
+def _reliability(bins: Sequence[Bin]) -> str:
     """The reliability diagram, SVG."""
-    bins = evaluation.figures.reliability
     with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "reliability"}):
-        figure = Figure(figsize=(4.6, 4.2), layout="constrained")
-        axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color="0.7", linestyle=":", label="calibrated")
-        confidence, top1 = [one.confidence for one in bins], [one.top1 for one in bins]
-        axes.plot(confidence, top1, color="tab:blue", marker="o", label="measured")
-        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="top-1")
-        axes.legend(frameon=False)
-        return inline_svg(figure)
+        return inline_svg(reliability_figure(bins))
+
+
+def reliability_figure(bins: Sequence[Bin]) -> Figure:
+    """Draw the accuracy of each bin over its confidence."""
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.7", linestyle=":", label="calibrated")
+    confidence, top1 = [one.confidence for one in bins], [one.top1 for one in bins]
+    axes.plot(confidence, top1, color="tab:blue", marker="o", label="measured")
+    # Beyond 0 and 1, so that the frame cuts no marker.
+    axes.set(xlim=(-_MARGIN, 1 + _MARGIN), ylim=(-_MARGIN, 1 + _MARGIN), xlabel="confidence", ylabel="top-1")
+    axes.legend(frameon=False)
+    return figure
 
 
 def _spread(classes: list[ClassFigures]) -> str:

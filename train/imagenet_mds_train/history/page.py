@@ -28,6 +28,8 @@ def write_run_page(run: Run, file: Path) -> None:
         "run.html",
         run=run,
         name=printable(run.name),
+        dataset=run.dataset and printable(run.dataset),
+        experiment=run.experiment and printable(run.experiment),
         figures=shown(run.figures()),
         names=_names(),
         starts=starts,

@@ -48,7 +48,8 @@ def run_figure(run: Run) -> Figure:
     _draw_loss(loss, _curve(history.points, lambda point: point.loss), _COLORS[0], "smoothed", raw="logged")
     loss.set_ylabel("training loss")
     places, rates = _curve(history.points, lambda point: point.next_lr)
-    rate.plot(*_thinned((places + 1, rates)), color="0.3")
+    trained = places < history.batch  # the last rate is that of a batch which has not been trained, or never will be
+    rate.plot(*_thinned((places[trained] + 1, rates[trained])), color="0.3")
     rate.set_ylabel("learning rate")
     speed.plot(*_thinned(_curve(history.points, lambda point: point.images_per_second)), color="0.3", linewidth=0.8)
     speed.set(ylabel="images/s")
@@ -63,7 +64,7 @@ def run_figure(run: Run) -> Figure:
     accuracy.plot(
         batches, [_percent(one.top5) for one in history.validations], color=_COLORS[1], marker=".", label="top-5"
     )
-    accuracy.set(ylabel="validation, %", xlabel="batch", ylim=(0, 102))
+    accuracy.set(ylabel="validation, %", xlabel="batch", ylim=(-2, 102))
     for panel in axes:
         for first, last in history.repeated:
             panel.axvspan(first, last, color="0.92", zorder=0, label="repeated")

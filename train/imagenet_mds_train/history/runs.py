@@ -23,6 +23,8 @@ class Run:
     identity: what must not change within the run.
     forked_from: the checkpoint whose weights it started from, if any.
     checkpoint: the name of the newest one that is recorded and there; its content is not read.
+    dataset: the location that the last start was given; None where its job is not there.
+    experiment: the group of runs that this one is of, if any.
     """
 
     path: Path
@@ -32,6 +34,8 @@ class Run:
     forked_from: str | None
     history: History
     checkpoint: str | None
+    dataset: str | None = None
+    experiment: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Run":
@@ -63,7 +67,9 @@ class Run:
             state = "stopped" if events and events[-1]["event"] == "stopped" else "killed or failed"
         store = folder.checkpoints
         there = (name for name in store.names() if store.storage.size_bytes(name) is not None)
-        return cls(path, state, config, identity, record.get("forked_from"), history_of(events), next(there, None))
+        history, forked_from = history_of(events), record.get("forked_from")
+        dataset, experiment = _last_job(path)
+        return cls(path, state, config, identity, forked_from, history, next(there, None), dataset, experiment)
 
     @property
     def name(self) -> str:
@@ -74,6 +80,12 @@ class Run:
     def epochs(self) -> int:
         """Epochs of the whole run."""
         return self.config.schedule.epochs
+
+    @property
+    def dollars(self) -> float | None:
+        """What the hours of the run cost; None without `logging.dollars_per_hour`."""
+        price = self.config.logging.dollars_per_hour
+        return self.history.hours * price if price else None
 
     def figures(self) -> dict[str, Any]:
         """The run's figures as plain values; None for those that its log does not have."""
@@ -106,6 +118,20 @@ class Run:
             start.end or (current if place == len(starts) - 1 else "killed or failed")
             for place, start in enumerate(starts)
         ]
+
+
+def _last_job(path: Path) -> tuple[str | None, str | None]:
+    """The dataset and the experiment of the last start, as far as `job.json` has them. The run does not need the file
+    to continue, so a damaged one is as good as none."""
+    try:
+        job = read_object(path / "job.json")
+    except WorldError:
+        return None, None
+    train = job.get("train") if isinstance(job, dict) else None
+    if job is None or not isinstance(train, dict):
+        return None, None
+    location = train.get("remote") or train.get("folder")
+    return str(location).removesuffix("/train") if location else None, job.get("experiment")
 
 
 def find_run(location: str) -> Run:
@@ -153,10 +179,11 @@ def list_runs(root: Path) -> tuple[list[Run], list[str]]:
 
 
 def _folders(root: Path) -> tuple[list[Path], list[str]]:
-    """The folders of runs, and a line for each other folder."""
+    """The folders of runs, and a line for each other folder beside them."""
     if _is_run(root):
         return [root], []
     found: list[Path] = []
+    without: list[Path] = []
     notes: list[str] = []
     for folder in _subfolders(root):
         if _is_run(folder):
@@ -169,8 +196,9 @@ def _folders(root: Path) -> tuple[list[Path], list[str]]:
             continue
         runs = [one for one in within if _is_run(one)]
         found += runs
-        others = [one for one in within if one not in runs] if runs else [folder]
-        notes += [f"{one} is left out: it holds no run" for one in others]
+        without += [one for one in within if one not in runs] if runs else [folder]
+    if found:
+        notes += [f"{one} is left out: it holds no run" for one in without]
     return found, notes
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 
-from imagenet_mds.words import duration
+from imagenet_mds.words import counted, duration
 from imagenet_mds_train.loggers.throughput import Interval, batches_per_epoch
 
 _LIVE_SECONDS = 0.5
@@ -87,11 +87,17 @@ class Console(LoggerDestination):
             print(_CLEAR_LINE + self._line(state, now)[: width - 1], end="", file=sys.stderr, flush=True)
 
     def eval_end(self, state: State, logger: Logger) -> None:
-        """Print the figures of a validation, and how many images were damaged."""
+        """Print the figures of a validation, and how many images were damaged. A dry run validates on one batch, which
+        is said instead of the epoch."""
         self._say_damaged()
+        batches, whole = batches_per_epoch(state), len(state.dataloader)
+        what = (
+            f"epoch {state.timestamp.epoch.value}/{self._epochs} validation"
+            if batches == whole
+            else f"validation of {batches} of {counted(whole, 'batch', 'batches')}"
+        )
         self._say(
-            f"epoch {state.timestamp.epoch.value}/{self._epochs} validation: "
-            f"top-1 {self._latest['metrics/val/top1']:.2%}, top-5 {self._latest['metrics/val/top5']:.2%}, "
+            f"{what}: top-1 {self._latest['metrics/val/top1']:.2%}, top-5 {self._latest['metrics/val/top5']:.2%}, "
             f"loss {self._latest['metrics/val/loss']:.4f}"
         )
 

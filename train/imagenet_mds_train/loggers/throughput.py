@@ -99,7 +99,7 @@ def train_loss(state: State) -> float:
 
 
 def batches_per_epoch(state: State) -> int:
-    """Steps of an epoch."""
+    """Steps of an epoch; within a validation, its batches."""
     assert state.dataloader_len is not None
     return int(state.dataloader_len.value)
 

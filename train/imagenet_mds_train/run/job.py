@@ -61,7 +61,8 @@ class RankJob:
     weights: the file to take the first weights from, None to draw them.
     pretrained: whether they may be of other classes, and another program's.
     experiment: the group of runs that this one is of, if any.
-    until_batch: the batch to end after, with a validation of one batch; None to train to the end.
+    until_batch: the batch to end after, with a validation of one batch if no epoch ended before; None to train to the
+        end.
     sweep: the learning rates to try, which take the place of the schedule and its epochs; None for a run.
     """
 

@@ -14,11 +14,9 @@ from imagenet_mds.dataset.split_info import STOCK_CLASSES
 from imagenet_mds.dataset.verified import VerifiedFiles
 from imagenet_mds.errors import UserError
 from imagenet_mds.process.gpus import gpus
-from imagenet_mds.words import counted
 from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.config.subset import refuse_subset
-from imagenet_mds_train.run.estimate import in_words
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.fork import Fork
 from imagenet_mds_train.run.identity import refuse_other, run_identity
@@ -156,44 +154,6 @@ class Start:
         """Optimizer steps of an epoch. Images that do not fill a last batch are left out of that epoch."""
         return self.train_samples // self.config.global_batch_size
 
-    def describe(self) -> list[tuple[str, str]]:
-        """The run in words, as (name, value) rows, for `--plan` and the start."""
-        config, total = self.config, self.batches_per_epoch * self.config.schedule.epochs
-        on = [name for name, value in config.algorithms.model_dump().items() if value]
-        if config.augment.randaugment:
-            on.append("randaugment")
-        begin = (
-            f"batch {self.checkpoint.batch:,} of {total:,}, epoch {self.checkpoint.epoch + 1}"
-            if self.checkpoint
-            else "0"
-        )
-        every = config.checkpoint.every_batches
-        return [
-            ("run", str(self.run.path.absolute())),
-            ("dataset", f"{self.dataset.location} ({self.train.info.fingerprint})"),
-            *([("fetched to", str(self.dataset.cache))] if self.dataset.cache else []),
-            (
-                "training images",
-                f"{self.train_samples:,} of {self.train.info.samples:,} in {len(self.classes)} classes",
-            ),
-            (
-                "validation images",
-                f"{self.val_samples:,}" if self.val else "none, as evaluation.every_epochs says",
-            ),
-            ("model", f"ResNet-{config.model.depth} at {_sizes(config)} px"),
-            ("device", _device_words(self.config)),
-            ("batch", _batch_words(config)),
-            ("steps", f"{total:,} = {config.schedule.epochs} epochs x {self.batches_per_epoch:,}"),
-            ("learning rate", f"{_lr_words(config)}, warm-up {config.schedule.warmup_epochs:g} epochs, cosine"),
-            ("algorithms", ", ".join(on) or "none"),
-            (
-                "checkpoints",
-                f"{f'every {every:,} batches and ' if every else ''}each epoch, {config.checkpoint.keep} kept",
-            ),
-            ("starts at", begin),
-            *([("weights", f"those of {self.fork.checkpoint}")] if self.fork and not self.checkpoint else []),
-        ]
-
     @property
     def has_microbatch_to_find(self) -> bool:
         """Whether the largest microbatch that fits the GPU is still to be found."""
@@ -211,10 +171,6 @@ class Start:
             return self
         config = with_microbatch_size(self.config, find_largest(self.config, len(self.classes)))
         return replace(self, config=config, identity=self.identity | {"recipe": config.what_is_fixed()})
-
-    def estimates(self) -> list[tuple[str, str]]:
-        """What the run takes, as (name, value) rows, as far as it is known."""
-        return in_words(self.config, self.batches_per_epoch, self.val_samples)
 
     def record(self) -> None:
         """Record the run, which keeps its identity from now on. Lock it first, see `RunFolder.lock`.
@@ -255,7 +211,8 @@ class Start:
 
         Args:
             lock: the descriptor of the run's lock.
-            until_batch: the batch to end after, with a validation of one batch; None to train to the end.
+            until_batch: the batch to end after, with a validation of one batch if no epoch ended before; None to train
+                to the end.
 
         Returns:
             The exit status.
@@ -353,31 +310,3 @@ def _few_classes(train: Split) -> list[str]:
         f"{train.storage.location} has images of {present:,} of its {len(known):,} classes, and the network gets "
         f"{len(known):,} outputs; `convert --classes present` gives one of {present:,}"
     ]
-
-
-def _sizes(config: TrainConfig) -> str:
-    first, last = config.size_at(0), config.augment.size_px
-    return f"{last}" if first == last else f"{first} to {last}"
-
-
-def _batch_words(config: TrainConfig) -> str:
-    """The images of a step, and how they are split."""
-    whole = f"{config.global_batch_size} = {counted(config.ranks, 'rank')} x {config.device_batch_size}"
-    if config.system.device_microbatch_size == AUTO:
-        return f"{whole}, in the largest parts that fit the GPU"
-    part = config.device_microbatch_size
-    return f"{whole}, in parts of {part}" if part < config.device_batch_size else whole
-
-
-def _lr_words(config: TrainConfig) -> str:
-    """The learning rate, and how it comes from that of the configuration."""
-    given = config.optimizer
-    if given.lr_batch_size is None:
-        return f"{config.lr:g}"
-    return f"{config.lr:g} = {given.lr:g} x {config.global_batch_size:,} / {given.lr_batch_size:,} images"
-
-
-def _device_words(config: TrainConfig) -> str:
-    if device_of(config) == "gpu":
-        return f"{config.ranks} of {gpus()} GPUs" if gpus() else counted(config.ranks, "GPU")
-    return "CPU, as system.device says" if config.system.device == "cpu" else "CPU: there is no GPU here"
