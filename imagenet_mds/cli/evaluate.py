@@ -61,7 +61,7 @@ def evaluate(
     Top-1, top-5, loss, by class, the most confused pairs, and calibration.
     """
     from imagenet_mds.storage.atomic import finite
-    from imagenet_mds_train.run.folder import find_checkpoint
+    from imagenet_mds_train.run.find import find_checkpoint
 
     if results:
         _refuse_other_columns(results)

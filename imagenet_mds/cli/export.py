@@ -27,7 +27,7 @@ def export(
 
     What the file computes is compared with the checkpoint.
     """
-    from imagenet_mds_train.run.folder import find_checkpoint
+    from imagenet_mds_train.run.find import find_checkpoint
 
     path = find_checkpoint(checkpoint, lambda warning: print_line(f"note: {warning}", to_stderr=True))
     if not file.parent.is_dir():

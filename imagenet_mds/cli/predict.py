@@ -33,7 +33,7 @@ def predict(
     """
     from imagenet_mds.dataset.access import splits_of
     from imagenet_mds.dataset.manifest import read_manifest
-    from imagenet_mds_train.run.folder import find_checkpoint
+    from imagenet_mds_train.run.find import find_checkpoint
 
     path = find_checkpoint(checkpoint, lambda warning: print_line(f"note: {warning}", to_stderr=True))
     manifest = read_manifest(splits_of(data)[0]) if data is not None else None

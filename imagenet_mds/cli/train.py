@@ -27,6 +27,7 @@ from imagenet_mds.words import counted, duration
 
 if TYPE_CHECKING:
     from imagenet_mds_train.run.folder import RunFolder
+    from imagenet_mds_train.run.mirror import RunMirror
     from imagenet_mds_train.run.start import Start
 
 
@@ -41,7 +42,10 @@ def train(
     experiment_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Group of runs: a folder in --save, and a group at W&B.")
     ] = None,
-    save: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for runs.")] = Path("runs"),
+    save: Annotated[
+        str,
+        typer.Option(metavar="FOLDER", help="Folder for runs, or s3:// address, from which any machine continues."),
+    ] = "runs",
     ranks: Ranks = None,
     from_checkpoint: Annotated[
         str | None,
@@ -65,6 +69,7 @@ def train(
     from imagenet_mds_train.run.description import describe, estimates
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.fork import Fork
+    from imagenet_mds_train.run.mirror import RunMirror
     from imagenet_mds_train.run.start import Start
 
     forgive_lost_output()
@@ -75,25 +80,29 @@ def train(
     for option, given in (("--run-name", run_name), ("--experiment-name", experiment_name)):
         if given is not None and (given in (".", "..") or "/" in given):
             raise UserError(f"{option} {given!r}: pass the name of a folder, without slashes")
-    if save.parts and save.parts[0].endswith(":"):
-        raise UserError(f"--save {save}: runs are saved to a folder of this machine, not to an address")
-    run = RunFolder(save / (experiment_name or "") / run_name)
+    place = [part for part in (experiment_name, run_name) if part]
+    if "://" in save and not save.startswith("s3://"):
+        raise UserError(f"--save {save}: pass a folder or an s3:// address")
+    mirror = RunMirror.at("/".join([save.rstrip("/"), *place])) if save.startswith("s3://") else None
+    run = mirror.folder if mirror else RunFolder(Path(save, *place))
     dataset = open_dataset(data, cache, cache_limit)
     # A run that has a checkpoint continues from it, whatever became of the one that it began from.
     fork = None
     if from_checkpoint and pretrained:
         raise UserError("pass --from-checkpoint or --pretrained: a run starts from one file")
+    if mirror:
+        _pull(mirror, plan=plan)
     if not run.checkpoints.names():
         fork = Fork.at(from_checkpoint) if from_checkpoint else Fork.pretrained(pretrained) if pretrained else None
     start = Start.prepare(settings, dataset, run, fork, experiment_name, planned=plan)
     if only_try:
         _warn(list(start.warnings))
         refuse_missing(start.shards())
-        raise typer.Exit(_try(start, save))
-    _warn([*start.warnings, _elsewhere(run, save, data)])
+        raise typer.Exit(_try(start, run.path.parent if mirror else Path(save)))
+    _warn([*start.warnings, None if mirror else _elsewhere(run, Path(save), data)])
     result = run.read_result()
     if result is not None:
-        print(f"{run.path} is finished: {_figures(result)}. Pass --run-name to start another run")
+        print(f"{run.location} is finished: {_figures(result)}. Pass --run-name to start another run")
         return
     for key, value in describe(start) + (estimates(start) if plan else []):
         print(f"{key + ':':18} {value}", flush=True)
@@ -101,12 +110,25 @@ def train(
         refuse_missing(start.shards())
         return
     with run.lock() as lock:
+        if mirror:
+            mirror = mirror.claimed()
+            mirror.pull(_note)
         # Prepared again under the lock: another process may have continued or finished the run since.
         start = Start.prepare(settings, dataset, run, fork, experiment_name)
         if run.read_result() is not None:
-            print(f"Another process finished {run.path}")
+            print(f"Another process finished {run.location}")
             return
-        raise typer.Exit(_run(start, run, lock))
+        raise typer.Exit(_run(start, run, lock, mirror))
+
+
+def _pull(mirror: "RunMirror", *, plan: bool) -> None:
+    """Make the working copy of a run in S3 equal to it; unless it is only planned, see that it can be written."""
+    with mirror.folder.lock():
+        if not plan:
+            mirror.check_permissions()
+        mirror.pull(_note)
+        if not plan and mirror.lacks_result:
+            mirror.claimed().push_files()
 
 
 def _try(start: "Start", save: Path) -> int:
@@ -144,7 +166,7 @@ def _elsewhere(run: "RunFolder", save: Path, data: str) -> str | None:
     return None
 
 
-def _run(start: "Start", run: "RunFolder", lock: int) -> int:
+def _run(start: "Start", run: "RunFolder", lock: int, mirror: "RunMirror | None") -> int:
     from imagenet_mds.dataset.access import check_available
     from imagenet_mds.progress import ProgressLine
 
@@ -168,20 +190,24 @@ def _run(start: "Start", run: "RunFolder", lock: int) -> int:
         print(f"microbatches of {start.config.device_microbatch_size} images, which this run keeps", flush=True)
     # Last, because a run that was refused must not take its name.
     start.record()
+    if mirror:
+        mirror.prepare(start.checkpoint)
     print("starting the ranks ...", file=sys.stderr, flush=True)
-    status = start.launch(lock)
+    status = start.launch(lock, generation=mirror.lease.generation if mirror and mirror.lease else 0)
+    if mirror and status != EXIT_USER:
+        mirror.push_files()
     if status == EXIT_DONE:
         result = run.read_result()
         assert result is not None
-        print(f"{run.path} is finished after {result['batches']:,} batches: {_figures(result)}")
+        print(f"{run.location} is finished after {result['batches']:,} batches: {_figures(result)}")
         _summarize(start, run, result)
     elif status == EXIT_STOPPED:
-        print(f"{run.path} is stopped: run the same command again to continue", file=sys.stderr)
+        print(f"{run.location} is stopped: run the same command again to continue", file=sys.stderr)
     elif status == EXIT_USER and run.is_untouched:
         run.forget()
     elif status != EXIT_USER:
         print(
-            f"imagenet-mds: {run.path} failed. Its checkpoints are kept: once the cause is fixed, run the same "
+            f"imagenet-mds: {run.location} failed. Its checkpoints are kept: once the cause is fixed, run the same "
             f"command again to continue",
             file=sys.stderr,
         )
@@ -206,11 +232,11 @@ def _summarize(start: "Start", run: "RunFolder", result: dict[str, Any]) -> None
     following = [
         "imagenet-mds",
         "eval",
-        str(run.path),
+        run.location,
         "--data",
         start.dataset.location,
         "--report",
-        f"{run.path}/eval",
+        f"{run.path}/eval" if run.address is None else "eval",
     ]
     rows.append(("next", shlex.join(following)))
     for name, value in rows:
@@ -233,7 +259,11 @@ def _figures(result: dict[str, Any]) -> str:
     return f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}"
 
 
+def _note(line: str) -> None:
+    print_line(f"note: {line}", to_stderr=True)
+
+
 def _warn(warnings: "list[str | None] | list[str] | tuple[str, ...]") -> None:
     for warning in warnings:
         if warning:
-            print_line(f"note: {warning}", to_stderr=True)
+            _note(warning)

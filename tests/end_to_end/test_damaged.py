@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagenet_mds.dataset.access import Dataset
-from imagenet_mds_train.run.folder import find_checkpoint
+from imagenet_mds_train.run.find import find_checkpoint
 from tests.support.command import run
 from tests.support.damage import CUT, FLIPPED, GONE, cut, damage
 from tests.support.datasets import keys_at, manifest_at

@@ -43,8 +43,8 @@ class Request:
 
 Fault = str | None
 """`slow down`, `reset`, `stall`, `expired`, `ended` (there is no such upload), `kept` (a removal of many is answered as
-one of which nothing was allowed), `conflict` (another conditional write is in flight), `lost` (the request is passed on
-and its answer is not), or None for none."""
+one of which nothing was allowed), `denied`, `conflict` (another conditional write is in flight), `lost` (the request is
+passed on and its answer is not), or None for none."""
 
 
 @dataclass
@@ -164,6 +164,9 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 return
             if fault == "conflict":
                 self.refuse(409, "ConditionalRequestConflict", "A conflicting operation is in progress.")
+                return
+            if fault == "denied":
+                self.refuse(403, "AccessDenied", "Access Denied")
                 return
             if fault == "expired":
                 self.refuse(400, "ExpiredToken", "The provided token has expired.")

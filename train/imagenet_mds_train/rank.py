@@ -4,6 +4,8 @@ import os
 import shutil
 import sys
 import traceback
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER,
 from imagenet_mds.process.streams import forgive_lost_output
 from imagenet_mds.storage.atomic import write_json
 from imagenet_mds_train.checkpoints.best import BestCheckpoint
+from imagenet_mds_train.checkpoints.pace import SavePace
 from imagenet_mds_train.checkpoints.payload import make_payload
 from imagenet_mds_train.checkpoints.random_state import RandomStateOnResume
-from imagenet_mds_train.checkpoints.saver import Checkpoints
+from imagenet_mds_train.checkpoints.saver import Checkpoints, Saved
+from imagenet_mds_train.checkpoints.store import LEAST_KEPT
 from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.data.stream import use_own_blocks
@@ -36,6 +40,7 @@ from imagenet_mds_train.run.estimate import remaining_work
 from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, is_peer_lost, is_port_taken, worker_failure
 from imagenet_mds_train.run.folder import RunFolder, read_object
 from imagenet_mds_train.run.job import RankJob
+from imagenet_mds_train.run.mirror import RunMirror
 from imagenet_mds_train.sweep.callback import LearningRateSweep
 from imagenet_mds_train.sweep.curve import Sweep
 from imagenet_mds_train.trainer import build_trainer
@@ -82,9 +87,14 @@ def run(job: RankJob) -> int:
     guard, random_state = LossGuard(), RandomStateOnResume()
     best = BestCheckpoint(folder.path, folder.path / "checkpoints")
 
-    def on_saved(batch: int, epoch: int) -> None:
-        log.write("checkpoint", batch=batch, epoch=epoch)
-        best.saved(batch, epoch)
+    mirror = RunMirror.of_job(job.mirror, folder, job.generation) if job.mirror else None
+
+    def on_saved(saved: Saved) -> None:
+        figures = {name: round(value, 3) for name, value in asdict(saved).items() if value is not None}
+        log.write("checkpoint", **figures)
+        best.saved(saved.batch, saved.epoch)
+        if mirror:
+            mirror.push_files()
 
     checkpoints = Checkpoints(
         config.checkpoint,
@@ -93,8 +103,11 @@ def run(job: RankJob) -> int:
         make_payload(job.config, job.classes, job.identity),
         random_state,
         stop,
+        _pace(config, folder),
         averaged=average_in_model,
         may_save=guard.finite,
+        keep_last=1 if mirror else max(config.checkpoint.keep, LEAST_KEPT),
+        upload=mirror.publish_patiently if mirror else None,
         on_saved=on_saved,
         validates=partial(config.evaluation.is_due, epochs=config.schedule.epochs),
     )
@@ -107,7 +120,7 @@ def run(job: RankJob) -> int:
         loggers=[log, _console(config, job, folder), *_outside(config, job, folder)] if is_first else [],
     )
     random_state.trainer = trainer
-    status = _fit(trainer, folder, job, is_first=is_first)
+    status = _fit(trainer, folder, job, is_first=is_first, finish=checkpoints.finish)
     trainer.close()
     if status == EXIT_DONE and is_first:
         values = {name: float(value) for name, value in trainer.state.eval_metric_values.items()}
@@ -117,6 +130,13 @@ def run(job: RankJob) -> int:
             folder.result, {"batches": batch, "epochs": config.schedule.epochs} | values | _totals(config, folder)
         )
     return status
+
+
+def _pace(config: TrainConfig, folder: RunFolder) -> SavePace | None:
+    if config.checkpoint.every_seconds is None:
+        return None
+    history = history_of(read_events(folder.log)[0])
+    return SavePace(config.checkpoint.every_seconds, len(history.starts), history.hours * 3600)
 
 
 def _totals(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
@@ -198,9 +218,25 @@ def _promised_device(job: RankJob) -> Device:
     os._exit(EXIT_USER)
 
 
-def _fit(trainer: Trainer, folder: RunFolder, job: RankJob, *, is_first: bool) -> int:
-    """Train to the end, or until a stop is requested; return the exit status. Errors that the other ranks do not share
-    end the process at once: closing the trainer would wait for them, while they wait for this rank."""
+def _fit(
+    trainer: Trainer, folder: RunFolder, job: RankJob, *, is_first: bool, finish: Callable[[], None] = lambda: None
+) -> int:
+    """Train to the end, or until a stop is requested; call `finish`, which waits for what was saved; return the exit
+    status. Errors that the other ranks do not share end the process at once: closing the trainer would wait for them,
+    while they wait for this rank."""
+    try:
+        status = _train(trainer, job, is_first=is_first)
+        finish()
+    except CommandError as error:
+        print(f"imagenet-mds: {_without_traceback(error)}", file=sys.stderr, flush=True)
+        os._exit(error.exit_status)
+    except Exception as error:  # the rank ends here whatever the error, or the other ranks would wait for it
+        os._exit(_explain(error, folder))
+    return status
+
+
+def _train(trainer: Trainer, job: RankJob, *, is_first: bool) -> int:
+    """Train to the end, or until a stop is requested or the loss is lost; return the exit status."""
     try:
         assert trainer.state.max_duration is not None
         if trainer.state.timestamp < trainer.state.max_duration:
@@ -216,11 +252,6 @@ def _fit(trainer: Trainer, folder: RunFolder, job: RankJob, *, is_first: bool) -
         if is_first:
             print(f"imagenet-mds: {error}", file=sys.stderr, flush=True)
         return EXIT_FAILED
-    except CommandError as error:
-        print(f"imagenet-mds: {_without_traceback(error)}", file=sys.stderr, flush=True)
-        os._exit(error.exit_status)
-    except Exception as error:  # the rank ends here whatever the error, or the other ranks would wait for it
-        os._exit(_explain(error, folder))
     return EXIT_DONE
 
 

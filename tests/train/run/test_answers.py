@@ -10,7 +10,8 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_train.config.load import load_config
 from imagenet_mds_train.config.subset import refuse_subset
-from imagenet_mds_train.run.folder import RunFolder, find_checkpoint
+from imagenet_mds_train.run.find import find_checkpoint
+from imagenet_mds_train.run.folder import RunFolder
 from tests.support.command import run
 from tests.support.datasets import manifest_at
 

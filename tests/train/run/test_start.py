@@ -15,7 +15,8 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds_train.config.load import load_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.run.description import describe
-from imagenet_mds_train.run.folder import RunFolder, find_checkpoint
+from imagenet_mds_train.run.find import find_checkpoint
+from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.start import Start
 from tests.support.command import run
 from tests.support.datasets import info_at, manifest_at
@@ -334,11 +335,11 @@ def test_checkpoints_may_lie_on_another_disk(dataset: Path, tmp_path: Path) -> N
         shutil.rmtree(elsewhere)
 
 
-def test_runs_are_not_saved_to_an_address(dataset: Path, tmp_path: Path) -> None:
-    outcome = run("train", "--config", "demo", "--data", dataset, "--save", "s3://bucket/runs", cwd=tmp_path)
+def test_runs_are_not_saved_to_an_address_of_another_kind(dataset: Path, tmp_path: Path) -> None:
+    outcome = run("train", "--config", "demo", "--data", dataset, "--save", "gs://bucket/runs", cwd=tmp_path)
     assert outcome.status == 2
-    assert "runs are saved to a folder of this machine, not to an address" in outcome.err
-    assert list(tmp_path.glob("s3*")) == []
+    assert "--save gs://bucket/runs: pass a folder or an s3:// address" in outcome.err
+    assert list(tmp_path.glob("gs*")) == []
 
 
 def test_a_broken_newer_checkpoint_is_named_where_an_older_one_is_taken(dataset: Path, tmp_path: Path) -> None:

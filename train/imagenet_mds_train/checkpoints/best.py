@@ -23,17 +23,20 @@ class BestCheckpoint(Callback):
 
     def __init__(self, folder: Path, checkpoints: Path) -> None:
         self._folder, self._checkpoints = folder, checkpoints
-        self._validated: tuple[int, float] | None = None
+        self._top1: dict[tuple[int, int], float] = {}
+        """By the finished batches and epochs that were validated, as long as their checkpoint is not durable."""
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Remember what was validated."""
-        self._validated = state.timestamp.batch.value, float(state.eval_metric_values["top1"])
+        place = state.timestamp.batch.value, state.timestamp.epoch.value
+        self._top1[place] = float(state.eval_metric_values["top1"])
 
     def saved(self, batch: int, epoch: int) -> None:
         """Take a checkpoint that was just published, if it is the best. A disk without room keeps the one before it."""
-        if self._validated is None or self._validated[0] != batch:
+        top1 = self._top1.get((batch, epoch))
+        self._top1 = {place: one for place, one in self._top1.items() if place > (batch, epoch)}
+        if top1 is None:
             return
-        top1 = self._validated[1]
         record = self._folder / "best.json"
         if record.exists() and json.loads(record.read_bytes())["top1"] >= top1:
             return

@@ -1,9 +1,15 @@
-"""Saves checkpoints that continue exactly, in mid-epoch too: a staging file is written, then the store publishes it."""
+"""Saves checkpoints that continue exactly, in mid-epoch too.
+
+At a batch's end the state is copied, which is all that training waits for. A thread of the first rank writes a staging
+file, and the store publishes it.
+"""
 
 import re
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +19,35 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from imagenet_mds.errors import WorldError
+from imagenet_mds_train.checkpoints.background import BackgroundWriter, Snapshot, copied
+from imagenet_mds_train.checkpoints.pace import SavePace
 from imagenet_mds_train.checkpoints.payload import PAYLOAD_KEY
 from imagenet_mds_train.checkpoints.random_state import RandomStateOnResume
-from imagenet_mds_train.checkpoints.store import LEAST_KEPT, CheckpointStore
+from imagenet_mds_train.checkpoints.store import CheckpointRecord, CheckpointStore
 from imagenet_mds_train.config.schema import CheckpointConfig
 from imagenet_mds_train.interruption.stop import StopRequest
 from imagenet_mds_train.loggers.loss_guard import refuse_not_finite
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that has become durable.
+
+    batch, epoch: finished ones.
+    stall_seconds: how long training stood still for it.
+    durable_seconds: how long it took from then on until it was durable.
+    interval_seconds: how long to train between checkpoints from now on, None if that is not decided by time.
+    """
+
+    batch: int
+    epoch: int
+    stall_seconds: float
+    durable_seconds: float
+    interval_seconds: float | None
+
+
 class Checkpoints(Callback):
-    """Saves every `every_batches`, at the end of each epoch, on request, and before a requested stop.
+    """Saves every `every_batches`, as often as `pace` says, at each epoch's end, on request, and before a stop.
 
     Args:
         config: how often, and how many are kept.
@@ -32,9 +57,13 @@ class Checkpoints(Callback):
         payload: what lies beside Composer's state; see `payload.py`.
         random_state: gives the random state to save.
         stop: the requests to stop after a batch, or to save it.
+        pace: how long to train between checkpoints; None saves by batches and epochs alone.
         averaged: has the averaged weights in the model meanwhile, if there are any.
         may_save: whether the model is worth saving now; the same in all ranks.
-        on_saved: called in the first rank after each checkpoint, with finished batches and epochs.
+        keep_last: how many checkpoints stay in the store.
+        upload: called on the writing thread with each published checkpoint, which is durable on return; None where the
+            store is durable.
+        on_saved: called in the first rank, on the writing thread, when a checkpoint is durable.
         validates: whether a validation follows that many finished epochs.
     """
 
@@ -46,10 +75,13 @@ class Checkpoints(Callback):
         payload: dict[str, Any],
         random_state: RandomStateOnResume,
         stop: StopRequest,
+        pace: SavePace | None,
         *,
         averaged: Callable[[State], AbstractContextManager[None]],
         may_save: Callable[[], bool],
-        on_saved: Callable[[int, int], None],
+        keep_last: int,
+        upload: Callable[[CheckpointRecord], None] | None,
+        on_saved: Callable[[Saved], None],
         validates: Callable[[int], bool],
     ) -> None:
         self._config = config
@@ -61,7 +93,25 @@ class Checkpoints(Callback):
         self._averaged = averaged
         self._may_save = may_save
         self._on_saved = on_saved
+        self._keep_last = keep_last
+        self._upload = upload
         self._validates = validates
+        self._pace = pace
+        self._writer = BackgroundWriter(self._write)
+        self._started = self._saved_at = time.monotonic()
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Start the clock."""
+        self._started = self._saved_at = time.monotonic()
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        """Ask for a save of this batch if the last one is long enough ago. The first rank's clock counts."""
+        if self._pace is None or dist.get_global_rank() or self._writer.busy:
+            return
+        now = time.monotonic()
+        if now - self._saved_at >= self._pace.interval_seconds(now - self._started):
+            self._saved_at = now
+            self._stop.request_save()
 
     def _is_due(self, state: State, event: Event) -> bool:
         """Whether this event saves.
@@ -69,8 +119,9 @@ class Checkpoints(Callback):
         The batch that ends an epoch is saved before a validation, which may take longer than the notice of an
         interruption, and again after it. Without a validation, it is saved once.
         """
-        if not self._may_save():
-            return False
+        return self._is_asked_for(state, event) and self._may_save()
+
+    def _is_asked_for(self, state: State, event: Event) -> bool:
         if event == Event.EPOCH_CHECKPOINT:
             return True
         if event != Event.BATCH_CHECKPOINT:
@@ -87,9 +138,13 @@ class Checkpoints(Callback):
 
         Raises:
             StopRequested: a stop was agreed on, and the batch is saved.
+            WorldError: a checkpoint could not be written.
         """
         if self._is_due(state, Event.BATCH_CHECKPOINT):
             self._save(state)
+        self._writer.raise_if_failed()
+        if self._stop.agreed:
+            self._writer.wait()
         self._stop.raise_if_agreed(state)
 
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
@@ -97,16 +152,25 @@ class Checkpoints(Callback):
         if self._is_due(state, Event.EPOCH_CHECKPOINT):
             self._save(state)
 
+    def finish(self) -> None:
+        """Wait until what was saved is durable.
+
+        Raises:
+            WorldError: a checkpoint could not be written.
+        """
+        self._writer.wait()
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Ignore the state that earlier versions saved here."""
 
     def _save(self, state: State) -> None:
-        """Save one checkpoint. Every rank gives its random state, the first one writes.
+        """Save one checkpoint. Every rank gives its random state, the first one copies the rest and has it written.
 
         Raises:
             NotFinite: the weights are not worth saving.
-            WorldError: the checkpoint cannot be written.
+            WorldError: an earlier checkpoint could not be written.
         """
+        begun = self._saved_at = time.monotonic()
         self._stop.save_agreed = False
         refuse_not_finite(state)
         if torch.cuda.is_available():
@@ -117,23 +181,25 @@ class Checkpoints(Callback):
                 "rng": self._random_state.to_save(),
                 PAYLOAD_KEY: self._payload,
             }
-            self._write(checkpoint, state)
-
-    def _write(self, checkpoint: dict[str, Any], state: State) -> None:
-        """Write and publish a checkpoint in the first rank, while its tensors stay as they are."""
-        if dist.get_global_rank():
-            return
+            if dist.get_global_rank():
+                return
+            kept = copied(checkpoint)
         epoch, batch = state.timestamp.epoch.value, state.timestamp.batch.value
+        self._writer.put(Snapshot(kept, epoch, batch, stall_seconds=time.monotonic() - begun))
+
+    def _write(self, snapshot: Snapshot) -> None:
+        """Write and publish a checkpoint, on the writing thread."""
+        epoch, batch = snapshot.epoch, snapshot.batch
         file = self._staging / f"ep{epoch}-ba{batch}.pt"
         try:
             self._staging.mkdir(parents=True, exist_ok=True)
-            torch.save(checkpoint, file)
-            self._store.publish(
+            torch.save(snapshot.checkpoint, file)
+            record = self._store.publish(
                 file,
                 epoch=epoch,
                 batch=batch,
                 identity=self._payload["identity"],
-                keep_last=max(self._config.keep, LEAST_KEPT),
+                keep_last=self._keep_last,
             )
         except (OSError, RuntimeError) as error:
             file.unlink(missing_ok=True)
@@ -143,7 +209,13 @@ class Checkpoints(Callback):
                 f"the checkpoint of batch {batch} cannot be written to {self._store.storage.location}: "
                 f"{_reason(error, self._staging)}. The one before it is kept: make room and run the same command again"
             ) from error
-        self._on_saved(batch, epoch)
+        if self._upload:
+            self._upload(record)
+        durable_seconds = time.monotonic() - snapshot.taken_at
+        if self._pace:
+            self._pace.saved(stall_seconds=snapshot.stall_seconds, durable_seconds=durable_seconds)
+            interval = self._pace.interval_seconds(time.monotonic() - self._started)
+        self._on_saved(Saved(batch, epoch, snapshot.stall_seconds, durable_seconds, interval if self._pace else None))
 
 
 _WRITER = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")

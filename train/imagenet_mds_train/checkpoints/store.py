@@ -8,11 +8,14 @@ to the newest file, which restarts from scratch where the link is lost; a run th
 0 here.
 """
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.atomic import json_bytes
@@ -20,6 +23,8 @@ from imagenet_mds.storage.base import Storage, stored_xxh64
 
 FORMAT = 1
 """The format of records. Those without a number are of format 1."""
+
+_PIECE_BYTES = 1 << 22
 
 LEAST_KEPT = 2
 """Checkpoints that stay in any case: if the newest proves to be of a run that was diverging, there is one before it."""
@@ -64,7 +69,7 @@ class CheckpointStore:
             WorldError: the run saved checkpoints and none of them can be used.
         """
         unreadable: list[str] = []
-        records = self._records(unreadable.append)
+        records = self.records(unreadable.append)
         where = self.storage.location
         warnings = [f"{where}/{name} is skipped: it is not a checkpoint's record" for name in unreadable]
         for record in records:
@@ -83,14 +88,28 @@ class CheckpointStore:
 
     def names(self) -> list[str]:
         """The names of the checkpoints that have a record, the newest first."""
-        return [record.basename for record in self._records()]
+        return [record.basename for record in self.records()]
 
     def location_of(self, record: CheckpointRecord) -> str:
         """A checkpoint's location as a user types it."""
         return f"{self.storage.location}/{record.basename}"
 
-    def publish(self, file: Path, *, epoch: int, batch: int, identity: dict[str, Any], keep_last: int) -> None:
-        """Take a finished checkpoint file over, record it, then remove all but the newest `keep_last`.
+    def newest_whole(self) -> CheckpointRecord | None:
+        """The newest checkpoint that is as its record says, None if there is none."""
+        return next((record for record in self.records() if self._fault(record) is None), None)
+
+    def publish(
+        self,
+        file: Path,
+        *,
+        epoch: int,
+        batch: int,
+        identity: dict[str, Any],
+        keep_last: int,
+        keep_every_epochs: int | None = None,
+        keep_batch: int | None = None,
+    ) -> CheckpointRecord:
+        """Take a finished checkpoint file over, record it, then remove old ones.
 
         Args:
             file: on this machine's disk; moved into the storage under its own name.
@@ -98,6 +117,11 @@ class CheckpointStore:
             batch: finished batches.
             identity: the run's.
             keep_last: how many checkpoints stay, this one included.
+            keep_every_epochs: the first checkpoint after each so many epochs stays as well.
+            keep_batch: the checkpoint of this batch stays as well.
+
+        Returns:
+            The record.
 
         Raises:
             WorldError: another process published a checkpoint of the same place. Its record is not overwritten, nor its
@@ -111,17 +135,58 @@ class CheckpointStore:
         if self.storage.size_bytes(_record_name(file.name)) is not None:
             raise taken
         size_bytes, xxh64 = self.storage.adopt(file, file.name)
+        if (stored := self.storage.size_bytes(file.name)) != size_bytes:
+            raise OSError(errno.EIO, f"{stored} bytes arrived of {size_bytes}", f"{self.storage.location}/{file.name}")
         record = CheckpointRecord(file.name, epoch, batch, size_bytes, xxh64, identity)
         try:
             self.storage.create(_record_name(file.name), json_bytes(asdict(record)))
         except FileExistsError:
             raise taken from None
-        others = [other for other in self._records() if other.age != record.age]
+        others = [other for other in self.records() if other.age != record.age]
         # Another one of this batch is from before the epoch's validation, and holds nothing that this one lacks.
-        kept = [other for other in others if other.batch != batch][: keep_last - 1]
+        before = [other for other in others if other.batch != batch]
+        kept = before[: keep_last - 1] + [other for other in before if other.batch == keep_batch]
+        if keep_every_epochs:
+            first = {other.epoch: other for other in before}  # the newest come first
+            kept += [other for epoch, other in first.items() if epoch and epoch % keep_every_epochs == 0]
         for old in others:
             if old not in kept:
-                self._remove(old)
+                self.remove(old)
+        return record
+
+    def take(self, file: Path, record: CheckpointRecord) -> None:
+        """Take a whole checkpoint over from another store, with its record.
+
+        Args:
+            file: its content, on this machine's disk; moved into the storage.
+            record: of the other store.
+
+        Raises:
+            OSError: the storage refuses.
+        """
+        self.remove(record)
+        self.storage.adopt(file, record.basename)
+        self.storage.create(_record_name(record.basename), json_bytes(asdict(record)))
+
+    def fetch(self, record: CheckpointRecord, file: Path) -> str | None:
+        """Copy a checkpoint into a file of this machine.
+
+        Returns:
+            What is wrong with it, None if it is whole.
+
+        Raises:
+            OSError: the storage refuses, or the file cannot be written.
+        """
+        digest, size_bytes = xxhash.xxh64(), 0
+        try:
+            with open(file, "wb") as out:
+                for piece in self.storage.pieces(record.basename, _PIECE_BYTES):
+                    out.write(piece)
+                    digest.update(piece)
+                    size_bytes += len(piece)
+        except FileNotFoundError:
+            return "missing"
+        return _difference(record, size_bytes, digest.hexdigest())
 
     def discard_after(self, record: CheckpointRecord | None) -> None:
         """Remove what would be in the way of a run that continues from `record`, None for its start: newer checkpoints,
@@ -133,9 +198,9 @@ class CheckpointStore:
             OSError: the storage refuses.
         """
         unreadable: list[str] = []
-        for other in self._records(unreadable.append):
+        for other in self.records(unreadable.append):
             if record is None or other.age > record.age:
-                self._remove(other)
+                self.remove(other)
         for name in unreadable:
             self.storage.delete(name)
         self.storage.remove_partials(complete=False)
@@ -144,18 +209,25 @@ class CheckpointStore:
         size_bytes = self.storage.size_bytes(record.basename)
         if size_bytes is None:
             return "missing"
-        if size_bytes != record.size_bytes:
-            return f"{size_bytes:,} bytes, its record has {record.size_bytes:,}"
-        if stored_xxh64(self.storage, record.basename) != record.xxh64:
-            return "its content is not what its record has"
-        return None
+        xxh64 = stored_xxh64(self.storage, record.basename) if size_bytes == record.size_bytes else ""
+        return _difference(record, size_bytes, xxh64)
 
-    def _remove(self, record: CheckpointRecord) -> None:
+    def remove(self, record: CheckpointRecord) -> None:
+        """Remove a checkpoint, its record first.
+
+        Raises:
+            OSError: the storage refuses.
+        """
         self.storage.delete(_record_name(record.basename))
         self.storage.delete(record.basename)
 
-    def _records(self, on_unreadable: Callable[[str], None] = lambda name: None) -> list[CheckpointRecord]:
-        """The records, the newest first. Calls `on_unreadable` with the name of each that is not a record."""
+    def records(self, on_unreadable: Callable[[str], None] = lambda name: None) -> list[CheckpointRecord]:
+        """The records, the newest first. Calls `on_unreadable` with the name of each that is not a record.
+
+        Raises:
+            UserError: a later version of the program wrote a record.
+            OSError: the storage refuses.
+        """
         records = []
         try:
             names = self.storage.list_names()
@@ -178,6 +250,13 @@ class CheckpointStore:
                 raise _too_new(place)
             records.append(record)
         return sorted(records, key=lambda record: record.age, reverse=True)
+
+
+def _difference(record: CheckpointRecord, size_bytes: int, xxh64: str) -> str | None:
+    """How a checkpoint differs from its record, None if it does not."""
+    if size_bytes != record.size_bytes:
+        return f"{size_bytes:,} bytes, its record has {record.size_bytes:,}"
+    return None if xxh64 == record.xxh64 else "its content is not what its record has"
 
 
 def _record_name(basename: str) -> str:

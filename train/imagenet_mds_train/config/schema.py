@@ -58,8 +58,12 @@ class EvaluationConfig(Section):
 class CheckpointConfig(Section):
     """Checkpoints: how often a run saves, and how many are kept."""
 
+    every_seconds: PositiveFloat | None = 300.0
+    """Seconds of training between checkpoints, beside those at the end of each epoch; null saves by batches and epochs
+    alone. A run that has been interrupted saves more often, by Young's formula."""
+
     every_batches: Positive | None = None
-    """Batches between checkpoints; null saves at the end of each epoch alone."""
+    """Batches between checkpoints, beside the others; null for none."""
 
     keep: Positive = 2
     """The last checkpoints that are kept; two are kept in any case."""

@@ -12,7 +12,7 @@ def describe(start: Start) -> list[tuple[str, str]]:
     """The run as (name, value) rows: its dataset, recipe, device and place to start at."""
     config, total = start.config, start.batches_per_epoch * start.config.schedule.epochs
     return [
-        ("run", str(start.run.path.absolute())),
+        ("run", start.run.address or str(start.run.path.absolute())),
         ("dataset", f"{start.dataset.location} ({start.train.info.fingerprint})"),
         *([("fetched to", str(start.dataset.cache))] if start.dataset.cache else []),
         (
@@ -74,8 +74,10 @@ def _algorithms(config: TrainConfig) -> str:
 
 
 def _checkpoints(config: TrainConfig) -> str:
-    every = config.checkpoint.every_batches
-    return f"{f'every {every:,} batches and ' if every else ''}each epoch, {config.checkpoint.keep} kept"
+    given = config.checkpoint
+    often = [f"every {given.every_seconds:g} s" if given.every_seconds else None]
+    often.append(f"every {given.every_batches:,} batches" if given.every_batches else None)
+    return f"{', '.join(one for one in (*often, 'each epoch') if one)}; {given.keep} kept"
 
 
 def _place(start: Start, total: int) -> str:

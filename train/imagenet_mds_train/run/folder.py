@@ -18,9 +18,10 @@ The result is written last: where it exists, the run is over. `docs/runs.md` des
 
 import contextlib
 import json
+import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,19 @@ _EXIT_GRACE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run."""
+    """The folder of one run.
+
+    path: on this machine.
+    address: of the run in S3, of which the folder is the working copy; None for a run that is only here.
+    """
 
     path: Path
+    address: str | None = None
+
+    @property
+    def location(self) -> str:
+        """The run as a user types it."""
+        return self.address or str(self.path)
 
     @property
     def checkpoints(self) -> CheckpointStore:
@@ -107,7 +118,9 @@ class RunFolder:
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         before = read_object(self.path / "run.json") or {}
         origin = forked_from or before.get("forked_from")
-        run = {"format": FORMAT, "config": config, "identity": identity}
+        # Tells the run from another one that has its place later.
+        number = before.get("id") or secrets.token_hex(8)
+        run = {"format": FORMAT, "id": number, "config": config, "identity": identity}
         write_json(self.path / "run.json", run | ({"forked_from": origin} if origin else {}))
 
     @contextlib.contextmanager
@@ -188,34 +201,6 @@ class RunFolder:
         """
         reached = max((event["batch"] for event in self.events() if event["event"] == "checkpoint"), default=None)
         return self.checkpoints.newest(reached)
-
-
-def find_checkpoint(location: str, warn: Callable[[str], None] = lambda warning: None) -> Path:
-    """The checkpoint that a user means: a file, or the newest whole one of a run's folder.
-
-    Args:
-        location: what was typed.
-        warn: called with a line for each newer checkpoint that is broken.
-
-    Raises:
-        UserError: there is none.
-        WorldError: the run's checkpoints are broken.
-    """
-    path = Path(location)
-    if path.is_file():
-        return path
-    # A run's folder may be meant by its name alone, or by one of the folders in it.
-    candidates = [path, Path("runs") / location, *([path.parent] if path.name in ("checkpoints", ".staging") else [])]
-    path = next((one for one in candidates if (one / "run.json").is_file()), path)
-    if (path / "run.json").is_file():
-        run = RunFolder(path)
-        record, warnings = run.newest_checkpoint()
-        for warning in warnings:
-            warn(warning)
-        if record is None:
-            raise UserError(f"{path} has no checkpoint yet: continue it with its `imagenet-mds train` command")
-        return Path(run.checkpoints.location_of(record))
-    raise UserError(f"there is no checkpoint at {path}: give the file, or the folder of a run")
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

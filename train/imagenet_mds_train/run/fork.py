@@ -8,7 +8,8 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import file_xxh64
 from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
-from imagenet_mds_train.run.folder import find_checkpoint, read_object
+from imagenet_mds_train.run.find import find_checkpoint
+from imagenet_mds_train.run.folder import read_object
 
 _WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 

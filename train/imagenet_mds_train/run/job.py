@@ -63,6 +63,8 @@ class RankJob:
     experiment: the group of runs that this one is of, if any.
     until_batch: the batch to end after, with a validation of one batch if no epoch ended before; None to train to the
         end.
+    mirror: the address of the run in S3, None for a run that is only here.
+    generation: of the lease of that run.
     sweep: the learning rates to try, which take the place of the schedule and its epochs; None for a run.
     """
 
@@ -79,6 +81,8 @@ class RankJob:
     pretrained: bool = False
     experiment: str | None = None
     until_batch: int | None = None
+    mirror: str | None = None
+    generation: int = 0
     sweep: Sweep | None = None
 
     @property

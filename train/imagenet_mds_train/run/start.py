@@ -206,13 +206,14 @@ class Start:
         ledger.save()
         return warnings
 
-    def launch(self, lock: int | None = None, until_batch: int | None = None) -> int:
+    def launch(self, lock: int | None = None, until_batch: int | None = None, generation: int = 0) -> int:
         """Start the ranks and wait for them.
 
         Args:
             lock: the descriptor of the run's lock.
             until_batch: the batch to end after, with a validation of one batch if no epoch ended before; None to train
                 to the end.
+            generation: of the lease of a run in S3.
 
         Returns:
             The exit status.
@@ -232,6 +233,8 @@ class Start:
             pretrained=self.fork is not None and self.fork.is_pretrained,
             experiment=self.experiment,
             until_batch=until_batch,
+            mirror=self.run.address,
+            generation=generation,
             sweep=self.sweep,
         )
         path = self.run.path / "job.json"

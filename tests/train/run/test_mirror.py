@@ -1,0 +1,263 @@
+"""A run in S3 and its working copy, against a real S3 server with faults before it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.storage import open_storage
+from imagenet_mds_train.run.find import find_checkpoint
+from imagenet_mds_train.run.lease import Lease, LostLease
+from imagenet_mds_train.run.mirror import RunMirror
+from tests.support.s3_server import BUCKET, Proxy, Request, direct
+
+LOCATION = f"s3://{BUCKET}/runs/one"
+IDENTITY: dict[str, Any] = {"dataset": {"train": "aaaa"}}
+
+
+@pytest.fixture
+def machines(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Machines":
+    """Machines that share nothing but the bucket."""
+    return Machines(tmp_path, monkeypatch)
+
+
+class Machines:
+    """Each has a cache of its own."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.monkeypatch = root, monkeypatch
+
+    def on(self, name: str) -> RunMirror:
+        """The run as a machine sees it."""
+        self.monkeypatch.setenv("XDG_CACHE_HOME", str(self.root / name))
+        return RunMirror.at(LOCATION)
+
+    def begun(self, name: str) -> RunMirror:
+        """The run, started on a machine."""
+        mirror = self.on(name)
+        mirror.folder.path.mkdir(parents=True, exist_ok=True)
+        mirror.pull(lambda warning: None)
+        mirror = mirror.claimed()
+        mirror.folder.create({}, IDENTITY)
+        mirror.prepare(None)
+        return mirror
+
+
+def save(mirror: RunMirror, batch: int, epoch: int = 0) -> None:
+    """Save a checkpoint as the saver does: here, then in S3."""
+    folder = mirror.folder
+    folder.staging.mkdir(parents=True, exist_ok=True)
+    file = folder.staging / f"ep{epoch}-ba{batch}.pt"
+    file.write_bytes(f"weights of {batch}".encode() * 1000)
+    mirror.publish(folder.checkpoints.publish(file, epoch=epoch, batch=batch, identity=IDENTITY, keep_last=1))
+
+
+def keys(server: int) -> list[str]:
+    """What lies under the run."""
+    found = direct(server).list_objects_v2(Bucket=BUCKET, Prefix="runs/one/", MaxKeys=1000).get("Contents", [])
+    return [item["Key"].removeprefix("runs/one/") for item in found]
+
+
+def pulled(mirror: RunMirror) -> list[str]:
+    """Pull, and return what is said of broken checkpoints."""
+    warnings: list[str] = []
+    mirror.pull(warnings.append)
+    return warnings
+
+
+def test_a_bare_machine_has_all_that_it_needs(machines: Machines) -> None:
+    first = machines.begun("a")
+    first.folder.log.write_text('{"event": "start"}\n')
+    save(first, 3)
+    first.push_files()
+    second = machines.on("b")
+    assert not second.folder.path.exists()
+    assert pulled(second) == []
+    record, warnings = second.folder.newest_checkpoint()
+    assert record is not None
+    assert (record.batch, warnings) == (3, [])
+    assert second.folder.log.read_text() == '{"event": "start"}\n'
+    assert second.folder.read_identity() == IDENTITY
+    assert find_checkpoint(LOCATION).read_bytes() == b"weights of 3" * 1000
+    assert find_checkpoint(f"{LOCATION}/checkpoints/ep0-ba3.pt").read_bytes() == b"weights of 3" * 1000
+    with pytest.raises(UserError, match=r"has no checkpoint ep0-ba4\.pt"):
+        find_checkpoint(f"{LOCATION}/checkpoints/ep0-ba4.pt")
+    with pytest.raises(UserError, match="no checkpoint yet, or it is no run"):
+        find_checkpoint(f"s3://{BUCKET}/runs/other")
+
+
+def test_a_working_copy_that_is_further_stays(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = machines.begun("a")
+    save(mirror, 3)
+    mirror.folder.log.write_text("1\n")
+    mirror.push_files()
+    mirror.folder.log.write_text("1\n2\n")
+    file = mirror.folder.staging / "ep0-ba5.pt"
+    file.write_bytes(b"not uploaded yet")
+    mirror.folder.checkpoints.publish(file, epoch=0, batch=5, identity=IDENTITY, keep_last=1)
+    mirror.pull(lambda warning: None)
+    assert mirror.folder.checkpoints.names() == ["ep0-ba5.pt"]
+    assert mirror.folder.log.read_text() == "1\n2\n"
+
+
+def test_another_run_of_the_same_name_replaces_the_working_copy(machines: Machines, server: int) -> None:
+    old = machines.begun("a")
+    save(old, 7)
+    for key in keys(server):
+        direct(server).delete_object(Bucket=BUCKET, Key=f"runs/one/{key}")
+    save(machines.begun("b"), 2)
+    again = machines.on("a")
+    assert pulled(again) == []
+    assert again.folder.checkpoints.names() == ["ep0-ba2.pt"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "record"])
+def test_a_damaged_checkpoint_is_passed_over_aloud(machines: Machines, server: int, damage: str) -> None:
+    first = machines.begun("a")
+    save(first, 3)
+    save(first, 5)
+    client, key = direct(server), "runs/one/checkpoints/ep0-ba5.pt"
+    data = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    if damage == "cut":
+        client.put_object(Bucket=BUCKET, Key=key, Body=data[:-1])
+    elif damage == "flipped":
+        client.put_object(Bucket=BUCKET, Key=key, Body=data[:100] + b"?" + data[101:])
+    elif damage == "gone":
+        client.delete_object(Bucket=BUCKET, Key=key)
+    else:
+        client.put_object(Bucket=BUCKET, Key=key.replace(".pt", ".json"), Body=b"{")
+    second = machines.on("b")
+    (warning,) = pulled(second)
+    assert "ep0-ba5" in warning
+    assert second.folder.checkpoints.names() == ["ep0-ba3.pt"]
+    client.delete_object(Bucket=BUCKET, Key="runs/one/checkpoints/ep0-ba3.pt")
+    with pytest.raises(WorldError, match=r"saved checkpoints and none can be used \(.*ep0-ba3"):
+        pulled(machines.on("c"))
+
+
+def test_the_last_three_and_one_each_ten_epochs_and_the_best_stay(machines: Machines, server: int) -> None:
+    mirror = machines.begun("a")
+    (mirror.folder.path / "best.json").write_text(json.dumps({"batch": 15, "epoch": 3, "top1": 0.5}))
+    for epoch in range(1, 24):
+        save(mirror, 5 * epoch, epoch)
+        save(mirror, 5 * epoch + 2, epoch)
+    stay = ["ep10-ba50", "ep20-ba100", "ep22-ba112", "ep23-ba115", "ep23-ba117", "ep3-ba15"]
+    found = sorted(key.removeprefix("checkpoints/") for key in keys(server) if key.startswith("checkpoints/"))
+    assert found == sorted(f"{name}.{end}" for name in stay for end in ("json", "pt"))
+    assert mirror.folder.checkpoints.names() == ["ep23-ba117.pt"]
+
+
+def test_of_two_machines_the_later_one_writes(machines: Machines, server: int) -> None:
+    first = machines.begun("a")
+    save(first, 3)
+    second = machines.on("b")
+    second.folder.path.mkdir(parents=True)
+    second = second.claimed()
+    second.pull(lambda warning: None)
+    second.prepare(second.folder.newest_checkpoint()[0])
+    before = keys(server)
+    writes: tuple[Callable[[], None], ...] = (lambda: save(first, 5), first.push_files)
+    for write in writes:
+        with pytest.raises(LostLease, match=r"was taken over by \S+ at \d\d:\d\d:\d\d UTC, process \d+") as failed:
+            write()
+        assert failed.value.exit_status == 2
+    assert keys(server) == before
+    save(second, 5)
+    assert "checkpoints/ep0-ba5.json" in keys(server)
+
+
+def test_what_a_late_start_left_does_not_stop_the_one_that_has_the_lease(machines: Machines) -> None:
+    first = machines.begun("a")
+    save(first, 3)
+    second = machines.on("b")
+    second.folder.path.mkdir(parents=True)
+    second = second.claimed()
+    second.pull(lambda warning: None)
+    # The first one was past its look at the lease.
+    store = first.checkpoints
+    file = first.folder.staging / "ep0-ba5.pt"
+    file.write_bytes(b"late")
+    store.publish(file, epoch=0, batch=5, identity=IDENTITY, keep_last=3)
+    save(second, 5)
+    assert find_checkpoint(LOCATION).read_bytes() == b"weights of 5" * 1000
+
+
+def test_claims_at_once_get_numbers_of_their_own(proxy: Proxy) -> None:
+    storage = open_storage(LOCATION).child("lease")
+    leases = [Lease.claim(storage) for _ in range(5)]
+    assert [lease.generation for lease in leases] == [1, 2, 3, 4, 5]
+    leases[-1].refuse_lost()
+    for lease in leases[:-1]:
+        with pytest.raises(LostLease):
+            lease.refuse_lost()
+    assert storage.list_names() == ["00000004.json", "00000005.json"]
+
+
+def test_uploads_are_tried_again_while_s3_refuses(
+    machines: Machines, proxy: Proxy, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mirror = machines.begun("a")
+    record = published(mirror, 3)
+    refused: list[Request] = []
+
+    def choose(request: Request) -> str | None:
+        if request.method == "PUT" and "checkpoints" in request.path and len(refused) < 3:
+            refused.append(request)
+            return "expired"
+        return None
+
+    proxy.choose = choose
+    mirror.publish_patiently(record, pause_seconds=0.01)
+    assert len(refused) == 3
+    assert "the upload is tried again" in capfd.readouterr().err
+    assert find_checkpoint(LOCATION).read_bytes() == b"weights of 3" * 1000
+
+
+def test_past_its_patience_it_says_where_the_checkpoint_is(machines: Machines, proxy: Proxy) -> None:
+    mirror = machines.begun("a")
+    record = published(mirror, 3)
+    proxy.choose = lambda request: "expired" if request.method == "PUT" else None
+    with pytest.raises(WorldError, match=r"has taken no checkpoint for 0 minutes .*the last one is in"):
+        mirror.publish_patiently(record, patience_seconds=0.05, pause_seconds=0.01)
+    proxy.choose = lambda request: None
+    mirror.publish_patiently(record)
+
+
+def published(mirror: RunMirror, batch: int) -> Any:
+    """The record of a checkpoint that is only here."""
+    mirror.folder.staging.mkdir(parents=True, exist_ok=True)
+    file = mirror.folder.staging / f"ep0-ba{batch}.pt"
+    file.write_bytes(f"weights of {batch}".encode() * 1000)
+    return mirror.folder.checkpoints.publish(file, epoch=0, batch=batch, identity=IDENTITY, keep_last=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "permission"),
+    [
+        ("GET", "list-type", "s3:ListBucket"),
+        ("PUT", "permissions", "s3:PutObject"),
+        ("GET", "permissions", "s3:GetObject"),
+        ("POST", "delete", "s3:DeleteObject"),
+    ],
+)
+def test_a_missing_permission_is_named(
+    machines: Machines, proxy: Proxy, method: str, query: str, permission: str
+) -> None:
+    mirror = machines.on("a")
+    mirror.check_permissions()
+    proxy.choose = lambda request: "denied" if request.method == method and query in request.path else None
+    with pytest.raises(UserError, match=f"cannot be used for a run, .*{permission}"):
+        mirror.check_permissions()
+
+
+def test_a_result_that_was_not_pushed_is_known_to_be_missing(machines: Machines) -> None:
+    mirror = machines.begun("a")
+    lacking = [mirror.lacks_result]
+    mirror.folder.result.write_text("{}")
+    lacking.append(mirror.lacks_result)
+    mirror.push_files()
+    lacking.append(mirror.lacks_result)
+    assert lacking == [False, True, False]

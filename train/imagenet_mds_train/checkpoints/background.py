@@ -1,0 +1,108 @@
+"""Writes checkpoints on a thread, while training goes on."""
+
+import copy
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint whose tensors are copies in CPU memory.
+
+    epoch, batch: finished ones.
+    stall_seconds: how long training stood still for it.
+    taken_at: seconds of the monotonic clock.
+    """
+
+    checkpoint: dict[str, Any]
+    epoch: int
+    batch: int
+    stall_seconds: float
+    taken_at: float = field(default_factory=time.monotonic)
+
+
+def copied(value: Any) -> Any:
+    """A copy that training does not change, with its tensors in CPU memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if type(value) in (dict, OrderedDict):
+        return type(value)((key, copied(item)) for key, item in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(copied(item) for item in value)
+    return copy.deepcopy(value)
+
+
+class BackgroundWriter:
+    """Writes snapshots one after the other. Of those that wait for the one being written only the newest is kept, so
+    that a slow disk or network costs checkpoints and neither time nor memory.
+
+    Args:
+        write: writes a snapshot and makes it durable.
+    """
+
+    def __init__(self, write: Callable[[Snapshot], None]) -> None:
+        self._write = write
+        self._changed = threading.Condition()
+        self._waiting: Snapshot | None = None
+        self._writing = False
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a snapshot is being written, or waits."""
+        return self._writing or self._waiting is not None
+
+    def put(self, snapshot: Snapshot) -> None:
+        """Have a snapshot written.
+
+        Raises:
+            BaseException: what ended an earlier write.
+        """
+        self.raise_if_failed()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+            self._thread.start()
+        with self._changed:
+            self._waiting = snapshot
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            BaseException: what ended a write.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self.busy or self._error is not None)
+        self.raise_if_failed()
+
+    def raise_if_failed(self) -> None:
+        """Raise what ended a write, if one has failed.
+
+        Raises:
+            BaseException: it.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting is not None)
+                snapshot, self._waiting, self._writing = self._waiting, None, True
+            try:
+                assert snapshot is not None
+                self._write(snapshot)
+            except BaseException as error:  # it is raised in the training thread
+                self._error = error
+            snapshot = None  # its memory is free before the next one comes
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
