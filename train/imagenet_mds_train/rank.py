@@ -25,6 +25,7 @@ from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.data.stream import use_own_blocks
 from imagenet_mds_train.history.events import history_of, read_events
+from imagenet_mds_train.interruption.board import Board
 from imagenet_mds_train.interruption.stop import StopRequest, StopRequested
 from imagenet_mds_train.loggers.console import Console, Outlook
 from imagenet_mds_train.loggers.gpu_metrics import GPUMetrics
@@ -64,7 +65,7 @@ def run(job: RankJob) -> int:
     config = parse_config(job.config, "the launcher's job")
     folder = RunFolder(Path(job.run_folder))
     log = RunLog(folder.log, attempt=job.attempt, every_batches=config.logging.every_batches)
-    stop = StopRequest(on_stop=lambda batch: log.write("stopped", batch=batch))
+    stop = StopRequest(on_stop=lambda batch: log.write("stopped", batch=batch), board=Board.inherited())
     stop.listen()
     use_own_blocks()
     if config.system.deterministic:

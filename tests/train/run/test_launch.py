@@ -13,7 +13,7 @@ import pytest
 
 from imagenet_mds.process.attempt import SHARED_MEMORY, Attempt, attempt, remove_stale
 from imagenet_mds.process.locks import locked_folder
-from imagenet_mds_train.run.launch import launch
+from imagenet_mds_train.run.launch import Limits, launch
 from tests.support.command import HANG_SECONDS, ROOTS, wait_until
 
 
@@ -47,7 +47,7 @@ def test_stopped_ranks_are_stopped(tmp_path: Path) -> None:
 
 def test_a_failing_rank_ends_the_others_and_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     program = "if rank == 1: sys.exit('the disk is on fire')\ntime.sleep(10_000)"
-    assert launch_program(2, tmp_path, program, failure_grace_seconds=0.2) == 1
+    assert launch_program(2, tmp_path, program, limits=Limits(failure_grace_seconds=0.2)) == 1
     shown = capfd.readouterr().err
     assert "rank 1 failed" in shown
     assert "the disk is on fire" in shown
@@ -55,7 +55,7 @@ def test_a_failing_rank_ends_the_others_and_is_shown(tmp_path: Path, capfd: pyte
 
 def test_a_killed_rank_is_named_by_its_signal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     program = "os.kill(os.getpid(), 9) if rank == 0 else time.sleep(10_000)"
-    assert launch_program(2, tmp_path, program, failure_grace_seconds=0.2) == 1
+    assert launch_program(2, tmp_path, program, limits=Limits(failure_grace_seconds=0.2)) == 1
     shown = capfd.readouterr().err
     assert shown.startswith("imagenet-mds: rank 0 was killed, most likely by the kernel because memory ran out")
     assert "data.workers_per_rank" in shown
@@ -74,7 +74,7 @@ def test_the_rank_that_failed_by_itself_is_the_one_that_is_named(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], programs: list[str], line: str
 ) -> None:
     program = "\n".join(f"if rank == {rank}: {one}" for rank, one in enumerate(programs))
-    assert launch_program(len(programs), tmp_path, program, failure_grace_seconds=1.0) == 1
+    assert launch_program(len(programs), tmp_path, program, limits=Limits(failure_grace_seconds=1.0)) == 1
     shown = capfd.readouterr().err
     assert shown.startswith(f"imagenet-mds: {line}")
     assert shown.count("\n") == 1
@@ -306,7 +306,7 @@ def test_ranks_that_wait_for_one_that_was_stopped_are_ended(tmp_path: Path) -> N
         "    while not os.path.exists(sys.argv[1] + '1'): time.sleep(0.01)\n"
         "    os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(10_000)"
     )
-    assert launch_program(2, tmp_path, program, saving_seconds=0.2) == 75
+    assert launch_program(2, tmp_path, program, limits=Limits(saving_seconds=0.2)) == 75
 
 
 def test_a_run_that_ends_in_spite_of_an_interruption_is_done(tmp_path: Path) -> None:

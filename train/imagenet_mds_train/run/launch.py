@@ -2,8 +2,8 @@
 
 Composer's launcher imports composer for 6 to 10 s before it starts anything, kills a rank 30 s after SIGTERM (a
 checkpoint in flight is lost), leaves the loader workers of a killed rank behind, and hides the output of the other
-ranks. This one passes an interruption on as one SIGTERM to each rank and waits for the ranks to save; the kernel ends
-every rank whose launcher dies.
+ranks. This one passes an interruption on, by a signal or by a notice of EC2, as one SIGTERM to each rank and waits for
+the ranks to save; the kernel ends every rank whose launcher dies.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -21,7 +22,10 @@ from imagenet_mds.dataset.access import default_cache
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds.process.attempt import attempt
 from imagenet_mds.process.lifetime import PARENT_VARIABLE
-from imagenet_mds.process.signals import collected_stop_signals
+from imagenet_mds.process.signals import StopRequests, collected_stop_signals
+from imagenet_mds_train.interruption.board import Board
+from imagenet_mds_train.interruption.notice import POLL_SECONDS as NOTICE_SECONDS
+from imagenet_mds_train.interruption.notice import Notice, NoticeWatcher
 from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, killed_rank
 
 _POLL_SECONDS = 0.1
@@ -33,13 +37,6 @@ _THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 _PORTS_TRIED = 3
 """Starts with another port each, should another program take the port between its choice and its use."""
-
-FAILURE_GRACE_SECONDS = 5.0
-"""How long the other ranks may run on after one has failed: time to print their own errors, no more."""
-
-SAVING_SECONDS = 60.0
-"""How long the other ranks may run on after an interruption once one has ended, because the first rank may still write
-the checkpoint. It also ends a wait of ranks for one that was stopped before it met them."""
 
 # `-c` and not `-m`: the user's working folder is removed from the path before anything of ours or torch's is imported,
 # so that a `train.py` or `queue.py` in it is never run. Until there is something to save, SIGTERM just exits.
@@ -55,6 +52,21 @@ main()
 """
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How long a launcher waits for what, in seconds.
+
+    failure_grace_seconds: the other ranks may run on for this long after one has failed, to print their own errors.
+    saving_seconds: they may run on for this long after an interruption once one has ended, because the first rank may
+        still write the checkpoint. It also ends a wait of ranks for one that was stopped before it met them.
+    notice_seconds: between two looks for a notice of an interruption.
+    """
+
+    failure_grace_seconds: float = 5.0
+    saving_seconds: float = 60.0
+    notice_seconds: float = NOTICE_SECONDS
+
+
 def launch(
     ranks: int,
     job: Path,
@@ -64,8 +76,7 @@ def launch(
     threads: int | None = None,
     kept: bool = True,
     program: str = START_RANK,
-    failure_grace_seconds: float = FAILURE_GRACE_SECONDS,
-    saving_seconds: float = SAVING_SECONDS,
+    limits: Limits | None = None,
 ) -> int:
     """Run the ranks to their end.
 
@@ -77,84 +88,136 @@ def launch(
         threads: of each rank for its computations; None for `threads_per_rank`.
         kept: whether the run's folder outlives the run, so that messages speak of what is saved there, and of logs.
         program: what each rank runs, as Python source; its argument is `job`.
-        failure_grace_seconds: see `FAILURE_GRACE_SECONDS`.
-        saving_seconds: see `SAVING_SECONDS`.
+        limits: how long to wait for what; None for the defaults.
 
     Returns:
         An exit status: done, stopped cleanly, the ranks' own status 2, or failed.
     """
+    order = _Launch(ranks, job, log_folder, lock, threads or threads_per_rank(ranks), kept, program, limits or Limits())
     for _ in range(_PORTS_TRIED):
-        status = _launch_once(
-            ranks,
-            job,
-            log_folder,
-            lock,
-            threads or threads_per_rank(ranks),
-            kept,
-            program,
-            failure_grace_seconds,
-            saving_seconds,
-        )
+        status = order.once()
         if status != EXIT_PORT_TAKEN:
             return status
     print("imagenet-mds: the ports that were free were taken before the ranks could listen", file=sys.stderr)
     return EXIT_FAILED
 
 
-def _launch_once(
-    ranks: int,
-    job: Path,
-    log_folder: Path,
-    lock: int | None,
-    threads: int,
-    kept: bool,
-    program: str,
-    failure_grace_seconds: float,
-    saving_seconds: float,
-) -> int:
-    """Run the ranks with one port; see `launch`."""
-    with attempt() as mine, contextlib.ExitStack() as stack:
-        # Those of another launcher would send the ranks to its store.
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
-        lasting = lasting_defaults() | own
-        environment = lasting | mine.environment() | rendezvous(ranks) | {_THREADS_VARIABLE: str(threads)}
+@dataclass(frozen=True)
+class _Launch:
+    """What `launch` was told."""
+
+    ranks: int
+    job: Path
+    log_folder: Path
+    lock: int | None
+    threads: int
+    kept: bool
+    program: str
+    limits: Limits
+
+    def once(self) -> int:
+        """Run the ranks with one port; see `launch`."""
         processes: list[subprocess.Popen[bytes]] = []
         ended: list[int | None] = []
-        signal.signal(signal.SIGTSTP, partial(_answer_ctrl_z, kept))
-        try:
-            # Before the first rank starts: an interruption during the starts must not leave ranks behind.
-            with collected_stop_signals(partial(_announce_stop, kept)) as received:
-                for rank in range(ranks):
-                    output = None
-                    if rank:
-                        output = stack.enter_context(open(log_folder / f"rank{rank}.log", "ab"))
-                    of_rank = {"RANK": str(rank), "LOCAL_RANK": str(rank), PARENT_VARIABLE: str(os.getpid())}
-                    processes.append(
-                        subprocess.Popen(
-                            [sys.executable, "-c", program, str(job)],
-                            env=environment | of_rank,
-                            pass_fds=() if lock is None else (lock,),
-                            stdin=subprocess.DEVNULL,
-                            stdout=output,
-                            stderr=output,
-                            # Its own session: Ctrl-C in the terminal reaches only the launcher, and a kill reaches the
-                            # rank's workers too.
-                            start_new_session=True,
-                        )
-                    )
-                _wait(processes, received, failure_grace_seconds, saving_seconds)
-                ended = [process.poll() for process in processes]
-                if len(received) > 1 and kept:
-                    print("Killed before saving: the last checkpoint is kept.", file=sys.stderr, flush=True)
-        finally:
-            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-            _kill(processes)
+        with attempt() as mine, contextlib.closing(Board.create()) as board:
+            signal.signal(signal.SIGTSTP, partial(_answer_ctrl_z, self.kept))
+            try:
+                # Before the first rank starts: an interruption during the starts must not leave ranks behind.
+                with collected_stop_signals(partial(self._announce_stop, None)) as requests:
+                    self._start(processes, mine.environment() | board.environment(), board)
+                    with contextlib.closing(NoticeWatcher(self.limits.notice_seconds)) as watcher:
+                        self._wait(processes, requests, watcher, board)
+                    ended = [process.poll() for process in processes]
+                    if requests.count > 1 and self.kept:
+                        print("Killed before saving: the last checkpoint is kept.", file=sys.stderr, flush=True)
+            finally:
+                signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+                _kill(processes)
         codes = [process.returncode for process in processes]
-        if received and set(codes) != {EXIT_DONE} and all(code in _STOPPED_CODES for code in codes):
+        if requests.count and set(codes) != {EXIT_DONE} and all(code in _STOPPED_CODES for code in codes):
             return EXIT_STOPPED
         if EXIT_PORT_TAKEN in codes:
             return EXIT_PORT_TAKEN
-        return _status(codes, ended, log_folder, kept)
+        return _status(codes, ended, self.log_folder, self.kept)
+
+    def _start(self, processes: list[subprocess.Popen[bytes]], of_attempt: dict[str, str], board: Board) -> None:
+        """Start the ranks, each of which is in `processes` at once."""
+        # Those of another launcher would send the ranks to its store.
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
+        environment = lasting_defaults() | own | of_attempt | rendezvous(self.ranks)
+        environment |= {_THREADS_VARIABLE: str(self.threads), PARENT_VARIABLE: str(os.getpid())}
+        with contextlib.ExitStack() as logs:
+            for rank in range(self.ranks):
+                output = None
+                if rank:
+                    output = logs.enter_context(open(self._log(rank), "ab"))
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-c", self.program, str(self.job)],
+                        env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                        pass_fds=[one for one in (self.lock, board.descriptor) if one is not None],
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=output,
+                        # Its own session: Ctrl-C in the terminal reaches only the launcher, and a kill reaches the
+                        # rank's workers too.
+                        start_new_session=True,
+                    )
+                )
+
+    def _log(self, rank: int) -> Path:
+        return self.log_folder / f"rank{rank}.log"
+
+    def _announce_stop(self, cause: str | None) -> None:
+        """Say what is done about a request to stop, and what else than a signal it comes from."""
+        first = "Saving, then exiting" if self.kept else "Exiting after this batch"
+        print(f"{f'{cause}. ' if cause else ''}{first}. Another Ctrl-C kills at once.", file=sys.stderr, flush=True)
+
+    def _wait(
+        self,
+        processes: list[subprocess.Popen[bytes]],
+        requests: StopRequests,
+        watcher: NoticeWatcher,
+        board: Board,
+    ) -> None:
+        """Wait until all ranks have ended, or one has and the others had their grace, or a second interruption comes.
+
+        The first interruption is passed on to each rank as SIGTERM: save at the end of this batch, then stop.
+        """
+        passed_on = False
+        failed_at: float | None = None
+        stopped_at: float | None = None
+        while any(process.poll() is None for process in processes):
+            if notice := watcher.next():
+                self._obey(notice, requests, board)
+            if requests.count > 1:
+                return
+            if requests.count and not passed_on:
+                passed_on = True
+                for process in processes:
+                    process.send_signal(signal.SIGTERM)
+            if failed_at is None and any(
+                process.poll() not in (None, EXIT_DONE, EXIT_STOPPED) for process in processes
+            ):
+                failed_at = time.monotonic()
+            if failed_at is not None and time.monotonic() - failed_at > self.limits.failure_grace_seconds:
+                return
+            if stopped_at is None and passed_on and any(process.poll() is not None for process in processes):
+                stopped_at = time.monotonic()
+            if stopped_at is not None and time.monotonic() - stopped_at > self.limits.saving_seconds:
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def _obey(self, notice: Notice, requests: StopRequests, board: Board) -> None:
+        """Do what a notice of an interruption asks for."""
+        if notice.kind == "stop":
+            if requests.announce():
+                self._announce_stop(notice.text)
+        elif notice.kind == "trouble":
+            print(f"note: {notice.text}", file=sys.stderr, flush=True)
+        elif self.kept:
+            print(f"{notice.text}. Saving, then going on.", file=sys.stderr, flush=True)
+            board.ask_for_save()
 
 
 def threads_per_rank(ranks: int, before: int | None = None) -> int:
@@ -196,39 +259,6 @@ def _answer_ctrl_z(kept: bool, number: int, frame: FrameType | None) -> None:
     """Suspending this process alone would leave the ranks running and their GPUs taken, and nobody to watch them."""
     way_on = "Ctrl-C saves and exits" if kept else "Ctrl-C exits"
     print(f"Ctrl-Z is ignored, because the ranks would run on. {way_on}.", file=sys.stderr, flush=True)
-
-
-def _announce_stop(kept: bool) -> None:
-    first = "Saving, then exiting" if kept else "Exiting after this batch"
-    print(f"{first}. Another Ctrl-C kills at once.", file=sys.stderr, flush=True)
-
-
-def _wait(
-    processes: list[subprocess.Popen[bytes]], received: list[int], failure_grace_seconds: float, saving_seconds: float
-) -> None:
-    """Wait until all ranks have ended, or one has and the others had their grace, or a second interruption comes.
-
-    The first interruption is passed on to each rank as SIGTERM: save at the end of this batch, then stop.
-    """
-    passed_on = False
-    failed_at: float | None = None
-    stopped_at: float | None = None
-    while any(process.poll() is None for process in processes):
-        if len(received) > 1:
-            return
-        if received and not passed_on:
-            passed_on = True
-            for process in processes:
-                process.send_signal(signal.SIGTERM)
-        if failed_at is None and any(process.poll() not in (None, EXIT_DONE, EXIT_STOPPED) for process in processes):
-            failed_at = time.monotonic()
-        if failed_at is not None and time.monotonic() - failed_at > failure_grace_seconds:
-            return
-        if stopped_at is None and passed_on and any(process.poll() is not None for process in processes):
-            stopped_at = time.monotonic()
-        if stopped_at is not None and time.monotonic() - stopped_at > saving_seconds:
-            return
-        time.sleep(_POLL_SECONDS)
 
 
 def _kill(processes: list[subprocess.Popen[bytes]]) -> None:

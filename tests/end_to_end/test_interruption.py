@@ -1,0 +1,72 @@
+"""A machine that is taken away, or breaks, in the middle of a run. The trainer is the real one."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.support.command import HANG_SECONDS, start, wait_until
+from tests.support.metadata import ACTION, REBALANCE, TERMINATE, metadata_service
+
+SMALL = (
+    "global_batch_size=16",
+    "augment={size_px: 24}",
+    "evaluation={resize_px: 28, crop_px: 24, workers_per_rank: 0, every_epochs: 1000}",
+    "schedule={epochs: 1000, warmup_epochs: 0}",
+    "data={subset: 80, workers_per_rank: 1}",
+    "algorithms.ema=null",
+    "checkpoint.every_batches=null",
+    "logging.every_batches=1",
+)
+"""Epochs of five batches, without end."""
+
+
+def command(dataset: Path, folder: Path, name: str, *more: object) -> list[object]:
+    """The arguments of a training on two ranks that does not end by itself."""
+    known = ["train", "--config", "demo", "--data", dataset, "--save", folder, "--run-name", name, "--ranks", 2]
+    return [*known, *SMALL, *more]
+
+
+def events(folder: Path, *names: str) -> list[dict[str, Any]]:
+    """The events of a run so far that have one of the names, but for a line being written."""
+    log = folder / "log.jsonl"
+    lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []
+    return [event for event in map(json.loads, lines) if event["event"] in names]
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit status of a command, waited for."""
+    try:
+        return process.wait(timeout=HANG_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_recommendation_saves_in_mid_epoch_and_a_notice_stops_without_losing_a_batch(
+    dataset: Path, tmp_path: Path
+) -> None:
+    folder, said = tmp_path / "notice", tmp_path / "said"
+    # Epochs of ten batches, whose ends are saved in any case.
+    training = command(dataset, tmp_path, "notice", "global_batch_size=8")
+    with metadata_service() as metadata:
+        process = start(*training, log=said, **metadata.variables)
+        try:
+            wait_until(lambda: events(folder, "batch"), "a batch", process)
+            metadata.bodies[REBALANCE] = json.dumps({"noticeTime": "2030-01-01T00:00:00Z"})
+            wait_until(
+                lambda: any(event["batch"] % 10 for event in events(folder, "checkpoint")),
+                "a checkpoint in mid-epoch",
+                process,
+            )
+            (saved,) = (event["batch"] for event in events(folder, "checkpoint") if event["batch"] % 10)
+            wait_until(lambda: events(folder, "batch")[-1]["batch"] > saved, "the batch after it", process)
+            metadata.bodies[ACTION] = TERMINATE
+        finally:
+            status = ended(process)
+    assert status == 75, said.read_text(encoding="utf-8")
+    last = events(folder, "batch")[-1]["batch"]
+    assert [event["batch"] for event in events(folder, "checkpoint", "stopped")[-2:]] == [last, last]
+    words = said.read_text(encoding="utf-8")
+    assert words.count("an interruption of this spot instance has become likely. Saving, then going on.") == 1
+    assert words.count("Spot notice: this instance will be terminated at 2030-01-02T03:04:05Z. Saving, then exit") == 1
