@@ -299,14 +299,35 @@ def test_an_interruption_while_ranks_are_started_leaves_none_behind(
     assert all(process.returncode == -signal.SIGTERM for process in started)
 
 
-def test_ranks_that_wait_for_one_that_was_stopped_are_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kept", "may_continue", "status", "words"),
+    [
+        (True, True, 75, "rank 1 had not stopped 0.3 s after the request and had to be killed: the last checkpoint"),
+        (True, False, 1, "imagenet-mds: rank 1 had not stopped 0.3 s after the request and had to be killed, before"),
+        (False, False, 75, "rank 1 had not stopped 0.3 s after the request and had to be killed."),
+    ],
+)
+def test_ranks_that_do_not_stop_in_time_are_killed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kept: bool, may_continue: bool, status: int, words: str
+) -> None:
+    """A rank that waits for one that has stopped, for one, in a library that handles no signals meanwhile."""
     program = (
         "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN if rank else lambda *_: sys.exit(75))\n"
         "open(sys.argv[1] + str(rank), 'w')\nif rank == 0:\n"
         "    while not os.path.exists(sys.argv[1] + '1'): time.sleep(0.01)\n"
         "    os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(10_000)"
     )
-    assert launch_program(2, tmp_path, program, limits=Limits(saving_seconds=0.2)) == 75
+    limits = Limits(stop_seconds=0.3)
+    done = launch_program(2, tmp_path, program, limits=limits, kept=kept, may_continue=lambda: may_continue)
+    assert done == status
+    _, killed = capfd.readouterr().err.splitlines()
+    assert killed.startswith(words)
+
+
+def test_a_rank_that_cannot_even_be_asked_to_stop_is_killed(tmp_path: Path) -> None:
+    """SIGTERM waits for SIGCONT."""
+    program = "import signal\nos.kill(os.getppid(), signal.SIGTERM)\nos.kill(os.getpid(), signal.SIGSTOP)"
+    assert launch_program(1, tmp_path, program, limits=Limits(stop_seconds=0.3)) == 75
 
 
 def test_a_run_that_ends_in_spite_of_an_interruption_is_done(tmp_path: Path) -> None:

@@ -92,6 +92,10 @@ class SystemConfig(Section):
     dist_timeout_seconds: Positive = 600
     """How long ranks wait for each other before they give up."""
 
+    stop_seconds: Positive = 90
+    """How long the ranks may take to stop and save after a request or a notice, before they are killed. A spot notice
+    comes two minutes ahead."""
+
 
 class WandBConfig(Section):
     """One run there goes over all starts of a run here, by an id in its folder."""

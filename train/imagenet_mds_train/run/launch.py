@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,13 +58,12 @@ class Limits:
     """How long a launcher waits for what, in seconds.
 
     failure_grace_seconds: the other ranks may run on for this long after one has failed, to print their own errors.
-    saving_seconds: they may run on for this long after an interruption once one has ended, because the first rank may
-        still write the checkpoint. It also ends a wait of ranks for one that was stopped before it met them.
+    stop_seconds: the ranks may run on for this long after a request to stop, to finish a batch and to save it.
     notice_seconds: between two looks for a notice of an interruption.
     """
 
     failure_grace_seconds: float = 5.0
-    saving_seconds: float = 60.0
+    stop_seconds: float = 90.0
     notice_seconds: float = NOTICE_SECONDS
 
 
@@ -77,6 +77,7 @@ def launch(
     kept: bool = True,
     program: str = START_RANK,
     limits: Limits | None = None,
+    may_continue: Callable[[], bool] = lambda: True,
 ) -> int:
     """Run the ranks to their end.
 
@@ -89,11 +90,13 @@ def launch(
         kept: whether the run's folder outlives the run, so that messages speak of what is saved there, and of logs.
         program: what each rank runs, as Python source; its argument is `job`.
         limits: how long to wait for what; None for the defaults.
+        may_continue: whether there is something to continue from, should the ranks be killed after a request to stop.
 
     Returns:
         An exit status: done, stopped cleanly, the ranks' own status 2, or failed.
     """
-    order = _Launch(ranks, job, log_folder, lock, threads or threads_per_rank(ranks), kept, program, limits or Limits())
+    threads = threads or threads_per_rank(ranks)
+    order = _Launch(ranks, job, log_folder, lock, threads, kept, program, limits or Limits(), may_continue)
     for _ in range(_PORTS_TRIED):
         status = order.once()
         if status != EXIT_PORT_TAKEN:
@@ -114,6 +117,7 @@ class _Launch:
     kept: bool
     program: str
     limits: Limits
+    may_continue: Callable[[], bool]
 
     def once(self) -> int:
         """Run the ranks with one port; see `launch`."""
@@ -126,13 +130,15 @@ class _Launch:
                 with collected_stop_signals(partial(self._announce_stop, None)) as requests:
                     self._start(processes, mine.environment() | board.environment(), board)
                     with contextlib.closing(NoticeWatcher(self.limits.notice_seconds)) as watcher:
-                        self._wait(processes, requests, watcher, board)
+                        overdue = self._wait(processes, requests, watcher, board)
                     ended = [process.poll() for process in processes]
                     if requests.count > 1 and self.kept:
                         print("Killed before saving: the last checkpoint is kept.", file=sys.stderr, flush=True)
             finally:
                 signal.signal(signal.SIGTSTP, signal.SIG_DFL)
                 _kill(processes)
+        if overdue:
+            return self._overdue(overdue)
         codes = [process.returncode for process in processes]
         if requests.count and set(codes) != {EXIT_DONE} and all(code in _STOPPED_CODES for code in codes):
             return EXIT_STOPPED
@@ -179,21 +185,23 @@ class _Launch:
         requests: StopRequests,
         watcher: NoticeWatcher,
         board: Board,
-    ) -> None:
+    ) -> list[int]:
         """Wait until all ranks have ended, or one has and the others had their grace, or a second interruption comes.
 
         The first interruption is passed on to each rank as SIGTERM: save at the end of this batch, then stop.
+
+        Returns:
+            The ranks that have not stopped in time.
         """
-        passed_on = False
         failed_at: float | None = None
-        stopped_at: float | None = None
-        while any(process.poll() is None for process in processes):
+        stop_at: float | None = None
+        while running := [rank for rank, process in enumerate(processes) if process.poll() is None]:
             if notice := watcher.next():
                 self._obey(notice, requests, board)
             if requests.count > 1:
-                return
-            if requests.count and not passed_on:
-                passed_on = True
+                return []
+            if requests.count and stop_at is None:
+                stop_at = time.monotonic() + self.limits.stop_seconds
                 for process in processes:
                     process.send_signal(signal.SIGTERM)
             if failed_at is None and any(
@@ -201,12 +209,24 @@ class _Launch:
             ):
                 failed_at = time.monotonic()
             if failed_at is not None and time.monotonic() - failed_at > self.limits.failure_grace_seconds:
-                return
-            if stopped_at is None and passed_on and any(process.poll() is not None for process in processes):
-                stopped_at = time.monotonic()
-            if stopped_at is not None and time.monotonic() - stopped_at > self.limits.saving_seconds:
-                return
+                return []
+            if stop_at is not None and time.monotonic() > stop_at:
+                return running
             time.sleep(_POLL_SECONDS)
+        return []
+
+    def _overdue(self, ranks: list[int]) -> int:
+        """Say that ranks were killed that did not stop in time; return the exit status."""
+        which = f"{'rank' if len(ranks) == 1 else 'ranks'} {', '.join(map(str, ranks))}"
+        text = f"{which} had not stopped {self.limits.stop_seconds:g} s after the request and had to be killed"
+        if not self.kept:
+            print(f"{text}.", file=sys.stderr, flush=True)
+            return EXIT_STOPPED
+        if self.may_continue():
+            print(f"{text}: the last checkpoint is kept.", file=sys.stderr, flush=True)
+            return EXIT_STOPPED
+        print(f"imagenet-mds: {text}, before the first checkpoint", file=sys.stderr, flush=True)
+        return EXIT_FAILED
 
     def _obey(self, notice: Notice, requests: StopRequests, board: Board) -> None:
         """Do what a notice of an interruption asks for."""

@@ -21,7 +21,7 @@ from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.fork import Fork
 from imagenet_mds_train.run.identity import refuse_other, run_identity
 from imagenet_mds_train.run.job import RankJob, SplitJob
-from imagenet_mds_train.run.launch import launch, threads_per_rank
+from imagenet_mds_train.run.launch import Limits, launch, threads_per_rank
 from imagenet_mds_train.run.microbatch import AUTO, find_largest, recorded_size, with_microbatch_size
 from imagenet_mds_train.run.room import refuse_full_disk
 from imagenet_mds_train.sweep.curve import Sweep
@@ -237,7 +237,16 @@ class Start:
         path = self.run.path / "job.json"
         job.write(path)
         threads = self.identity.get(_THREADS)
-        return launch(self.config.ranks, path, self.run.path, lock, threads=threads, kept=self.sweep is None)
+        return launch(
+            self.config.ranks,
+            path,
+            self.run.path,
+            lock,
+            threads=threads,
+            kept=self.sweep is None,
+            limits=Limits(stop_seconds=self.config.system.stop_seconds),
+            may_continue=lambda: bool(self.run.checkpoints.names()),
+        )
 
 
 def _outputs(config: TrainConfig, train: Split) -> int:
