@@ -1,11 +1,13 @@
 """A machine that is taken away, or breaks, in the middle of a run. The trainer is the real one."""
 
 import json
+import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.support.command import HANG_SECONDS, start, wait_until
+from tests.support.command import HANG_SECONDS, children, start, wait_until
 from tests.support.metadata import ACTION, REBALANCE, TERMINATE, metadata_service
 
 SMALL = (
@@ -70,3 +72,33 @@ def test_a_recommendation_saves_in_mid_epoch_and_a_notice_stops_without_losing_a
     words = said.read_text(encoding="utf-8")
     assert words.count("an interruption of this spot instance has become likely. Saving, then going on.") == 1
     assert words.count("Spot notice: this instance will be terminated at 2030-01-02T03:04:05Z. Saving, then exit") == 1
+
+
+def test_a_loader_that_hangs_is_named_and_a_rank_that_hangs_does_not_delay_a_stop(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """One run: its first start is ended by the watchdog, its second one by the deadline."""
+    folder, said = tmp_path / "hang", tmp_path / "said"
+    process = start(*command(dataset, tmp_path, "hang", "system.hang_seconds=15"), log=said)
+    try:
+        wait_until(lambda: events(folder, "checkpoint"), "a checkpoint", process)
+        worker = children(children(process.pid)[0])[-1]
+        os.kill(worker, signal.SIGSTOP)
+    finally:
+        status = ended(process)
+    assert status == 1, said.read_text(encoding="utf-8")
+    (line,) = (line for line in said.read_text(encoding="utf-8").splitlines() if "made no progress for" in line)
+    assert line.startswith("imagenet-mds: rank 0 made no progress for 1")
+    assert f": its process {worker} is stopped, by SIGSTOP or a debugger; stacks in {folder}/rank0.log" in line
+    for rank in range(2):
+        assert "in _train_loop" in (folder / f"rank{rank}.log").read_text(encoding="utf-8")
+
+    process = start(*command(dataset, tmp_path, "hang", "system.stop_seconds=3"), log=said)
+    try:
+        wait_until(lambda: [event["attempt"] for event in events(folder, "batch")][-1] == 2, "a batch", process)
+        os.kill(children(process.pid)[1], signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+    finally:
+        status = ended(process)
+    assert status == 75, said.read_text(encoding="utf-8")
+    assert "ranks 0, 1 had not stopped 3 s after the request and had to be killed" in said.read_text(encoding="utf-8")

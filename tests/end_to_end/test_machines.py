@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from imagenet_mds.storage.base import file_xxh64
-from tests.support.command import HANG_SECONDS, PROGRAM, Outcome, done, environment, run, start, wait_until
+from tests.support.command import HANG_SECONDS, PROGRAM, Outcome, children, done, environment, run, start, wait_until
 from tests.support.training import training
 
 pytestmark = pytest.mark.slow  # starts whole trainings
@@ -216,14 +216,6 @@ def test_a_loader_worker_that_the_kernel_killed_is_one_line(dataset: Path, tmp_p
     (line,) = (line for line in said.splitlines() if "a loader worker of rank 1 was killed, most likely" in line)
     assert line.endswith(f"(rank 1; more in {tmp_path}/killed/rank1.log)")
     assert "Traceback" not in said
-
-
-def children(pid: int) -> list[int]:
-    """The children of a process, in the order in which they were started."""
-    found = [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
-    return sorted(found)
 
 
 def test_a_run_without_validation_is_trained_stopped_and_continued(dataset: Path, tmp_path: Path) -> None:

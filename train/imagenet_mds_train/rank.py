@@ -26,6 +26,7 @@ from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.data.stream import use_own_blocks
 from imagenet_mds_train.history.events import history_of, read_events
 from imagenet_mds_train.interruption.board import Board
+from imagenet_mds_train.interruption.heartbeat import Heartbeat
 from imagenet_mds_train.interruption.stop import StopRequest, StopRequested
 from imagenet_mds_train.loggers.console import Console, Outlook
 from imagenet_mds_train.loggers.gpu_metrics import GPUMetrics
@@ -65,7 +66,8 @@ def run(job: RankJob) -> int:
     config = parse_config(job.config, "the launcher's job")
     folder = RunFolder(Path(job.run_folder))
     log = RunLog(folder.log, attempt=job.attempt, every_batches=config.logging.every_batches)
-    stop = StopRequest(on_stop=lambda batch: log.write("stopped", batch=batch), board=Board.inherited())
+    board = Board.inherited()
+    stop = StopRequest(on_stop=lambda batch: log.write("stopped", batch=batch), board=board)
     stop.listen()
     use_own_blocks()
     if config.system.deterministic:
@@ -78,8 +80,9 @@ def run(job: RankJob) -> int:
             raise
         os._exit(EXIT_PORT_TAKEN)
     reproducibility.seed_all(config.seed)
+    heartbeat = Heartbeat(board, dist.get_global_rank(), compiles=config.system.compile)
     if job.sweep:
-        return _sweep(job.sweep, config, job, device, stop)
+        return _sweep(job.sweep, config, job, device, stop, heartbeat)
     guard, random_state = LossGuard(), RandomStateOnResume()
     best = BestCheckpoint(folder.path, folder.path / "checkpoints")
 
@@ -104,6 +107,7 @@ def run(job: RankJob) -> int:
         config,
         job,
         device,
+        heartbeat=heartbeat,
         callbacks=[guard, stop, best, checkpoints, random_state, *_gpu_metrics(config, job, is_first=is_first)],
         loggers=[log, _console(config, job, folder), *_outside(config, job, folder)] if is_first else [],
     )
@@ -159,7 +163,9 @@ def _gpu_metrics(config: TrainConfig, job: RankJob, *, is_first: bool) -> list[G
     return [GPUMetrics(tool, config.logging.every_batches)] if is_first and tool and job.device == "gpu" else []
 
 
-def _sweep(sweep: Sweep, config: TrainConfig, job: RankJob, device: Device, stop: StopRequest) -> int:
+def _sweep(
+    sweep: Sweep, config: TrainConfig, job: RankJob, device: Device, stop: StopRequest, heartbeat: Heartbeat
+) -> int:
     """Train with a rising learning rate, and write the losses as the run's result. No checkpoint is written.
 
     Returns:
@@ -167,7 +173,7 @@ def _sweep(sweep: Sweep, config: TrainConfig, job: RankJob, device: Device, stop
     """
     folder, is_first = RunFolder(Path(job.run_folder)), dist.get_global_rank() == 0
     rates = LearningRateSweep(sweep, stop, print_every_batches=config.logging.print_every_batches if is_first else None)
-    trainer = build_trainer(config, job, device, callbacks=[stop], sweep=rates)
+    trainer = build_trainer(config, job, device, heartbeat=heartbeat, callbacks=[stop], sweep=rates)
     status = _fit(trainer, folder, job, is_first=is_first)
     trainer.close()
     if status == EXIT_DONE and is_first:

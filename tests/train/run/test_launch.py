@@ -302,8 +302,8 @@ def test_an_interruption_while_ranks_are_started_leaves_none_behind(
 @pytest.mark.parametrize(
     ("kept", "may_continue", "status", "words"),
     [
-        (True, True, 75, "rank 1 had not stopped 0.3 s after the request and had to be killed: the last checkpoint"),
-        (True, False, 1, "imagenet-mds: rank 1 had not stopped 0.3 s after the request and had to be killed, before"),
+        (True, True, 75, "rank 1 had not stopped 0.3 s after the request and had to be killed; stacks in "),
+        (True, False, 1, "imagenet-mds: rank 1 had not stopped 0.3 s after the request and had to be killed before"),
         (False, False, 75, "rank 1 had not stopped 0.3 s after the request and had to be killed."),
     ],
 )

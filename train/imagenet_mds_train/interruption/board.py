@@ -1,14 +1,54 @@
-"""Memory that the launcher and the ranks of one start share: what a signal cannot say. Imports no torch."""
+"""Memory that the launcher and the ranks of one start share: what signals cannot say. Imports no torch.
+
+The launcher asks for saves here, and each rank says here how far it is, so that the launcher sees a rank that hangs,
+whatever it hangs in, and even if it is stopped.
+"""
 
 import mmap
 import os
 import struct
+from enum import IntEnum
+from typing import NamedTuple
 
 BOARD_VARIABLE = "IMAGENET_MDS_BOARD"
 """The environment variable with the descriptor of the memory, which the ranks inherit."""
 
-_WORD = struct.Struct("=Q")
-_BYTES = mmap.PAGESIZE
+_SAVES = struct.Struct("=Q")
+_PLACE = struct.Struct("=QQIBB")
+_SLOT_BYTES = 64
+"""Of each rank: a cache line of its own. The first slot is the launcher's."""
+
+
+class Phase(IntEnum):
+    """What a rank does."""
+
+    START = 0
+    """It is started, or has not asked for its first batch."""
+    DATA = 1
+    """It waits for a batch of its loader."""
+    STEP = 2
+    """It computes, or waits for the other ranks."""
+    SAVE = 3
+    """It saves, if a checkpoint is due."""
+    END = 4
+    """It has finished, and closes what it has open."""
+
+
+class Place(NamedTuple):
+    """How far a rank is.
+
+    beats: changes with every sign of progress, by the same number in all ranks.
+    batch: finished batches.
+    epoch: finished epochs.
+    phase: what it does.
+    patient: whether it may take longer than a batch: to start, to compile, to save.
+    """
+
+    beats: int = 0
+    batch: int = 0
+    epoch: int = 0
+    phase: Phase = Phase.START
+    patient: bool = True
 
 
 class Board:
@@ -20,15 +60,19 @@ class Board:
 
     def __init__(self, descriptor: int | None) -> None:
         self.descriptor = descriptor
-        self._memory = mmap.mmap(-1 if descriptor is None else descriptor, _BYTES)
+        size_bytes = mmap.PAGESIZE if descriptor is None else os.fstat(descriptor).st_size
+        self._memory = mmap.mmap(-1 if descriptor is None else descriptor, size_bytes)
 
     @classmethod
-    def create(cls) -> "Board":
+    def create(cls, ranks: int) -> "Board":
         """Create the memory, in the launcher. Close it at the end."""
         # Not a file: on a full disk, writing to its memory would end the process.
         descriptor = os.memfd_create("imagenet-mds-board")
-        os.ftruncate(descriptor, _BYTES)
-        return cls(descriptor)
+        os.ftruncate(descriptor, _SLOT_BYTES * (ranks + 1))
+        board = cls(descriptor)
+        for rank in range(ranks):
+            board.write(rank, Place())
+        return board
 
     @classmethod
     def inherited(cls) -> "Board":
@@ -48,10 +92,19 @@ class Board:
 
     def ask_for_save(self) -> None:
         """Have the ranks save the batch that they are training, and go on."""
-        _WORD.pack_into(self._memory, 0, self.saves_asked_for + 1)
+        _SAVES.pack_into(self._memory, 0, self.saves_asked_for + 1)
 
     @property
     def saves_asked_for(self) -> int:
         """How often a save was asked for."""
-        count: int = _WORD.unpack_from(self._memory, 0)[0]
+        count: int = _SAVES.unpack_from(self._memory, 0)[0]
         return count
+
+    def write(self, rank: int, place: Place) -> None:
+        """Say how far a rank is."""
+        _PLACE.pack_into(self._memory, _SLOT_BYTES * (rank + 1), *place)
+
+    def read(self, rank: int) -> Place:
+        """How far a rank is."""
+        beats, batch, epoch, phase, patient = _PLACE.unpack_from(self._memory, _SLOT_BYTES * (rank + 1))
+        return Place(beats, batch, epoch, Phase(phase), bool(patient))

@@ -27,7 +27,9 @@ from imagenet_mds.process.signals import StopRequests, collected_stop_signals
 from imagenet_mds_train.interruption.board import Board
 from imagenet_mds_train.interruption.notice import POLL_SECONDS as NOTICE_SECONDS
 from imagenet_mds_train.interruption.notice import Notice, NoticeWatcher
+from imagenet_mds_train.interruption.stacks import ask_for_stacks
 from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, killed_rank
+from imagenet_mds_train.run.watchdog import Hang, Watchdog
 
 _POLL_SECONDS = 0.1
 _STOPPED_CODES = frozenset({EXIT_DONE, EXIT_STOPPED, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM})
@@ -35,6 +37,9 @@ _STOPPED_CODES = frozenset({EXIT_DONE, EXIT_STOPPED, -signal.SIGTERM, -signal.SI
 the signal into 143), or killed because another rank had ended like this."""
 
 _THREADS_VARIABLE = "OMP_NUM_THREADS"
+
+_DEATH_SECONDS = 20.0
+"""How long a killed process may take to end. It has memory to give back, and may write a core."""
 
 _PORTS_TRIED = 3
 """Starts with another port each, should another program take the port between its choice and its use."""
@@ -46,8 +51,10 @@ import os, signal, sys
 sys.path[:] = [path for path in sys.path if path]
 signal.signal(signal.SIGTERM, lambda *_: os._exit({EXIT_STOPPED}))
 from imagenet_mds.process.lifetime import die_with_launcher, ignore_warning_signals
+from imagenet_mds_train.interruption.stacks import write_stacks_on_request
 ignore_warning_signals()
 die_with_launcher()
+write_stacks_on_request(sys.argv[2])
 from imagenet_mds_train.rank import main
 main()
 """
@@ -59,11 +66,15 @@ class Limits:
 
     failure_grace_seconds: the other ranks may run on for this long after one has failed, to print their own errors.
     stop_seconds: the ranks may run on for this long after a request to stop, to finish a batch and to save it.
+    hang_seconds: the ranks hang if none makes progress for this long; None watches nothing.
+    start_seconds: the same while a rank starts, compiles or saves.
     notice_seconds: between two looks for a notice of an interruption.
     """
 
     failure_grace_seconds: float = 5.0
     stop_seconds: float = 90.0
+    hang_seconds: float | None = 100.0
+    start_seconds: float = 1800.0
     notice_seconds: float = NOTICE_SECONDS
 
 
@@ -88,7 +99,7 @@ def launch(
         lock: the descriptor of the run's lock. The ranks inherit it, so the run stays locked while any of them lives.
         threads: of each rank for its computations; None for `threads_per_rank`.
         kept: whether the run's folder outlives the run, so that messages speak of what is saved there, and of logs.
-        program: what each rank runs, as Python source; its argument is `job`.
+        program: what each rank runs, as Python source; its arguments are `job` and its log.
         limits: how long to wait for what; None for the defaults.
         may_continue: whether there is something to continue from, should the ranks be killed after a request to stop.
 
@@ -103,6 +114,20 @@ def launch(
             return status
     print("imagenet-mds: the ports that were free were taken before the ranks could listen", file=sys.stderr)
     return EXIT_FAILED
+
+
+@dataclass(frozen=True)
+class _Late:
+    """Ranks that had not stopped `seconds` after the request."""
+
+    ranks: list[int]
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        which = f"{'rank' if len(self.ranks) == 1 else 'ranks'} {', '.join(map(str, self.ranks))}"
+        return f"{which} had not stopped {self.seconds:g} s after the request"
 
 
 @dataclass(frozen=True)
@@ -123,23 +148,26 @@ class _Launch:
         """Run the ranks with one port; see `launch`."""
         processes: list[subprocess.Popen[bytes]] = []
         ended: list[int | None] = []
-        with attempt() as mine, contextlib.closing(Board.create()) as board:
+        late: _Late | Hang | None = None
+        with attempt() as mine, contextlib.closing(Board.create(self.ranks)) as board:
             signal.signal(signal.SIGTSTP, partial(_answer_ctrl_z, self.kept))
             try:
                 # Before the first rank starts: an interruption during the starts must not leave ranks behind.
                 with collected_stop_signals(partial(self._announce_stop, None)) as requests:
                     self._start(processes, mine.environment() | board.environment(), board)
                     with contextlib.closing(NoticeWatcher(self.limits.notice_seconds)) as watcher:
-                        overdue = self._wait(processes, requests, watcher, board)
+                        late = self._wait(processes, requests, watcher, board)
+                    if late and self.kept:
+                        running = [rank for rank, process in enumerate(processes) if process.poll() is None]
+                        ask_for_stacks([(processes[rank].pid, self._log(rank)) for rank in running], late.text)
                     ended = [process.poll() for process in processes]
                     if requests.count > 1 and self.kept:
                         print("Killed before saving: the last checkpoint is kept.", file=sys.stderr, flush=True)
             finally:
                 signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-                _kill(processes)
-        if overdue:
-            return self._overdue(overdue)
-        codes = [process.returncode for process in processes]
+                codes = _kill(processes)
+        if late:
+            return self._late(late)
         if requests.count and set(codes) != {EXIT_DONE} and all(code in _STOPPED_CODES for code in codes):
             return EXIT_STOPPED
         if EXIT_PORT_TAKEN in codes:
@@ -159,7 +187,7 @@ class _Launch:
                     output = logs.enter_context(open(self._log(rank), "ab"))
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-c", self.program, str(self.job)],
+                        [sys.executable, "-c", self.program, str(self.job), str(self._log(rank))],
                         env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                         pass_fds=[one for one in (self.lock, board.descriptor) if one is not None],
                         stdin=subprocess.DEVNULL,
@@ -185,21 +213,22 @@ class _Launch:
         requests: StopRequests,
         watcher: NoticeWatcher,
         board: Board,
-    ) -> list[int]:
+    ) -> "_Late | Hang | None":
         """Wait until all ranks have ended, or one has and the others had their grace, or a second interruption comes.
 
         The first interruption is passed on to each rank as SIGTERM: save at the end of this batch, then stop.
 
         Returns:
-            The ranks that have not stopped in time.
+            What is wrong with ranks that have to be killed, None if nothing is.
         """
+        watchdog = Watchdog(board, self.limits.hang_seconds, self.limits.start_seconds)
         failed_at: float | None = None
         stop_at: float | None = None
-        while running := [rank for rank, process in enumerate(processes) if process.poll() is None]:
+        while running := {rank: process.pid for rank, process in enumerate(processes) if process.poll() is None}:
             if notice := watcher.next():
                 self._obey(notice, requests, board)
             if requests.count > 1:
-                return []
+                return None
             if requests.count and stop_at is None:
                 stop_at = time.monotonic() + self.limits.stop_seconds
                 for process in processes:
@@ -209,23 +238,27 @@ class _Launch:
             ):
                 failed_at = time.monotonic()
             if failed_at is not None and time.monotonic() - failed_at > self.limits.failure_grace_seconds:
-                return []
+                return None
             if stop_at is not None and time.monotonic() > stop_at:
-                return running
+                return _Late(list(running), self.limits.stop_seconds)
+            if stop_at is None and failed_at is None and (hang := watchdog.look(running)):
+                return hang
             time.sleep(_POLL_SECONDS)
-        return []
+        return None
 
-    def _overdue(self, ranks: list[int]) -> int:
-        """Say that ranks were killed that did not stop in time; return the exit status."""
-        which = f"{'rank' if len(ranks) == 1 else 'ranks'} {', '.join(map(str, ranks))}"
-        text = f"{which} had not stopped {self.limits.stop_seconds:g} s after the request and had to be killed"
-        if not self.kept:
-            print(f"{text}.", file=sys.stderr, flush=True)
+    def _late(self, late: "_Late | Hang") -> int:
+        """Say why ranks were killed; return the exit status."""
+        logs = f"; stacks in {self.log_folder}/rank*.log" if self.kept else ""
+        if isinstance(late, Hang):
+            if self.kept and late.rank is not None:
+                logs = f"; stacks in {self._log(late.rank)}"
+            print(f"imagenet-mds: {late.text}{logs}", file=sys.stderr, flush=True)
+            return EXIT_FAILED
+        if not self.kept or self.may_continue():
+            what = ". The last checkpoint is kept" if self.kept else ""
+            print(f"{late.text} and had to be killed{logs}{what}.", file=sys.stderr, flush=True)
             return EXIT_STOPPED
-        if self.may_continue():
-            print(f"{text}: the last checkpoint is kept.", file=sys.stderr, flush=True)
-            return EXIT_STOPPED
-        print(f"imagenet-mds: {text}, before the first checkpoint", file=sys.stderr, flush=True)
+        print(f"imagenet-mds: {late.text} and had to be killed before the first checkpoint{logs}", file=sys.stderr)
         return EXIT_FAILED
 
     def _obey(self, notice: Notice, requests: StopRequests, board: Board) -> None:
@@ -281,13 +314,22 @@ def _answer_ctrl_z(kept: bool, number: int, frame: FrameType | None) -> None:
     print(f"Ctrl-Z is ignored, because the ranks would run on. {way_on}.", file=sys.stderr, flush=True)
 
 
-def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Kill what is left, loader workers included: each rank leads a process group."""
+def _kill(processes: list[subprocess.Popen[bytes]]) -> list[int]:
+    """Kill what is left, loader workers included: each rank leads a process group. Return how each rank ended."""
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    for process in processes:
-        process.wait()
+    for rank, process in enumerate(processes):
+        try:
+            process.wait(_DEATH_SECONDS)
+        except subprocess.TimeoutExpired:
+            print(
+                f"imagenet-mds: rank {rank} (process {process.pid}) does not even end when it is killed, because it "
+                f"waits in the kernel for a disk or a GPU: restart the machine",
+                file=sys.stderr,
+                flush=True,
+            )
+    return [-signal.SIGKILL if process.returncode is None else process.returncode for process in processes]
 
 
 def _status(codes: list[int], ended: list[int | None], log_folder: Path, kept: bool) -> int:

@@ -236,7 +236,7 @@ class Start:
         )
         path = self.run.path / "job.json"
         job.write(path)
-        threads = self.identity.get(_THREADS)
+        threads, system = self.identity.get(_THREADS), self.config.system
         return launch(
             self.config.ranks,
             path,
@@ -244,7 +244,9 @@ class Start:
             lock,
             threads=threads,
             kept=self.sweep is None,
-            limits=Limits(stop_seconds=self.config.system.stop_seconds),
+            limits=Limits(
+                stop_seconds=system.stop_seconds, hang_seconds=system.hang_seconds, start_seconds=system.start_seconds
+            ),
             may_continue=lambda: bool(self.run.checkpoints.names()),
         )
 
