@@ -1,5 +1,6 @@
 """A machine that is taken away, or breaks, in the middle of a run. The trainer is the real one."""
 
+import itertools
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.support.command import HANG_SECONDS, children, start, wait_until
+from tests.support.command import HANG_SECONDS, children, run, start, wait_until
 from tests.support.metadata import ACTION, REBALANCE, TERMINATE, metadata_service
 
 SMALL = (
@@ -102,3 +103,45 @@ def test_a_loader_that_hangs_is_named_and_a_rank_that_hangs_does_not_delay_a_sto
         status = ended(process)
     assert status == 75, said.read_text(encoding="utf-8")
     assert "ranks 0, 1 had not stopped 3 s after the request and had to be killed" in said.read_text(encoding="utf-8")
+
+
+def test_a_killed_rank_and_a_stopped_one_are_restarted_in_place_under_the_lock_and_a_stop_is_not(
+    dataset: Path, tmp_path: Path
+) -> None:
+    folder, said = tmp_path / "again", tmp_path / "said"
+    training = command(dataset, tmp_path, "again", "system.hang_seconds=15")
+
+    def wait_for(name: str, attempt: int) -> None:
+        """Wait for an event of a start. One that has saved fails in another batch than the one before it."""
+        wait_until(
+            lambda: any(event["attempt"] == attempt for event in events(folder, name)), f"{name} {attempt}", process
+        )
+
+    process = start(*training, "--until-done", log=said)
+    try:
+        for attempt, number in ((1, signal.SIGKILL), (2, signal.SIGSTOP)):
+            wait_for("checkpoint", attempt)
+            os.kill(children(process.pid)[1], number)
+            wait_for("restart", attempt)
+            refused = run(*training)
+            assert refused.status == 2
+            assert "is running already" in refused.err
+        wait_for("checkpoint", 3)
+        process.send_signal(signal.SIGTERM)
+    finally:
+        status = ended(process)
+    assert status == 75, said.read_text(encoding="utf-8")
+    killed, stopped = events(folder, "restart")
+    assert "rank 1 was killed, most likely by the kernel because memory ran out" in killed["reason"]
+    assert "rank 1 made no progress for 1" in stopped["reason"]
+    assert stopped["reason"].endswith("it is stopped, by SIGSTOP or a debugger")
+    assert [event["pause_seconds"] for event in (killed, stopped)] == [5.0, 5.0]
+    assert [(event["attempt"], event["status"]) for event in events(folder, "failed")] == [(1, 1), (2, 1)]
+    assert (
+        said.read_text(encoding="utf-8").count("restarting in 5 s (1 of at most 5 without a new checkpoint): rank 1 ")
+        == 2
+    )
+    # Each start went on from the newest checkpoint that the one before it had saved.
+    starts = events(folder, "start", "checkpoint")
+    for before, after in itertools.pairwise(starts):
+        assert after["event"] != "start" or after["batch"] == before["batch"]

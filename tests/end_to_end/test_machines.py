@@ -52,7 +52,7 @@ def test_weights_that_are_not_finite_are_never_saved(dataset: Path, first: Path,
     """The loss of the first batch is fine, because it is of the weights before its step."""
     diverging = training(dataset, tmp_path, "high", "optimizer.lr=1e38", "checkpoint.every_batches=1")
     outcome = run(*diverging)
-    assert outcome.status == 1
+    assert outcome.status == 78
     (line,) = (line for line in outcome.err.splitlines() if "the weights are not finite" in line)
     assert line.startswith("imagenet-mds: the weights are not finite after batch 1: the learning rate is too high")
     assert "start a new run from it with --from-checkpoint RUN, another --run-name and a smaller optimizer.lr" in line
@@ -76,7 +76,7 @@ def run_with_small_files(size_bytes: int, *arguments: object) -> Outcome:
 def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_nothing(dataset: Path, tmp_path: Path) -> None:
     saving = training(dataset, tmp_path, "full", "checkpoint.every_batches=1")
     outcome = run_with_small_files(1 << 20, *saving)
-    assert outcome.status == 1
+    assert outcome.status == 78
     (line,) = (line for line in outcome.err.splitlines() if "cannot be written" in line)
     assert line.startswith(
         f"imagenet-mds: the checkpoint of batch 1 cannot be written to {tmp_path}/full/checkpoints: "

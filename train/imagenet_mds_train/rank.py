@@ -14,7 +14,7 @@ from composer.devices import Device
 from composer.loggers import LoggerDestination
 from composer.utils import dist, get_device, reproducibility
 
-from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER, CommandError
+from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_LASTING, EXIT_STOPPED, EXIT_USER, CommandError
 from imagenet_mds.process.streams import forgive_lost_output
 from imagenet_mds.storage.atomic import write_json
 from imagenet_mds_train.checkpoints.best import BestCheckpoint
@@ -49,7 +49,7 @@ def main() -> None:
     try:
         status = run(RankJob.read(Path(sys.argv[1])))
     except CommandError as error:
-        print(f"imagenet-mds: {error}", file=sys.stderr, flush=True)
+        _say_failure(str(error))
         os._exit(error.exit_status)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -113,6 +113,7 @@ def run(job: RankJob) -> int:
     )
     random_state.trainer = trainer
     status = _fit(trainer, folder, job, is_first=is_first)
+    heartbeat.finishing()
     trainer.close()
     if status == EXIT_DONE and is_first:
         values = {name: float(value) for name, value in trainer.state.eval_metric_values.items()}
@@ -175,6 +176,7 @@ def _sweep(
     rates = LearningRateSweep(sweep, stop, print_every_batches=config.logging.print_every_batches if is_first else None)
     trainer = build_trainer(config, job, device, heartbeat=heartbeat, callbacks=[stop], sweep=rates)
     status = _fit(trainer, folder, job, is_first=is_first)
+    heartbeat.finishing()
     trainer.close()
     if status == EXIT_DONE and is_first:
         write_json(folder.result, {"losses": rates.losses})
@@ -221,10 +223,10 @@ def _fit(trainer: Trainer, folder: RunFolder, job: RankJob, *, is_first: bool) -
         return EXIT_STOPPED
     except NotFinite as error:
         if is_first:
-            print(f"imagenet-mds: {error}", file=sys.stderr, flush=True)
-        return EXIT_FAILED
+            _say_failure(str(error))
+        return EXIT_LASTING
     except CommandError as error:
-        print(f"imagenet-mds: {_without_traceback(error)}", file=sys.stderr, flush=True)
+        _say_failure(_without_traceback(error))
         os._exit(error.exit_status)
     except Exception as error:  # the rank ends here whatever the error, or the other ranks would wait for it
         os._exit(_explain(error, folder))
@@ -243,9 +245,21 @@ def _explain(error: Exception, folder: RunFolder) -> int:
     else:
         traceback.print_exc()
     if known:
-        print(f"imagenet-mds: {known}", file=sys.stderr)
+        _say_failure(known)
+    elif not lost:
+        _explain_to_launcher(" ".join(f"{type(error).__name__}: {error}".split()))
     sys.stderr.flush()
     return EXIT_PEER_LOST if lost and not known else EXIT_FAILED
+
+
+def _say_failure(message: str) -> None:
+    print(f"imagenet-mds: {message}", file=sys.stderr, flush=True)
+    _explain_to_launcher(message)
+
+
+def _explain_to_launcher(message: str) -> None:
+    """Have the launcher know why this rank fails; the first rank's output is the screen, which it does not see."""
+    Board.inherited().explain(int(os.environ.get("RANK", "0")), message)
 
 
 def _out_of_memory(error: Exception, rank: int) -> str | None:

@@ -142,7 +142,7 @@ def test_a_service_that_never_answers_does_not_delay_a_run(
             "imagenet_mds_train.interruption.notice._ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}"
         )
         monkeypatch.setattr("imagenet_mds_train.interruption.notice._TIMEOUT_SECONDS", 10_000)
-        assert launch(1, tmp_path / "job", tmp_path, program="pass") == 0
+        assert launch(1, tmp_path / "job", tmp_path, program="pass").status == 0
     assert capfd.readouterr().err == ""
 
 
@@ -182,7 +182,7 @@ def test_ranks_save_for_a_recommendation_and_stop_for_a_notice(
 
     thread = threading.Thread(target=announce_when_saved)
     thread.start()
-    assert launch(2, tmp_path / "job", tmp_path, program=SAVES, limits=Limits(notice_seconds=SOON)) == 75
+    assert launch(2, tmp_path / "job", tmp_path, program=SAVES, limits=Limits(notice_seconds=SOON)).status == 75
     thread.join()
     assert [path.read_text(encoding="utf-8") for path in sorted(tmp_path.glob("job-*"))] == ["1"] * 4
     first, second = capfd.readouterr().err.splitlines()

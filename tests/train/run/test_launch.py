@@ -20,7 +20,7 @@ from tests.support.command import HANG_SECONDS, ROOTS, wait_until
 def launch_program(ranks: int, folder: Path, program: str, lock: int | None = None, **options: Any) -> int:
     """Launch ranks that run a program of the test's, `rank` its number, and return the status."""
     program = f"import os, sys, time\nrank = int(os.environ['RANK'])\n{program}"
-    return launch(ranks, folder / "job", folder, lock, program=program, **options)
+    return launch(ranks, folder / "job", folder, lock, program=program, **options).status
 
 
 def test_all_done_is_done(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_the_rank_that_the_others_wait_for_is_named_and_the_stacks_are_written(
     chosen = "\n".join(f"if rank == {rank}:\n    " + one.replace("\n", "\n    ") for rank, one in enumerate(programs))
     program = f"{BEGIN}\n{chosen}\nhang_here()"
     limits = Limits(hang_seconds=0.4)
-    assert launch(len(programs), tmp_path / "job", tmp_path, program=program, limits=limits) == 1
+    assert launch(len(programs), tmp_path / "job", tmp_path, program=program, limits=limits).status == 1
     (shown,) = without_numbers(capfd.readouterr().err).splitlines()
     assert shown.startswith(f"imagenet-mds: {words}")
     assert shown.endswith(f"{tmp_path}/{log}")
@@ -89,7 +89,7 @@ def test_the_rank_that_the_others_wait_for_is_named_and_the_stacks_are_written(
 def test_ranks_that_were_late_to_stop_leave_their_stacks_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     program = f"{BEGIN}\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     program += "os.kill(os.getppid(), signal.SIGTERM)\nhang_here()"
-    assert launch(1, tmp_path / "job", tmp_path, program=program, limits=Limits(stop_seconds=0.3)) == 75
+    assert launch(1, tmp_path / "job", tmp_path, program=program, limits=Limits(stop_seconds=0.3)).status == 75
     assert "in hang_here" in (tmp_path / "rank0.log").read_text(encoding="utf-8")
     assert f"had to be killed; stacks in {tmp_path}/rank*.log. The last checkpoint is kept." in capfd.readouterr().err
 

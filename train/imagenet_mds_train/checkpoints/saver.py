@@ -12,7 +12,7 @@ from composer.core import Callback, Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from imagenet_mds.errors import WorldError
+from imagenet_mds.errors import LastingError
 from imagenet_mds_train.checkpoints.payload import PAYLOAD_KEY
 from imagenet_mds_train.checkpoints.random_state import RandomStateOnResume
 from imagenet_mds_train.checkpoints.store import LEAST_KEPT, CheckpointStore
@@ -105,7 +105,7 @@ class Checkpoints(Callback):
 
         Raises:
             NotFinite: the weights are not worth saving.
-            WorldError: the checkpoint cannot be written.
+            LastingError: the checkpoint cannot be written.
         """
         self._stop.save_agreed = False
         refuse_not_finite(state)
@@ -139,7 +139,7 @@ class Checkpoints(Callback):
             file.unlink(missing_ok=True)
             if isinstance(error, RuntimeError) and not _WRITER.search(str(error)):
                 raise
-            raise WorldError(
+            raise LastingError(
                 f"the checkpoint of batch {batch} cannot be written to {self._store.storage.location}: "
                 f"{_reason(error, self._staging)}. The one before it is kept: make room and run the same command again"
             ) from error

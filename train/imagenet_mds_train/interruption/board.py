@@ -1,7 +1,7 @@
 """Memory that the launcher and the ranks of one start share: what signals cannot say. Imports no torch.
 
 The launcher asks for saves here, and each rank says here how far it is, so that the launcher sees a rank that hangs,
-whatever it hangs in, and even if it is stopped.
+whatever it hangs in, and even if it is stopped; and why it fails, which is on the screen or in its log too.
 """
 
 import mmap
@@ -15,8 +15,11 @@ BOARD_VARIABLE = "IMAGENET_MDS_BOARD"
 
 _SAVES = struct.Struct("=Q")
 _PLACE = struct.Struct("=QQIBB")
-_SLOT_BYTES = 64
-"""Of each rank: a cache line of its own. The first slot is the launcher's."""
+_REASON = struct.Struct("=H")
+_SLOT_BYTES = 1024
+"""Of each rank: its place, then why it failed. The first slot is the launcher's."""
+_REASON_AT = 64
+_REASON_BYTES = _SLOT_BYTES - _REASON_AT - _REASON.size
 
 
 class Phase(IntEnum):
@@ -103,6 +106,18 @@ class Board:
     def write(self, rank: int, place: Place) -> None:
         """Say how far a rank is."""
         _PLACE.pack_into(self._memory, _SLOT_BYTES * (rank + 1), *place)
+
+    def explain(self, rank: int, reason: str) -> None:
+        """Say why a rank fails, in one line."""
+        text, at = reason.encode()[:_REASON_BYTES], _SLOT_BYTES * (rank + 1) + _REASON_AT
+        self._memory[at + _REASON.size : at + _REASON.size + len(text)] = text
+        _REASON.pack_into(self._memory, at, len(text))
+
+    def reason(self, rank: int) -> str | None:
+        """Why a rank failed, None if it has not said so."""
+        at = _SLOT_BYTES * (rank + 1) + _REASON_AT
+        count: int = _REASON.unpack_from(self._memory, at)[0]
+        return self._memory[at + _REASON.size : at + _REASON.size + count].decode(errors="replace") if count else None
 
     def read(self, rank: int) -> Place:
         """How far a rank is."""

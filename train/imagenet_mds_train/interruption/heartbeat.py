@@ -57,6 +57,11 @@ class Heartbeat(Callback):
             self._phase = Phase.STEP
         self._write()
 
+    def finishing(self) -> None:
+        """Write that the training is over, however it ended. What is left is to close loggers, which may upload."""
+        self._phase = Phase.END
+        self._write()
+
     def _write(self) -> None:
         self._beats += 1
         # The first rank writes the checkpoint; the others wait for it in their next step.

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds.process.attempt import attempt
 from imagenet_mds.process.lifetime import PARENT_VARIABLE
 from imagenet_mds.process.signals import StopRequests, collected_stop_signals
-from imagenet_mds_train.interruption.board import Board
+from imagenet_mds_train.interruption.board import Board, Phase
 from imagenet_mds_train.interruption.notice import POLL_SECONDS as NOTICE_SECONDS
 from imagenet_mds_train.interruption.notice import Notice, NoticeWatcher
 from imagenet_mds_train.interruption.stacks import ask_for_stacks
@@ -61,6 +61,20 @@ main()
 
 
 @dataclass(frozen=True)
+class Ended:
+    """How a start of the ranks ended.
+
+    status: the exit status.
+    reason: why it failed, in one line; None unless it did.
+    batch: finished batches when it failed; None if none was begun.
+    """
+
+    status: int
+    reason: str | None = None
+    batch: int | None = None
+
+
+@dataclass(frozen=True)
 class Limits:
     """How long a launcher waits for what, in seconds.
 
@@ -89,7 +103,7 @@ def launch(
     program: str = START_RANK,
     limits: Limits | None = None,
     may_continue: Callable[[], bool] = lambda: True,
-) -> int:
+) -> Ended:
     """Run the ranks to their end.
 
     Args:
@@ -104,16 +118,17 @@ def launch(
         may_continue: whether there is something to continue from, should the ranks be killed after a request to stop.
 
     Returns:
-        An exit status: done, stopped cleanly, the ranks' own status 2, or failed.
+        How they ended. The status is done, stopped cleanly, failed, or that of the rank that failed.
     """
     threads = threads or threads_per_rank(ranks)
     order = _Launch(ranks, job, log_folder, lock, threads, kept, program, limits or Limits(), may_continue)
     for _ in range(_PORTS_TRIED):
-        status = order.once()
-        if status != EXIT_PORT_TAKEN:
-            return status
-    print("imagenet-mds: the ports that were free were taken before the ranks could listen", file=sys.stderr)
-    return EXIT_FAILED
+        ended = order.once()
+        if ended.status != EXIT_PORT_TAKEN:
+            return ended
+    reason = "the ports that were free were taken before the ranks could listen"
+    print(f"imagenet-mds: {reason}", file=sys.stderr)
+    return Ended(EXIT_FAILED, reason)
 
 
 @dataclass(frozen=True)
@@ -144,7 +159,7 @@ class _Launch:
     limits: Limits
     may_continue: Callable[[], bool]
 
-    def once(self) -> int:
+    def once(self) -> Ended:
         """Run the ranks with one port; see `launch`."""
         processes: list[subprocess.Popen[bytes]] = []
         ended: list[int | None] = []
@@ -166,13 +181,14 @@ class _Launch:
             finally:
                 signal.signal(signal.SIGTSTP, signal.SIG_DFL)
                 codes = _kill(processes)
+            batch, reasons = _reached(board, self.ranks), [board.reason(rank) for rank in range(self.ranks)]
         if late:
-            return self._late(late)
+            return replace(self._late(late), batch=batch)
         if requests.count and set(codes) != {EXIT_DONE} and all(code in _STOPPED_CODES for code in codes):
-            return EXIT_STOPPED
+            return Ended(EXIT_STOPPED)
         if EXIT_PORT_TAKEN in codes:
-            return EXIT_PORT_TAKEN
-        return _status(codes, ended, self.log_folder, self.kept)
+            return Ended(EXIT_PORT_TAKEN)
+        return replace(self._explained(codes, ended, reasons), batch=batch)
 
     def _start(self, processes: list[subprocess.Popen[bytes]], of_attempt: dict[str, str], board: Board) -> None:
         """Start the ranks, each of which is in `processes` at once."""
@@ -246,20 +262,48 @@ class _Launch:
             time.sleep(_POLL_SECONDS)
         return None
 
-    def _late(self, late: "_Late | Hang") -> int:
-        """Say why ranks were killed; return the exit status."""
+    def _late(self, late: "_Late | Hang") -> Ended:
+        """Say why ranks were killed."""
         logs = f"; stacks in {self.log_folder}/rank*.log" if self.kept else ""
         if isinstance(late, Hang):
             if self.kept and late.rank is not None:
                 logs = f"; stacks in {self._log(late.rank)}"
             print(f"imagenet-mds: {late.text}{logs}", file=sys.stderr, flush=True)
-            return EXIT_FAILED
+            return Ended(EXIT_FAILED, late.text)
         if not self.kept or self.may_continue():
             what = ". The last checkpoint is kept" if self.kept else ""
             print(f"{late.text} and had to be killed{logs}{what}.", file=sys.stderr, flush=True)
-            return EXIT_STOPPED
+            return Ended(EXIT_STOPPED)
         print(f"imagenet-mds: {late.text} and had to be killed before the first checkpoint{logs}", file=sys.stderr)
-        return EXIT_FAILED
+        return Ended(EXIT_FAILED, late.text)
+
+    def _explained(self, codes: list[int], ended: list[int | None], reasons: list[str | None]) -> Ended:
+        """The end of the run, with the failure explained on standard error.
+
+        Args:
+            codes: how each rank ended.
+            ended: how each had ended before the rest was killed here.
+            reasons: why each failed, as far as it has said so.
+        """
+        if all(code == EXIT_DONE for code in codes):
+            return Ended(EXIT_DONE)
+        if all(code in (EXIT_DONE, EXIT_STOPPED) for code in codes):
+            return Ended(EXIT_STOPPED)
+        rank, code = _to_report(codes, ended)
+        reason = reasons[rank] or f"rank {rank} failed"
+        if code < 0:
+            reason = killed_rank(rank, -code)
+            print(f"imagenet-mds: {reason}", file=sys.stderr)
+        elif rank or code == EXIT_PEER_LOST:
+            log = self._log(rank)
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if lines and lines[-1].startswith("imagenet-mds: "):
+                reason = lines[-1].removeprefix("imagenet-mds: ")
+                print(f"{lines[-1]} (rank {rank}{f'; more in {log}' if self.kept else ''})", file=sys.stderr)
+            else:
+                where = log if self.kept else "its log"
+                print(f"rank {rank} failed; the end of {where}:", *lines[-20:], sep="\n", file=sys.stderr)
+        return Ended(code if code > 0 and code != EXIT_PEER_LOST else EXIT_FAILED, reason)
 
     def _obey(self, notice: Notice, requests: StopRequests, board: Board) -> None:
         """Do what a notice of an interruption asks for."""
@@ -332,32 +376,10 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> list[int]:
     return [-signal.SIGKILL if process.returncode is None else process.returncode for process in processes]
 
 
-def _status(codes: list[int], ended: list[int | None], log_folder: Path, kept: bool) -> int:
-    """The exit status of the run, with the failure explained on standard error.
-
-    Args:
-        codes: how each rank ended.
-        ended: how each had ended before the rest was killed here.
-        log_folder: see `launch`.
-        kept: see `launch`.
-    """
-    if all(code == EXIT_DONE for code in codes):
-        return EXIT_DONE
-    if all(code in (EXIT_DONE, EXIT_STOPPED) for code in codes):
-        return EXIT_STOPPED
-    rank, code = _to_report(codes, ended)
-    if code < 0:
-        print(f"imagenet-mds: {killed_rank(rank, -code)}", file=sys.stderr)
-    elif rank or code == EXIT_PEER_LOST:
-        log = log_folder / f"rank{rank}.log"
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if lines and lines[-1].startswith("imagenet-mds: "):
-            print(f"{lines[-1]} (rank {rank}{f'; more in {log}' if kept else ''})", file=sys.stderr)
-        else:
-            print(
-                f"rank {rank} failed; the end of {log if kept else 'its log'}:", *lines[-20:], sep="\n", file=sys.stderr
-            )
-    return code if code > 0 and code != EXIT_PEER_LOST else EXIT_FAILED
+def _reached(board: Board, ranks: int) -> int | None:
+    """The batches that were finished when the ranks ended; None if none was begun."""
+    places = [board.read(rank) for rank in range(ranks)]
+    return max((place.batch for place in places if place.phase != Phase.START), default=None)
 
 
 def _to_report(codes: list[int], ended: list[int | None]) -> tuple[int, int]:
