@@ -1,5 +1,6 @@
 """`imagenet-mds train`: start a run or continue it."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -174,14 +175,15 @@ def _say_restart(run: "RunFolder", ended: "Ended", restart: "Restart") -> None:
     which = f"{restart.number} of at most {MOST_RESTARTS} without a new checkpoint"
     print_line(f"restarting in {restart.pause_seconds:g} s ({which}): {ended.reason}", to_stderr=True)
     events = run.events()
-    append_event(
-        run.log,
-        "restart",
-        events[-1]["attempt"] if events else 1,
-        batch=run.saved_batch or 0,
-        reason=ended.reason,
-        pause_seconds=restart.pause_seconds,
-    )
+    with contextlib.suppress(OSError):  # the run goes on without the line
+        append_event(
+            run.log,
+            "restart",
+            events[-1]["attempt"] if events else 1,
+            batch=run.saved_batch or 0,
+            reason=ended.reason,
+            pause_seconds=restart.pause_seconds,
+        )
 
 
 def _say_given_up(why: str) -> None:

@@ -5,7 +5,8 @@ import faulthandler
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _REQUEST = signal.SIGRTMIN
@@ -14,24 +15,39 @@ _REQUEST = signal.SIGRTMIN
 _WRITING_SECONDS = 1.0
 
 
-def write_stacks_on_request(log: Path) -> None:
+def write_stacks_on_request(file: Path) -> None:
     """Append the stacks of this process to a file whenever they are asked for. The handler needs no interpreter, so it
     works in a process that hangs in a library."""
-    faulthandler.register(_REQUEST, file=open(log, "ab", buffering=0), all_threads=True)  # noqa: SIM115 # open for good
+    faulthandler.register(_REQUEST, file=open(file, "ab", buffering=0), all_threads=True)  # noqa: SIM115 # open for good
 
 
-def ask_for_stacks(ranks: Iterable[tuple[int, Path]], reason: str) -> None:
-    """Have ranks write their stacks, and wait for it. The request ends a rank that has not called
-    `write_stacks_on_request` yet.
+@dataclass(frozen=True)
+class Stacks:
+    """Where the stacks of a process come from.
+
+    pid: the process.
+    file: as it has passed it to `write_stacks_on_request`. If it has not yet, the request ends it.
+    log: where they are wanted.
+    """
+
+    pid: int
+    file: Path
+    log: Path
+
+
+def collect_stacks(processes: Sequence[Stacks], reason: str) -> None:
+    """Have processes write their stacks, and append them to their logs.
 
     Args:
-        ranks: the process and the log of each.
+        processes: the processes.
         reason: a line for the logs.
     """
-    when = time.strftime("%Y-%m-%d %H:%M:%S")
-    for pid, log in ranks:
-        with open(log, "a", encoding="utf-8") as file:
-            file.write(f"{when}: {reason}; the stacks of all threads:\n")
+    for process in processes:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, _REQUEST)
+            os.kill(process.pid, _REQUEST)
     time.sleep(_WRITING_SECONDS)
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    for process in processes:
+        stacks = process.file.read_text(encoding="utf-8", errors="replace") if process.file.exists() else ""
+        with contextlib.suppress(OSError), open(process.log, "a", encoding="utf-8") as log:  # a full disk, for one
+            log.write(f"{when}: {reason}; the stacks of all threads:\n{stacks or 'It wrote none.'}\n")

@@ -21,13 +21,13 @@ from types import FrameType
 
 from imagenet_mds.dataset.access import default_cache
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
-from imagenet_mds.process.attempt import attempt
+from imagenet_mds.process.attempt import Attempt, attempt
 from imagenet_mds.process.lifetime import PARENT_VARIABLE
 from imagenet_mds.process.signals import StopRequests, collected_stop_signals
 from imagenet_mds_train.interruption.board import Board, Phase
 from imagenet_mds_train.interruption.notice import POLL_SECONDS as NOTICE_SECONDS
 from imagenet_mds_train.interruption.notice import Notice, NoticeWatcher
-from imagenet_mds_train.interruption.stacks import ask_for_stacks
+from imagenet_mds_train.interruption.stacks import Stacks, collect_stacks
 from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, killed_rank
 from imagenet_mds_train.run.watchdog import Hang, Watchdog
 
@@ -113,7 +113,8 @@ def launch(
         lock: the descriptor of the run's lock. The ranks inherit it, so the run stays locked while any of them lives.
         threads: of each rank for its computations; None for `threads_per_rank`.
         kept: whether the run's folder outlives the run, so that messages speak of what is saved there, and of logs.
-        program: what each rank runs, as Python source; its arguments are `job` and its log.
+        program: what each rank runs, as Python source; its arguments are `job` and the file for
+            its stacks, see `write_stacks_on_request`.
         limits: how long to wait for what; None for the defaults.
         may_continue: whether there is something to continue from, should the ranks be killed after a request to stop.
 
@@ -169,12 +170,13 @@ class _Launch:
             try:
                 # Before the first rank starts: an interruption during the starts must not leave ranks behind.
                 with collected_stop_signals(partial(self._announce_stop, None)) as requests:
-                    self._start(processes, mine.environment() | board.environment(), board)
+                    self._start(processes, mine, board)
                     with contextlib.closing(NoticeWatcher(self.limits.notice_seconds)) as watcher:
                         late = self._wait(processes, requests, watcher, board)
                     if late and self.kept:
-                        running = [rank for rank, process in enumerate(processes) if process.poll() is None]
-                        ask_for_stacks([(processes[rank].pid, self._log(rank)) for rank in running], late.text)
+                        running = [(rank, process) for rank, process in enumerate(processes) if process.poll() is None]
+                        asked = [Stacks(one.pid, _stacks(mine, rank), self._log(rank)) for rank, one in running]
+                        collect_stacks(asked, late.text)
                     ended = [process.poll() for process in processes]
                     if requests.count > 1 and self.kept:
                         print("Killed before saving: the last checkpoint is kept.", file=sys.stderr, flush=True)
@@ -190,11 +192,11 @@ class _Launch:
             return Ended(EXIT_PORT_TAKEN)
         return replace(self._explained(codes, ended, reasons), batch=batch)
 
-    def _start(self, processes: list[subprocess.Popen[bytes]], of_attempt: dict[str, str], board: Board) -> None:
+    def _start(self, processes: list[subprocess.Popen[bytes]], mine: Attempt, board: Board) -> None:
         """Start the ranks, each of which is in `processes` at once."""
         # Those of another launcher would send the ranks to its store.
         own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
-        environment = lasting_defaults() | own | of_attempt | rendezvous(self.ranks)
+        environment = lasting_defaults() | own | mine.environment() | board.environment() | rendezvous(self.ranks)
         environment |= {_THREADS_VARIABLE: str(self.threads), PARENT_VARIABLE: str(os.getpid())}
         with contextlib.ExitStack() as logs:
             for rank in range(self.ranks):
@@ -203,7 +205,7 @@ class _Launch:
                     output = logs.enter_context(open(self._log(rank), "ab"))
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-c", self.program, str(self.job), str(self._log(rank))],
+                        [sys.executable, "-c", self.program, str(self.job), str(_stacks(mine, rank))],
                         env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                         pass_fds=[one for one in (self.lock, board.descriptor) if one is not None],
                         stdin=subprocess.DEVNULL,
@@ -374,6 +376,11 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> list[int]:
                 flush=True,
             )
     return [-signal.SIGKILL if process.returncode is None else process.returncode for process in processes]
+
+
+def _stacks(mine: Attempt, rank: int) -> Path:
+    """The file for the stacks of a rank; see `write_stacks_on_request`."""
+    return mine.temporary / f"rank{rank}.stacks"
 
 
 def _reached(board: Board, ranks: int) -> int | None:

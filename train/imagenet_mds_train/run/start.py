@@ -3,6 +3,7 @@
 A mistake shows here within a second, not after every rank has imported a training library.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -253,7 +254,8 @@ class Start:
         # What the user has to change is no event of the run, which may not even have a name yet.
         if self.sweep is None and ended.status not in (EXIT_DONE, EXIT_STOPPED, EXIT_USER):
             batch = self.checkpoint.batch if ended.batch is None and self.checkpoint else ended.batch or 0
-            append_event(self.run.log, "failed", job.attempt, batch=batch, status=ended.status, reason=ended.reason)
+            with contextlib.suppress(OSError):  # a full disk is what may have failed
+                append_event(self.run.log, "failed", job.attempt, batch=batch, status=ended.status, reason=ended.reason)
         return ended
 
 
