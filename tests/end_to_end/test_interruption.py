@@ -10,24 +10,15 @@ from typing import Any
 
 from tests.support.command import HANG_SECONDS, children, run, start, wait_until
 from tests.support.metadata import ACTION, REBALANCE, TERMINATE, metadata_service
+from tests.support.training import training
 
-SMALL = (
-    "global_batch_size=16",
-    "augment={size_px: 24}",
-    "evaluation={resize_px: 28, crop_px: 24, workers_per_rank: 0, every_epochs: 1000}",
-    "schedule={epochs: 1000, warmup_epochs: 0}",
-    "data={subset: 80, workers_per_rank: 1}",
-    "algorithms.ema=null",
-    "checkpoint.every_batches=null",
-    "logging.every_batches=1",
-)
-"""Epochs of five batches, without end."""
+ENDLESS = ("schedule.epochs=1000", "evaluation.every_epochs=1000", "checkpoint.every_batches=null")
+"""Epochs of five batches, each of which is saved."""
 
 
 def command(dataset: Path, folder: Path, name: str, *more: object) -> list[object]:
-    """The arguments of a training on two ranks that does not end by itself."""
-    known = ["train", "--config", "demo", "--data", dataset, "--save", folder, "--run-name", name, "--ranks", 2]
-    return [*known, *SMALL, *more]
+    """The arguments of a training on two ranks, with loader workers, that does not end by itself."""
+    return training(dataset, folder, name, "--ranks", 2, *ENDLESS, "data.workers_per_rank=1", *more)
 
 
 def events(folder: Path, *names: str) -> list[dict[str, Any]]:
@@ -51,9 +42,9 @@ def test_a_recommendation_saves_in_mid_epoch_and_a_notice_stops_without_losing_a
 ) -> None:
     folder, said = tmp_path / "notice", tmp_path / "said"
     # Epochs of ten batches, whose ends are saved in any case.
-    training = command(dataset, tmp_path, "notice", "global_batch_size=8")
+    arguments = command(dataset, tmp_path, "notice", "global_batch_size=8")
     with metadata_service() as metadata:
-        process = start(*training, log=said, **metadata.variables)
+        process = start(*arguments, log=said, **metadata.variables)
         try:
             wait_until(lambda: events(folder, "batch"), "a batch", process)
             metadata.bodies[REBALANCE] = json.dumps({"noticeTime": "2030-01-01T00:00:00Z"})
@@ -109,7 +100,7 @@ def test_a_killed_rank_and_a_stopped_one_are_restarted_in_place_under_the_lock_a
     dataset: Path, tmp_path: Path
 ) -> None:
     folder, said = tmp_path / "again", tmp_path / "said"
-    training = command(dataset, tmp_path, "again", "system.hang_seconds=15")
+    arguments = command(dataset, tmp_path, "again", "system.hang_seconds=15")
 
     def wait_for(name: str, attempt: int) -> None:
         """Wait for an event of a start. One that has saved fails in another batch than the one before it."""
@@ -117,13 +108,13 @@ def test_a_killed_rank_and_a_stopped_one_are_restarted_in_place_under_the_lock_a
             lambda: any(event["attempt"] == attempt for event in events(folder, name)), f"{name} {attempt}", process
         )
 
-    process = start(*training, "--until-done", log=said)
+    process = start(*arguments, "--until-done", log=said)
     try:
         for attempt, number in ((1, signal.SIGKILL), (2, signal.SIGSTOP)):
             wait_for("checkpoint", attempt)
             os.kill(children(process.pid)[1], number)
             wait_for("restart", attempt)
-            refused = run(*training)
+            refused = run(*arguments)
             assert refused.status == 2
             assert "is running already" in refused.err
         wait_for("checkpoint", 3)

@@ -137,9 +137,10 @@ RUNNING = {0: os.getpid(), 1: os.getpid()}
 
 def test_progress_of_one_rank_is_progress(board: Board, clock: Clock) -> None:
     watchdog = Watchdog(board, 100, 1800)
-    for beats in range(2, 5):
+    board.write(0, Place(1, phase=Phase.DATA, patient=False))
+    for beats in range(2, 6):
         assert looked(watchdog, clock, 99, RUNNING) is None
-        board.write(beats % 2, Place(beats, phase=Phase.STEP, patient=False))
+        board.write(beats % 2, Place(beats, phase=Phase.DATA, patient=False))
     assert looked(watchdog, clock, 200, RUNNING) == 100
 
 
@@ -147,6 +148,19 @@ def test_a_rank_that_starts_or_saves_has_more_time(board: Board, clock: Clock) -
     watchdog = Watchdog(board, 100, 1800)
     board.write(0, Place(2, phase=Phase.SAVE, patient=True))
     assert looked(watchdog, clock, 2000, RUNNING) == 1800
+
+
+def test_steps_that_take_minutes_are_no_hang(board: Board, clock: Clock) -> None:
+    """On a processor. The first batch of a start has more time, and shows how long a step takes; a wait for data does
+    not."""
+    watchdog = Watchdog(board, 100, 1800)
+    for phase in (Phase.STEP, Phase.DATA):
+        board.write(0, Place(2, phase=phase, patient=True))
+        assert looked(watchdog, clock, 40 if phase == Phase.STEP else 90, RUNNING) is None
+        board.write(0, Place(3, phase=phase, patient=True))
+        assert looked(watchdog, clock, 1, RUNNING) is None
+    board.write(0, Place(4, phase=Phase.STEP, patient=False))
+    assert looked(watchdog, clock, 2000, RUNNING) == 120
 
 
 def test_a_stopped_rank_has_no_more_time_while_another_one_saves(board: Board, clock: Clock) -> None:

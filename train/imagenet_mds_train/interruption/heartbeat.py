@@ -67,4 +67,5 @@ class Heartbeat(Callback):
         # The first rank writes the checkpoint; the others wait for it in their next step.
         saves = self._phase == Phase.SAVE and self._rank == 0
         patient = not self._is_warm or saves or self._phase == Phase.END
-        self._board.write(self._rank, Place(self._beats, self._batch, self._epoch, self._phase, patient))
+        phase = Phase.START if self._compiles and not self._is_warm else self._phase
+        self._board.write(self._rank, Place(self._beats, self._batch, self._epoch, phase, patient))

@@ -30,12 +30,17 @@ class Hang:
     text: str
 
 
+_SLOWER = 3
+"""A step may take this much longer than the slowest one so far, on a processor that takes minutes for a batch."""
+
+
 class Watchdog:
     """Watches the ranks of one start.
 
     Args:
         board: where the ranks say how far they are.
-        hang_seconds: how long none of them may make progress; None watches nothing.
+        hang_seconds: how long none of them may make progress, unless steps have taken a good part of it before; None
+            watches nothing.
         start_seconds: the same while one of them starts, compiles or saves.
     """
 
@@ -46,6 +51,8 @@ class Watchdog:
         self._looked_at = time.monotonic()
         self._silent_seconds = 0.0
         self._beats: list[int] = []
+        self._computes = False
+        self._slowest_step_seconds = 0.0
 
     def look(self, running: Mapping[int, int]) -> Hang | None:
         """Look at the ranks that still run.
@@ -64,11 +71,16 @@ class Watchdog:
         places = {rank: self._board.read(rank) for rank in running}
         beats = [place.beats for place in places.values()]
         if beats != self._beats:
+            if self._computes and len(beats) == len(self._beats):
+                self._slowest_step_seconds = max(self._slowest_step_seconds, self._silent_seconds)
             self._beats, self._silent_seconds = beats, 0.0
+            self._computes = all(place.phase == Phase.STEP for place in places.values())
         if self._silent_seconds < self._hang_seconds:
             return None
-        is_patient = any(place.patient for place in places.values())
-        if is_patient and self._silent_seconds < self._start_seconds and _stopped(running) is None:
+        longest = _SLOWER * self._slowest_step_seconds
+        if any(place.patient for place in places.values()):
+            longest = max(longest, self._start_seconds)
+        if self._silent_seconds < longest and _stopped(running) is None:
             return None
         return self._found(places, running)
 
