@@ -13,6 +13,8 @@ import pytest
 
 # Before torch is imported, here and in commands: two modules run at a time, and threads that wait for work burn a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A notice for the machine of the tests is none for the runs in them.
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 from imagenet_mds.demo.draw import draw_tree
 from tests.support.command import done

@@ -100,7 +100,7 @@ def find_lr(
         run.path.mkdir()
         print("starting the ranks ...", file=sys.stderr, flush=True)
         start = start.with_microbatch_found()
-        status = start.launch()
+        status = start.launch().status
         result = run.read_result()
     if status != EXIT_DONE:
         if status == EXIT_STOPPED:

@@ -1,8 +1,10 @@
 """`imagenet-mds train`: start a run or continue it."""
 
+import contextlib
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,14 +23,16 @@ from imagenet_mds.cli.options import (
     open_dataset,
 )
 from imagenet_mds.cli.tables import print_line
-from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
+from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError, WorldError
 from imagenet_mds.process.streams import forgive_lost_output
 from imagenet_mds.words import counted, duration
 
 if TYPE_CHECKING:
     from imagenet_mds_train.run.folder import RunFolder
+    from imagenet_mds_train.run.launch import Ended
     from imagenet_mds_train.run.mirror import RunMirror
     from imagenet_mds_train.run.start import Start
+    from imagenet_mds_train.run.until_done import Restart
 
 
 def train(
@@ -58,6 +62,9 @@ def train(
             help="ResNet weights (torchvision, timm or `export`) that a new run starts from; its classes may differ.",
         ),
     ] = None,
+    until_done: Annotated[
+        bool, typer.Option("--until-done", help="Restart in place after a crash or a hang, as long as it helps.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan without starting anything.")] = False,
     only_try: Annotated[
         bool, typer.Option("--dry-run", help="Train a few batches, validate, save, continue, and say what a run takes.")
@@ -69,8 +76,10 @@ def train(
     from imagenet_mds_train.run.description import describe, estimates
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.fork import Fork
+    from imagenet_mds_train.run.launch import Ended
     from imagenet_mds_train.run.mirror import RunMirror
     from imagenet_mds_train.run.start import Start
+    from imagenet_mds_train.run.until_done import run_until_done
 
     forgive_lost_output()
     name = config_name(phase, config)
@@ -118,7 +127,21 @@ def train(
         if run.read_result() is not None:
             print(f"Another process finished {run.location}")
             return
-        raise typer.Exit(_run(start, run, lock, mirror))
+        if not until_done:
+            raise typer.Exit(_conclude(_run(start, run, lock, mirror), start, run))
+
+        def once() -> "Ended":
+            nonlocal start
+            try:
+                # Prepared again: the run continues from another checkpoint than the start before.
+                start = Start.prepare(settings, dataset, run, fork, experiment_name)
+                return _run(start, run, lock, mirror)
+            except WorldError as error:
+                print_line(f"imagenet-mds: {error}", to_stderr=True)
+                return Ended(error.exit_status, str(error))
+
+        ended = run_until_done(once, lambda: run.saved_batch or 0, partial(_say_restart, run), _say_given_up)
+        raise typer.Exit(_conclude(ended, start, run))
 
 
 def _pull(mirror: "RunMirror", *, plan: bool) -> None:
@@ -166,7 +189,31 @@ def _elsewhere(run: "RunFolder", save: Path, data: str) -> str | None:
     return None
 
 
-def _run(start: "Start", run: "RunFolder", lock: int, mirror: "RunMirror | None") -> int:
+def _say_restart(run: "RunFolder", ended: "Ended", restart: "Restart") -> None:
+    """Print that the run is restarted, and why, and log it."""
+    from imagenet_mds_train.loggers.lines import append_event
+    from imagenet_mds_train.run.until_done import MOST_RESTARTS
+
+    which = f"{restart.number} of at most {MOST_RESTARTS} without a new checkpoint"
+    print_line(f"restarting in {restart.pause_seconds:g} s ({which}): {ended.reason}", to_stderr=True)
+    events = run.events()
+    with contextlib.suppress(OSError):  # the run goes on without the line
+        append_event(
+            run.log,
+            "restart",
+            events[-1]["attempt"] if events else 1,
+            batch=run.saved_batch or 0,
+            reason=ended.reason,
+            pause_seconds=restart.pause_seconds,
+        )
+
+
+def _say_given_up(why: str) -> None:
+    print(f"imagenet-mds: not restarted: {why}", file=sys.stderr, flush=True)
+
+
+def _run(start: "Start", run: "RunFolder", lock: int, mirror: "RunMirror | None") -> "Ended":
+    """Check what the ranks read, record the run, and start them."""
     from imagenet_mds.dataset.access import check_available
     from imagenet_mds.progress import ProgressLine
 
@@ -193,9 +240,15 @@ def _run(start: "Start", run: "RunFolder", lock: int, mirror: "RunMirror | None"
     if mirror:
         mirror.prepare(start.checkpoint)
     print("starting the ranks ...", file=sys.stderr, flush=True)
-    status = start.launch(lock, generation=mirror.lease.generation if mirror and mirror.lease else 0)
-    if mirror and status != EXIT_USER:
+    ended = start.launch(lock, generation=mirror.lease.generation if mirror and mirror.lease else 0)
+    if mirror and ended.status != EXIT_USER:
         mirror.push_files()
+    return ended
+
+
+def _conclude(ended: "Ended", start: "Start", run: "RunFolder") -> int:
+    """Print how the run ended; return the exit status."""
+    status = ended.status
     if status == EXIT_DONE:
         result = run.read_result()
         assert result is not None

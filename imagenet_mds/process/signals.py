@@ -7,6 +7,7 @@ arrive several times: only Ctrl-C counts again within the first seconds.
 """
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -98,24 +99,43 @@ def sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextlib.contextmanager
-def collected_stop_signals(on_first: Callable[[], None]) -> Iterator[list[int]]:
-    """Collect the requests to stop that arrive in the block in a list that grows. Call `on_first` at the first one."""
-    received: list[int] = []
-    first_at = 0.0
+class StopRequests:
+    """The requests to stop that have arrived.
 
-    def receive(number: int, frame: FrameType | None) -> None:
-        nonlocal first_at
-        if received and _is_repeated(number, first_at):
+    Args:
+        on_first: called at the first one.
+    """
+
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        self._on_first = on_first
+        self._first_at = 0.0
+        self.count = 0
+
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
+        """Count a signal, unless it is a request that has arrived already."""
+        if self.count and _is_repeated(number, self._first_at):
             return
-        received.append(number)
-        if len(received) == 1:
-            first_at = time.monotonic()
-            on_first()
+        self.count += 1
+        if self.count == 1:
+            self._first_at = time.monotonic()
+            self._on_first()
 
-    before = {number: signal.signal(number, receive) for number in _not_ignored()}
+    def announce(self) -> bool:
+        """Count an announcement that this machine stops, and return whether it is the first request. The signals of
+        other programs that have read it are the same request whenever they come."""
+        is_first = self.count == 0
+        self.count = max(1, self.count)
+        self._first_at = math.inf
+        return is_first
+
+
+@contextlib.contextmanager
+def collected_stop_signals(on_first: Callable[[], None]) -> Iterator[StopRequests]:
+    """Collect the requests to stop that arrive in the block. Call `on_first` at the first one."""
+    requests = StopRequests(on_first)
+    before = {number: signal.signal(number, requests.receive) for number in _not_ignored()}
     try:
-        yield received
+        yield requests
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from imagenet_mds.storage.base import file_xxh64
-from tests.support.command import HANG_SECONDS, PROGRAM, Outcome, done, environment, run, start, wait_until
+from tests.support.command import HANG_SECONDS, PROGRAM, Outcome, children, done, environment, run, start, wait_until
 from tests.support.training import training
 
 pytestmark = pytest.mark.slow  # starts whole trainings
@@ -52,7 +52,7 @@ def test_weights_that_are_not_finite_are_never_saved(dataset: Path, first: Path,
     """The loss of the first batch is fine, because it is of the weights before its step."""
     diverging = training(dataset, tmp_path, "high", "optimizer.lr=1e38", "checkpoint.every_batches=1")
     outcome = run(*diverging)
-    assert outcome.status == 1
+    assert outcome.status == 78
     (line,) = (line for line in outcome.err.splitlines() if "the weights are not finite" in line)
     assert line.startswith("imagenet-mds: the weights are not finite after batch 1: the learning rate is too high")
     assert "start a new run from it with --from-checkpoint RUN, another --run-name and a smaller optimizer.lr" in line
@@ -76,7 +76,7 @@ def run_with_small_files(size_bytes: int, *arguments: object) -> Outcome:
 def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_nothing(dataset: Path, tmp_path: Path) -> None:
     saving = training(dataset, tmp_path, "full", "checkpoint.every_batches=1")
     outcome = run_with_small_files(1 << 20, *saving)
-    assert outcome.status == 1
+    assert outcome.status == 78
     (line,) = (line for line in outcome.err.splitlines() if "cannot be written" in line)
     assert line.startswith(
         f"imagenet-mds: the checkpoint of batch 1 cannot be written to {tmp_path}/full/checkpoints: "
@@ -216,14 +216,6 @@ def test_a_loader_worker_that_the_kernel_killed_is_one_line(dataset: Path, tmp_p
     (line,) = (line for line in said.splitlines() if "a loader worker of rank 1 was killed, most likely" in line)
     assert line.endswith(f"(rank 1; more in {tmp_path}/killed/rank1.log)")
     assert "Traceback" not in said
-
-
-def children(pid: int) -> list[int]:
-    """The children of a process, in the order in which they were started."""
-    found = [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
-    return sorted(found)
 
 
 def test_a_run_without_validation_is_trained_stopped_and_continued(dataset: Path, tmp_path: Path) -> None:

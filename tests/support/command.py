@@ -68,3 +68,11 @@ def wait_until(condition: Callable[[], object], what: str, process: "subprocess.
         assert process is None or process.poll() is None, f"ended with {process.returncode} before {what}"
         assert time.monotonic() < deadline, f"waited {HANG_SECONDS} s for {what}"
         time.sleep(0.002)
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, in the order in which they were started."""
+    found = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    return sorted(found)

@@ -18,6 +18,7 @@ from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_train.config.load import load_config
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.job import RankJob
+from imagenet_mds_train.run.launch import Ended
 from imagenet_mds_train.run.start import Start
 
 with warnings.catch_warnings():
@@ -97,11 +98,16 @@ def _train(dataset: Path, folder: Path, recipe: Sequence[str], moment: Moment | 
     with (
         patch.object(rank, "build_trainer", build),
         patch.object(LocalStorage, "create", create),
-        patch("imagenet_mds_train.run.start.launch", lambda ranks, job, *rest, **options: rank.run(RankJob.read(job))),
+        patch("imagenet_mds_train.run.start.launch", _run_one_rank),
     ):
         ready = Start.prepare(load_config("demo", recipe), Dataset.at(str(dataset)), RunFolder(folder))
         ready.record()
-        return ready.launch()
+        return ready.launch().status
+
+
+def _run_one_rank(ranks: int, job: Path, *rest: object, **options: object) -> Ended:
+    """Run the rank in this process; takes the place of the launcher."""
+    return Ended(rank.run(RankJob.read(job)))
 
 
 @dataclass(frozen=True)

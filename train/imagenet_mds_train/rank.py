@@ -16,7 +16,7 @@ from composer.devices import Device
 from composer.loggers import LoggerDestination
 from composer.utils import dist, get_device, reproducibility
 
-from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER, CommandError
+from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_LASTING, EXIT_STOPPED, EXIT_USER, CommandError
 from imagenet_mds.process.streams import forgive_lost_output
 from imagenet_mds.storage.atomic import write_json
 from imagenet_mds_train.checkpoints.best import BestCheckpoint
@@ -29,6 +29,8 @@ from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.data.stream import use_own_blocks
 from imagenet_mds_train.history.events import history_of, read_events
+from imagenet_mds_train.interruption.board import Board
+from imagenet_mds_train.interruption.heartbeat import Heartbeat
 from imagenet_mds_train.interruption.stop import StopRequest, StopRequested
 from imagenet_mds_train.loggers.console import Console, Outlook
 from imagenet_mds_train.loggers.gpu_metrics import GPUMetrics
@@ -52,7 +54,7 @@ def main() -> None:
     try:
         status = run(RankJob.read(Path(sys.argv[1])))
     except CommandError as error:
-        print(f"imagenet-mds: {error}", file=sys.stderr, flush=True)
+        _say_failure(str(error))
         os._exit(error.exit_status)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -69,7 +71,8 @@ def run(job: RankJob) -> int:
     config = parse_config(job.config, "the launcher's job")
     folder = RunFolder(Path(job.run_folder))
     log = RunLog(folder.log, attempt=job.attempt, every_batches=config.logging.every_batches)
-    stop = StopRequest(on_stop=lambda batch: log.write("stopped", batch=batch))
+    board = Board.inherited()
+    stop = StopRequest(on_stop=lambda batch: log.write("stopped", batch=batch), board=board)
     stop.listen()
     use_own_blocks()
     if config.system.deterministic:
@@ -82,8 +85,9 @@ def run(job: RankJob) -> int:
             raise
         os._exit(EXIT_PORT_TAKEN)
     reproducibility.seed_all(config.seed)
+    heartbeat = Heartbeat(board, dist.get_global_rank(), compiles=config.system.compile)
     if job.sweep:
-        return _sweep(job.sweep, config, job, device, stop)
+        return _sweep(job.sweep, config, job, device, stop, heartbeat)
     guard, random_state = LossGuard(), RandomStateOnResume()
     best = BestCheckpoint(folder.path, folder.path / "checkpoints")
 
@@ -94,7 +98,7 @@ def run(job: RankJob) -> int:
         log.write("checkpoint", **figures)
         best.saved(saved.batch, saved.epoch)
         if mirror:
-            mirror.push_files()
+            mirror.push_files_if_it_answers()
 
     checkpoints = Checkpoints(
         config.checkpoint,
@@ -116,11 +120,13 @@ def run(job: RankJob) -> int:
         config,
         job,
         device,
+        heartbeat=heartbeat,
         callbacks=[guard, stop, best, checkpoints, random_state, *_gpu_metrics(config, job, is_first=is_first)],
         loggers=[log, _console(config, job, folder), *_outside(config, job, folder)] if is_first else [],
     )
     random_state.trainer = trainer
     status = _fit(trainer, folder, job, is_first=is_first, finish=checkpoints.finish)
+    heartbeat.finishing()
     trainer.close()
     if status == EXIT_DONE and is_first:
         values = {name: float(value) for name, value in trainer.state.eval_metric_values.items()}
@@ -178,7 +184,9 @@ def _gpu_metrics(config: TrainConfig, job: RankJob, *, is_first: bool) -> list[G
     return [GPUMetrics(tool, config.logging.every_batches)] if is_first and tool and job.device == "gpu" else []
 
 
-def _sweep(sweep: Sweep, config: TrainConfig, job: RankJob, device: Device, stop: StopRequest) -> int:
+def _sweep(
+    sweep: Sweep, config: TrainConfig, job: RankJob, device: Device, stop: StopRequest, heartbeat: Heartbeat
+) -> int:
     """Train with a rising learning rate, and write the losses as the run's result. No checkpoint is written.
 
     Returns:
@@ -186,8 +194,9 @@ def _sweep(sweep: Sweep, config: TrainConfig, job: RankJob, device: Device, stop
     """
     folder, is_first = RunFolder(Path(job.run_folder)), dist.get_global_rank() == 0
     rates = LearningRateSweep(sweep, stop, print_every_batches=config.logging.print_every_batches if is_first else None)
-    trainer = build_trainer(config, job, device, callbacks=[stop], sweep=rates)
+    trainer = build_trainer(config, job, device, heartbeat=heartbeat, callbacks=[stop], sweep=rates)
     status = _fit(trainer, folder, job, is_first=is_first)
+    heartbeat.finishing()
     trainer.close()
     if status == EXIT_DONE and is_first:
         write_json(folder.result, {"losses": rates.losses})
@@ -228,7 +237,7 @@ def _fit(
         status = _train(trainer, job, is_first=is_first)
         finish()
     except CommandError as error:
-        print(f"imagenet-mds: {_without_traceback(error)}", file=sys.stderr, flush=True)
+        _say_failure(_without_traceback(error))
         os._exit(error.exit_status)
     except Exception as error:  # the rank ends here whatever the error, or the other ranks would wait for it
         os._exit(_explain(error, folder))
@@ -250,8 +259,8 @@ def _train(trainer: Trainer, job: RankJob, *, is_first: bool) -> int:
         return EXIT_STOPPED
     except NotFinite as error:
         if is_first:
-            print(f"imagenet-mds: {error}", file=sys.stderr, flush=True)
-        return EXIT_FAILED
+            _say_failure(str(error))
+        return EXIT_LASTING
     return EXIT_DONE
 
 
@@ -267,9 +276,21 @@ def _explain(error: Exception, folder: RunFolder) -> int:
     else:
         traceback.print_exc()
     if known:
-        print(f"imagenet-mds: {known}", file=sys.stderr)
+        _say_failure(known)
+    elif not lost:
+        _explain_to_launcher(" ".join(f"{type(error).__name__}: {error}".split()))
     sys.stderr.flush()
     return EXIT_PEER_LOST if lost and not known else EXIT_FAILED
+
+
+def _say_failure(message: str) -> None:
+    print(f"imagenet-mds: {message}", file=sys.stderr, flush=True)
+    _explain_to_launcher(message)
+
+
+def _explain_to_launcher(message: str) -> None:
+    """Have the launcher know why this rank fails; the first rank's output is the screen, which it does not see."""
+    Board.inherited().explain(int(os.environ.get("RANK", "0")), message)
 
 
 def _out_of_memory(error: Exception, rank: int) -> str | None:

@@ -21,6 +21,7 @@ from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.data.device import DeviceLoader, finish_batch
 from imagenet_mds_train.data.loaders import counts_of, training_loader, validation_loader
 from imagenet_mds_train.data.numbered import NumberedBatches
+from imagenet_mds_train.interruption.heartbeat import Heartbeat
 from imagenet_mds_train.loggers.throughput import Throughput
 from imagenet_mds_train.loggers.training_accuracy import TrainingAccuracy
 from imagenet_mds_train.loop import Loop
@@ -40,6 +41,7 @@ def build_trainer(
     job: RankJob,
     device: Device,
     *,
+    heartbeat: Heartbeat | None = None,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[LoggerDestination] = (),
     sweep: LearningRateSweep | None = None,
@@ -52,6 +54,7 @@ def build_trainer(
         config: the run's.
         job: the data, the classes and the checkpoint.
         device: as Composer names it.
+        heartbeat: says how far the rank is; None where nobody looks.
         callbacks: run after those that are always there, in this order.
         loggers: destinations of what is logged.
         sweep: takes the place of the schedule and its epochs; None for a run.
@@ -59,6 +62,10 @@ def build_trainer(
     torch_device = torch.device("cuda", torch.cuda.current_device()) if device.name == "gpu" else torch.device("cpu")
     mixing = Mixing(config.algorithms, len(job.classes), config.seed)
     train, val = _build_loaders(config, job, torch_device, mixing)
+    if heartbeat:
+        for loader in (train, val):
+            if loader:
+                loader.on_batch = heartbeat.batch_came
     model = build_model(config, len(job.classes))
     if job.weights and job.pretrained:
         for note in take_pretrained(model, Path(job.weights), job.classes):
@@ -101,6 +108,7 @@ def build_trainer(
                 learning_rate,
                 throughput,
                 TrainingAccuracy(log_every),
+                *([heartbeat] if heartbeat else []),
                 *callbacks,
             ],
             loggers=list(loggers),

@@ -34,6 +34,19 @@ def test_hours_are_those_of_all_starts_without_the_time_between_them() -> None:
     ]
 
 
+def test_a_failed_start_has_its_end_and_the_restart_after_it_is_another_one() -> None:
+    failure = event("failed", 1, 14, 13, status=1, reason="rank 1 was killed")
+    restart = event("restart", 1, 14, 10, reason="rank 1 was killed", pause_seconds=5.0)
+    history = history_of([*KILLED_AND_CONTINUED[:15], failure, restart, *KILLED_AND_CONTINUED[15:]])
+    assert [(start.batch, start.last_batch, start.end) for start in history.starts] == [
+        (0, 13, "failed"),
+        (10, 30, "stopped"),
+    ]
+    assert [point.batch for point in history.points] == list(range(1, 31))
+    assert [start.hours * 60 for start in history.starts] == pytest.approx([14, 24])
+    assert history.repeated == [(10, 13)]
+
+
 def test_a_clock_that_was_set_back_takes_no_hours_away() -> None:
     history = history_of([event("start", 1, 60, 0), line(1, 90, 1), line(1, 10, 2)])
     assert history.hours == pytest.approx(0.5)

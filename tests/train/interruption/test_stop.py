@@ -44,6 +44,6 @@ os._exit(0)
 
 
 def test_what_one_rank_is_asked_for_all_ranks_agree_on_after_the_same_batch(tmp_path: Path) -> None:
-    assert launch(2, tmp_path / "job", tmp_path, program=AGREE) == 0
+    assert launch(2, tmp_path / "job", tmp_path, program=AGREE).status == 0
     expected = "[[false, false], [false, true], [false, true], [false, false], [false, true], [true, true]]"
     assert [(tmp_path / f"job{rank}").read_text(encoding="utf-8") for rank in range(2)] == [expected] * 2

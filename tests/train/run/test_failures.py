@@ -11,7 +11,7 @@ from imagenet_mds_train.run.launch import launch
 
 def launch_program(ranks: int, folder: Path, program: str) -> int:
     """Launch ranks that run a program of the test's, and return the status."""
-    return launch(ranks, folder / "job", folder, program=f"import os, sys, time\n{program}")
+    return launch(ranks, folder / "job", folder, program=f"import os, sys, time\n{program}").status
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ import pytest
 
 from imagenet_mds.process.attempt import SHARED_MEMORY, Attempt, attempt, remove_stale
 from imagenet_mds.process.locks import locked_folder
-from imagenet_mds_train.run.launch import launch
+from imagenet_mds_train.run.launch import Limits, launch
 from tests.support.command import HANG_SECONDS, ROOTS, wait_until
 
 
 def launch_program(ranks: int, folder: Path, program: str, lock: int | None = None, **options: Any) -> int:
     """Launch ranks that run a program of the test's, `rank` its number, and return the status."""
     program = f"import os, sys, time\nrank = int(os.environ['RANK'])\n{program}"
-    return launch(ranks, folder / "job", folder, lock, program=program, **options)
+    return launch(ranks, folder / "job", folder, lock, program=program, **options).status
 
 
 def test_all_done_is_done(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_stopped_ranks_are_stopped(tmp_path: Path) -> None:
 
 def test_a_failing_rank_ends_the_others_and_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     program = "if rank == 1: sys.exit('the disk is on fire')\ntime.sleep(10_000)"
-    assert launch_program(2, tmp_path, program, failure_grace_seconds=0.2) == 1
+    assert launch_program(2, tmp_path, program, limits=Limits(failure_grace_seconds=0.2)) == 1
     shown = capfd.readouterr().err
     assert "rank 1 failed" in shown
     assert "the disk is on fire" in shown
@@ -55,7 +55,7 @@ def test_a_failing_rank_ends_the_others_and_is_shown(tmp_path: Path, capfd: pyte
 
 def test_a_killed_rank_is_named_by_its_signal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     program = "os.kill(os.getpid(), 9) if rank == 0 else time.sleep(10_000)"
-    assert launch_program(2, tmp_path, program, failure_grace_seconds=0.2) == 1
+    assert launch_program(2, tmp_path, program, limits=Limits(failure_grace_seconds=0.2)) == 1
     shown = capfd.readouterr().err
     assert shown.startswith("imagenet-mds: rank 0 was killed, most likely by the kernel because memory ran out")
     assert "data.workers_per_rank" in shown
@@ -74,7 +74,7 @@ def test_the_rank_that_failed_by_itself_is_the_one_that_is_named(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], programs: list[str], line: str
 ) -> None:
     program = "\n".join(f"if rank == {rank}: {one}" for rank, one in enumerate(programs))
-    assert launch_program(len(programs), tmp_path, program, failure_grace_seconds=1.0) == 1
+    assert launch_program(len(programs), tmp_path, program, limits=Limits(failure_grace_seconds=1.0)) == 1
     shown = capfd.readouterr().err
     assert shown.startswith(f"imagenet-mds: {line}")
     assert shown.count("\n") == 1
@@ -299,14 +299,35 @@ def test_an_interruption_while_ranks_are_started_leaves_none_behind(
     assert all(process.returncode == -signal.SIGTERM for process in started)
 
 
-def test_ranks_that_wait_for_one_that_was_stopped_are_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kept", "may_continue", "status", "words"),
+    [
+        (True, True, 75, "rank 1 had not stopped 0.3 s after the request and had to be killed; stacks in "),
+        (True, False, 1, "imagenet-mds: rank 1 had not stopped 0.3 s after the request and had to be killed before"),
+        (False, False, 75, "rank 1 had not stopped 0.3 s after the request and had to be killed."),
+    ],
+)
+def test_ranks_that_do_not_stop_in_time_are_killed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kept: bool, may_continue: bool, status: int, words: str
+) -> None:
+    """A rank that waits for one that has stopped, for one, in a library that handles no signals meanwhile."""
     program = (
         "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN if rank else lambda *_: sys.exit(75))\n"
         "open(sys.argv[1] + str(rank), 'w')\nif rank == 0:\n"
         "    while not os.path.exists(sys.argv[1] + '1'): time.sleep(0.01)\n"
         "    os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(10_000)"
     )
-    assert launch_program(2, tmp_path, program, saving_seconds=0.2) == 75
+    limits = Limits(stop_seconds=0.3)
+    done = launch_program(2, tmp_path, program, limits=limits, kept=kept, may_continue=lambda: may_continue)
+    assert done == status
+    _, killed = capfd.readouterr().err.splitlines()
+    assert killed.startswith(words)
+
+
+def test_a_rank_that_cannot_even_be_asked_to_stop_is_killed(tmp_path: Path) -> None:
+    """SIGTERM waits for SIGCONT."""
+    program = "import signal\nos.kill(os.getppid(), signal.SIGTERM)\nos.kill(os.getpid(), signal.SIGSTOP)"
+    assert launch_program(1, tmp_path, program, limits=Limits(stop_seconds=0.3)) == 75
 
 
 def test_a_run_that_ends_in_spite_of_an_interruption_is_done(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from composer.core import Callback, Event, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from imagenet_mds.errors import WorldError
+from imagenet_mds.errors import LastingError
 from imagenet_mds_train.checkpoints.background import BackgroundWriter, Snapshot, copied
 from imagenet_mds_train.checkpoints.pace import SavePace
 from imagenet_mds_train.checkpoints.payload import PAYLOAD_KEY
@@ -138,7 +138,7 @@ class Checkpoints(Callback):
 
         Raises:
             StopRequested: a stop was agreed on, and the batch is saved.
-            WorldError: a checkpoint could not be written.
+            LastingError: a checkpoint could not be written.
         """
         if self._is_due(state, Event.BATCH_CHECKPOINT):
             self._save(state)
@@ -156,7 +156,7 @@ class Checkpoints(Callback):
         """Wait until what was saved is durable.
 
         Raises:
-            WorldError: a checkpoint could not be written.
+            LastingError: a checkpoint could not be written.
         """
         self._writer.wait()
 
@@ -168,7 +168,7 @@ class Checkpoints(Callback):
 
         Raises:
             NotFinite: the weights are not worth saving.
-            WorldError: an earlier checkpoint could not be written.
+            LastingError: an earlier checkpoint could not be written.
         """
         begun = self._saved_at = time.monotonic()
         self._stop.save_agreed = False
@@ -205,7 +205,7 @@ class Checkpoints(Callback):
             file.unlink(missing_ok=True)
             if isinstance(error, RuntimeError) and not _WRITER.search(str(error)):
                 raise
-            raise WorldError(
+            raise LastingError(
                 f"the checkpoint of batch {batch} cannot be written to {self._store.storage.location}: "
                 f"{_reason(error, self._staging)}. The one before it is kept: make room and run the same command again"
             ) from error

@@ -96,6 +96,17 @@ class SystemConfig(Section):
     dist_timeout_seconds: Positive = 600
     """How long ranks wait for each other before they give up."""
 
+    stop_seconds: Positive = 90
+    """How long the ranks may take to stop and save after a request or a notice, before they are killed. A spot notice
+    comes two minutes ahead."""
+
+    hang_seconds: Positive | None = 100
+    """A run in which no rank makes progress for this long hangs, and is ended, with a cause and the stacks of all
+    threads. Null never ends it."""
+
+    start_seconds: Positive = 1800
+    """The same until the first batch of a start, where the network is compiled, and while a checkpoint is saved."""
+
 
 class WandBConfig(Section):
     """One run there goes over all starts of a run here, by an id in its folder."""

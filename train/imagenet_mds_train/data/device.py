@@ -43,10 +43,12 @@ class DeviceLoader(DataLoader[Any]):
         self.device = device
         self.next_batch = 0
         """The number of the first batch of the next iteration, which `finish` is given."""
+        self.on_batch: Callable[[], None] = lambda: None
+        """Called when a batch has come from the workers."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override] # torch's says that it is an object of its own
         """The batches of an epoch."""
-        batches: Iterator[Any] = map(_taken, super().__iter__())
+        batches: Iterator[Any] = map(self._taken, super().__iter__())
         if self.finish is None:
             return batches
         numbered = zip(batches, count(self.next_batch), strict=False)
@@ -54,10 +56,10 @@ class DeviceLoader(DataLoader[Any]):
             return (self.finish(batch, number) for batch, number in numbered)
         return on_a_stream(numbered, self.finish, self.device)
 
-
-def _taken(batch: Any) -> Any:
-    """The batch that a worker's reference names. Anything else, such as a batch that was pinned, stays as it is."""
-    return batch.batch() if isinstance(batch, BatchRef) else batch
+    def _taken(self, batch: Any) -> Any:
+        """The batch that a worker's reference names. Anything else, such as a batch that was pinned, stays as it is."""
+        self.on_batch()
+        return batch.batch() if isinstance(batch, BatchRef) else batch
 
 
 def on_a_stream(batches: Iterable[tuple[Any, int]], finish: Finish, device: torch.device) -> Iterator[Batch]:

@@ -43,7 +43,7 @@ class Validation:
 @dataclass
 class StartOfRun:
     """One start of the run, from `batch` to `last_batch`, in `hours` by the times of its events. `end` is the event
-    that ended it (`stopped` or `done`), None where the log has none."""
+    that ended it (`stopped`, `done` or `failed`), None where the log has none."""
 
     batch: int
     last_batch: int
@@ -158,7 +158,7 @@ def history_of(events: Iterable[dict[str, Any]]) -> History:
         elif name == "eval" and epoch is not None and (top1 := _number(event, "top1")) is not None:
             figures = (_number(event, key) for key in ("top5", "loss"))
             validations[batch] = Validation(batch, epoch, hours, top1, *figures)
-        elif name in ("stopped", "done"):
+        elif name in ("stopped", "done", "failed"):
             start.end = name
     history.epoch = max(epochs.values(), default=0)
     history.points = [points[batch] for batch in sorted(points)]

@@ -16,6 +16,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from imagenet_mds.errors import EXIT_STOPPED
+from imagenet_mds_train.interruption.board import Board
 from imagenet_mds_train.readback import LateRead
 
 
@@ -28,11 +29,14 @@ class StopRequest(Callback):
 
     Args:
         on_stop: called in the first rank just before `StopRequested` is raised, with the number of finished batches.
+        board: where the launcher asks for a save; None without a launcher.
     """
 
-    def __init__(self, on_stop: Callable[[int], None] = lambda batch: None) -> None:
+    def __init__(self, on_stop: Callable[[int], None] = lambda batch: None, board: Board | None = None) -> None:
         self._on_stop = on_stop
         self._flags = LateRead()
+        self._board = board
+        self._saves_seen = 0
         self._signalled = False
         self._save_requested = False
         self.agreed = False
@@ -83,6 +87,9 @@ class StopRequest(Callback):
         raise StopRequested
 
     def _agree(self, state: State) -> None:
+        if self._board and (asked_for := self._board.saves_asked_for) != self._saves_seen:
+            self._saves_seen = asked_for
+            self._save_requested = True
         save = self._save_requested
         if save:  # and only then, so that a request that comes now is kept for the next batch
             self._save_requested = False

@@ -1,21 +1,18 @@
 """The run's log: a JSON object a line. It exists in the first rank alone.
 
-Every line has `event` (start, batch, eval, checkpoint, stopped, done, and epoch where there is no validation),
+Every line has `event` (start, batch, eval, checkpoint, stopped, done, failed, and epoch without validation),
 `attempt` and `time` (seconds since 1970). A `batch` line has `top1` (of training), `recipe/...` and `gpu/...` where
 they are measured.
 """
 
-import json
-import os
-import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from composer.utils import dist
 
-from imagenet_mds.storage.atomic import finite
+from imagenet_mds_train.loggers.lines import append_event
 from imagenet_mds_train.loggers.throughput import Interval
 
 EVAL_METRICS = {"metrics/val/top1": "top1", "metrics/val/top5": "top5", "metrics/val/loss": "loss"}
@@ -39,13 +36,8 @@ class RunLog(LoggerDestination):
         self._latest: dict[str, Any] = {}
 
     def write(self, event: str, **values: Any) -> None:
-        """Append a line. It is flushed at once, so that a killed run loses none."""
-        line = {"event": event, "attempt": self._attempt, "time": round(time.time(), 3)} | values
-        with open(self._path, "ab+") as file:
-            # A killed start may have left half a line; the next event must not join it.
-            if file.tell() and not _ends_with_newline(file):
-                file.write(b"\n")
-            file.write(json.dumps(finite(line), allow_nan=False).encode() + b"\n")
+        """Append a line; see `append_event`."""
+        append_event(self._path, event, self._attempt, **values)
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Remember metrics for the next line."""
@@ -97,8 +89,3 @@ class RunLog(LoggerDestination):
         prefix = "loaders/"
         counts = {name.removeprefix(prefix): count for name, count in self._latest.items() if name.startswith(prefix)}
         self.write(event, batch=state.timestamp.batch.value, epoch=state.timestamp.epoch.value, **figures, **counts)
-
-
-def _ends_with_newline(file: BinaryIO) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"

@@ -68,7 +68,7 @@ def dry_run(config: TrainConfig, dataset: Dataset, save: Path, fork: Fork | None
             with run.lock() as lock:
                 start = Start.prepare(small, dataset, run, fork).with_microbatch_found()
                 start.record()
-                status = start.launch(lock, until_batch=batches)
+                status = start.launch(lock, until_batch=batches).status
             if status != EXIT_DONE:
                 return DryRun(status)
             run.result.unlink()

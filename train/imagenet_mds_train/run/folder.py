@@ -3,7 +3,7 @@
     FOLDER/NAME/run.json               configuration and identity of the run, written at each start
     FOLDER/NAME/verified.json          shards that were verified, see `dataset.verified`
     FOLDER/NAME/job.json               what the ranks of the last start do
-    FOLDER/NAME/log.jsonl              a line per event: start, batch, eval or epoch, checkpoint, stopped, done
+    FOLDER/NAME/log.jsonl              a line per event: start, batch, eval or epoch, checkpoint, stopped, failed, done
     FOLDER/NAME/rank<N>.log            the output of every rank but the first, whose log has tracebacks alone
     FOLDER/NAME/checkpoints/           see `checkpoints.store`
     FOLDER/NAME/checkpoints/.staging/  the checkpoint that is being written
@@ -199,8 +199,12 @@ class RunFolder:
             UserError: a later version of the program wrote the records.
             WorldError: the run saved checkpoints and none of them can be used.
         """
-        reached = max((event["batch"] for event in self.events() if event["event"] == "checkpoint"), default=None)
-        return self.checkpoints.newest(reached)
+        return self.checkpoints.newest(self.saved_batch)
+
+    @property
+    def saved_batch(self) -> int | None:
+        """The last batch that the log says was saved, None if it says nothing."""
+        return max((event["batch"] for event in self.events() if event["event"] == "checkpoint"), default=None)
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

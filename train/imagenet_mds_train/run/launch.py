@@ -2,8 +2,8 @@
 
 Composer's launcher imports composer for 6 to 10 s before it starts anything, kills a rank 30 s after SIGTERM (a
 checkpoint in flight is lost), leaves the loader workers of a killed rank behind, and hides the output of the other
-ranks. This one passes an interruption on as one SIGTERM to each rank and waits for the ranks to save; the kernel ends
-every rank whose launcher dies.
+ranks. This one passes an interruption on, by a signal or by a notice of EC2, as one SIGTERM to each rank and waits for
+the ranks to save; the kernel ends every rank whose launcher dies.
 """
 
 import contextlib
@@ -13,16 +13,23 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from imagenet_mds.dataset.access import default_cache
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
-from imagenet_mds.process.attempt import attempt
+from imagenet_mds.process.attempt import Attempt, attempt
 from imagenet_mds.process.lifetime import PARENT_VARIABLE
-from imagenet_mds.process.signals import collected_stop_signals
+from imagenet_mds.process.signals import StopRequests, collected_stop_signals
+from imagenet_mds_train.interruption.board import Board, Phase
+from imagenet_mds_train.interruption.notice import POLL_SECONDS as NOTICE_SECONDS
+from imagenet_mds_train.interruption.notice import Notice, NoticeWatcher
+from imagenet_mds_train.interruption.stacks import Stacks, collect_stacks
 from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, killed_rank
+from imagenet_mds_train.run.watchdog import Hang, Watchdog
 
 _POLL_SECONDS = 0.1
 _STOPPED_CODES = frozenset({EXIT_DONE, EXIT_STOPPED, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM})
@@ -31,15 +38,11 @@ the signal into 143), or killed because another rank had ended like this."""
 
 _THREADS_VARIABLE = "OMP_NUM_THREADS"
 
+_DEATH_SECONDS = 20.0
+"""How long a killed process may take to end. It has memory to give back, and may write a core."""
+
 _PORTS_TRIED = 3
 """Starts with another port each, should another program take the port between its choice and its use."""
-
-FAILURE_GRACE_SECONDS = 5.0
-"""How long the other ranks may run on after one has failed: time to print their own errors, no more."""
-
-SAVING_SECONDS = 60.0
-"""How long the other ranks may run on after an interruption once one has ended, because the first rank may still write
-the checkpoint. It also ends a wait of ranks for one that was stopped before it met them."""
 
 # `-c` and not `-m`: the user's working folder is removed from the path before anything of ours or torch's is imported,
 # so that a `train.py` or `queue.py` in it is never run. Until there is something to save, SIGTERM just exits.
@@ -48,11 +51,45 @@ import os, signal, sys
 sys.path[:] = [path for path in sys.path if path]
 signal.signal(signal.SIGTERM, lambda *_: os._exit({EXIT_STOPPED}))
 from imagenet_mds.process.lifetime import die_with_launcher, ignore_warning_signals
+from imagenet_mds_train.interruption.stacks import write_stacks_on_request
 ignore_warning_signals()
 die_with_launcher()
+write_stacks_on_request(sys.argv[2])
 from imagenet_mds_train.rank import main
 main()
 """
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a start of the ranks ended.
+
+    status: the exit status.
+    reason: why it failed, in one line; None unless it did.
+    batch: finished batches when it failed; None if none was begun.
+    """
+
+    status: int
+    reason: str | None = None
+    batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a launcher waits for what, in seconds.
+
+    failure_grace_seconds: the other ranks may run on for this long after one has failed, to print their own errors.
+    stop_seconds: the ranks may run on for this long after a request to stop, to finish a batch and to save it.
+    hang_seconds: the ranks hang if none makes progress for this long; None watches nothing.
+    start_seconds: the same while a rank starts, compiles or saves.
+    notice_seconds: between two looks for a notice of an interruption.
+    """
+
+    failure_grace_seconds: float = 5.0
+    stop_seconds: float = 90.0
+    hang_seconds: float | None = 100.0
+    start_seconds: float = 1800.0
+    notice_seconds: float = NOTICE_SECONDS
 
 
 def launch(
@@ -64,9 +101,9 @@ def launch(
     threads: int | None = None,
     kept: bool = True,
     program: str = START_RANK,
-    failure_grace_seconds: float = FAILURE_GRACE_SECONDS,
-    saving_seconds: float = SAVING_SECONDS,
-) -> int:
+    limits: Limits | None = None,
+    may_continue: Callable[[], bool] = lambda: True,
+) -> Ended:
     """Run the ranks to their end.
 
     Args:
@@ -76,85 +113,210 @@ def launch(
         lock: the descriptor of the run's lock. The ranks inherit it, so the run stays locked while any of them lives.
         threads: of each rank for its computations; None for `threads_per_rank`.
         kept: whether the run's folder outlives the run, so that messages speak of what is saved there, and of logs.
-        program: what each rank runs, as Python source; its argument is `job`.
-        failure_grace_seconds: see `FAILURE_GRACE_SECONDS`.
-        saving_seconds: see `SAVING_SECONDS`.
+        program: what each rank runs, as Python source; its arguments are `job` and the file for
+            its stacks, see `write_stacks_on_request`.
+        limits: how long to wait for what; None for the defaults.
+        may_continue: whether there is something to continue from, should the ranks be killed after a request to stop.
 
     Returns:
-        An exit status: done, stopped cleanly, the ranks' own status 2, or failed.
+        How they ended. The status is done, stopped cleanly, failed, or that of the rank that failed.
     """
+    threads = threads or threads_per_rank(ranks)
+    order = _Launch(ranks, job, log_folder, lock, threads, kept, program, limits or Limits(), may_continue)
     for _ in range(_PORTS_TRIED):
-        status = _launch_once(
-            ranks,
-            job,
-            log_folder,
-            lock,
-            threads or threads_per_rank(ranks),
-            kept,
-            program,
-            failure_grace_seconds,
-            saving_seconds,
-        )
-        if status != EXIT_PORT_TAKEN:
-            return status
-    print("imagenet-mds: the ports that were free were taken before the ranks could listen", file=sys.stderr)
-    return EXIT_FAILED
+        ended = order.once()
+        if ended.status != EXIT_PORT_TAKEN:
+            return ended
+    reason = "the ports that were free were taken before the ranks could listen"
+    print(f"imagenet-mds: {reason}", file=sys.stderr)
+    return Ended(EXIT_FAILED, reason)
 
 
-def _launch_once(
-    ranks: int,
-    job: Path,
-    log_folder: Path,
-    lock: int | None,
-    threads: int,
-    kept: bool,
-    program: str,
-    failure_grace_seconds: float,
-    saving_seconds: float,
-) -> int:
-    """Run the ranks with one port; see `launch`."""
-    with attempt() as mine, contextlib.ExitStack() as stack:
-        # Those of another launcher would send the ranks to its store.
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
-        lasting = lasting_defaults() | own
-        environment = lasting | mine.environment() | rendezvous(ranks) | {_THREADS_VARIABLE: str(threads)}
+@dataclass(frozen=True)
+class _Late:
+    """Ranks that had not stopped `seconds` after the request."""
+
+    ranks: list[int]
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        which = f"{'rank' if len(self.ranks) == 1 else 'ranks'} {', '.join(map(str, self.ranks))}"
+        return f"{which} had not stopped {self.seconds:g} s after the request"
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """What `launch` was told."""
+
+    ranks: int
+    job: Path
+    log_folder: Path
+    lock: int | None
+    threads: int
+    kept: bool
+    program: str
+    limits: Limits
+    may_continue: Callable[[], bool]
+
+    def once(self) -> Ended:
+        """Run the ranks with one port; see `launch`."""
         processes: list[subprocess.Popen[bytes]] = []
         ended: list[int | None] = []
-        signal.signal(signal.SIGTSTP, partial(_answer_ctrl_z, kept))
-        try:
-            # Before the first rank starts: an interruption during the starts must not leave ranks behind.
-            with collected_stop_signals(partial(_announce_stop, kept)) as received:
-                for rank in range(ranks):
-                    output = None
-                    if rank:
-                        output = stack.enter_context(open(log_folder / f"rank{rank}.log", "ab"))
-                    of_rank = {"RANK": str(rank), "LOCAL_RANK": str(rank), PARENT_VARIABLE: str(os.getpid())}
-                    processes.append(
-                        subprocess.Popen(
-                            [sys.executable, "-c", program, str(job)],
-                            env=environment | of_rank,
-                            pass_fds=() if lock is None else (lock,),
-                            stdin=subprocess.DEVNULL,
-                            stdout=output,
-                            stderr=output,
-                            # Its own session: Ctrl-C in the terminal reaches only the launcher, and a kill reaches the
-                            # rank's workers too.
-                            start_new_session=True,
-                        )
-                    )
-                _wait(processes, received, failure_grace_seconds, saving_seconds)
-                ended = [process.poll() for process in processes]
-                if len(received) > 1 and kept:
-                    print("Killed before saving: the last checkpoint is kept.", file=sys.stderr, flush=True)
-        finally:
-            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-            _kill(processes)
-        codes = [process.returncode for process in processes]
-        if received and set(codes) != {EXIT_DONE} and all(code in _STOPPED_CODES for code in codes):
-            return EXIT_STOPPED
+        late: _Late | Hang | None = None
+        with attempt() as mine, contextlib.closing(Board.create(self.ranks)) as board:
+            signal.signal(signal.SIGTSTP, partial(_answer_ctrl_z, self.kept))
+            try:
+                # Before the first rank starts: an interruption during the starts must not leave ranks behind.
+                with collected_stop_signals(partial(self._announce_stop, None)) as requests:
+                    self._start(processes, mine, board)
+                    with contextlib.closing(NoticeWatcher(self.limits.notice_seconds)) as watcher:
+                        late = self._wait(processes, requests, watcher, board)
+                    if late and self.kept:
+                        running = [(rank, process) for rank, process in enumerate(processes) if process.poll() is None]
+                        asked = [Stacks(one.pid, _stacks(mine, rank), self._log(rank)) for rank, one in running]
+                        collect_stacks(asked, late.text)
+                    ended = [process.poll() for process in processes]
+                    if requests.count > 1 and self.kept:
+                        print("Killed before saving: the last checkpoint is kept.", file=sys.stderr, flush=True)
+            finally:
+                signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+                codes = _kill(processes)
+            batch, reasons = _reached(board, self.ranks), [board.reason(rank) for rank in range(self.ranks)]
+        if late:
+            return replace(self._late(late), batch=batch)
+        if requests.count and set(codes) != {EXIT_DONE} and all(code in _STOPPED_CODES for code in codes):
+            return Ended(EXIT_STOPPED)
         if EXIT_PORT_TAKEN in codes:
-            return EXIT_PORT_TAKEN
-        return _status(codes, ended, log_folder, kept)
+            return Ended(EXIT_PORT_TAKEN)
+        return replace(self._explained(codes, ended, reasons), batch=batch)
+
+    def _start(self, processes: list[subprocess.Popen[bytes]], mine: Attempt, board: Board) -> None:
+        """Start the ranks, each of which is in `processes` at once."""
+        # Those of another launcher would send the ranks to its store.
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
+        environment = lasting_defaults() | own | mine.environment() | board.environment() | rendezvous(self.ranks)
+        environment |= {_THREADS_VARIABLE: str(self.threads), PARENT_VARIABLE: str(os.getpid())}
+        with contextlib.ExitStack() as logs:
+            for rank in range(self.ranks):
+                output = None
+                if rank:
+                    output = logs.enter_context(open(self._log(rank), "ab"))
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-c", self.program, str(self.job), str(_stacks(mine, rank))],
+                        env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                        pass_fds=[one for one in (self.lock, board.descriptor) if one is not None],
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=output,
+                        # Its own session: Ctrl-C in the terminal reaches only the launcher, and a kill reaches the
+                        # rank's workers too.
+                        start_new_session=True,
+                    )
+                )
+
+    def _log(self, rank: int) -> Path:
+        return self.log_folder / f"rank{rank}.log"
+
+    def _announce_stop(self, cause: str | None) -> None:
+        """Say what is done about a request to stop, and what else than a signal it comes from."""
+        first = "Saving, then exiting" if self.kept else "Exiting after this batch"
+        print(f"{f'{cause}. ' if cause else ''}{first}. Another Ctrl-C kills at once.", file=sys.stderr, flush=True)
+
+    def _wait(
+        self,
+        processes: list[subprocess.Popen[bytes]],
+        requests: StopRequests,
+        watcher: NoticeWatcher,
+        board: Board,
+    ) -> "_Late | Hang | None":
+        """Wait until all ranks have ended, or one has and the others had their grace, or a second interruption comes.
+
+        The first interruption is passed on to each rank as SIGTERM: save at the end of this batch, then stop.
+
+        Returns:
+            What is wrong with ranks that have to be killed, None if nothing is.
+        """
+        watchdog = Watchdog(board, self.limits.hang_seconds, self.limits.start_seconds)
+        failed_at: float | None = None
+        stop_at: float | None = None
+        while running := {rank: process.pid for rank, process in enumerate(processes) if process.poll() is None}:
+            if notice := watcher.next():
+                self._obey(notice, requests, board)
+            if requests.count > 1:
+                return None
+            if requests.count and stop_at is None:
+                stop_at = time.monotonic() + self.limits.stop_seconds
+                for process in processes:
+                    process.send_signal(signal.SIGTERM)
+            if failed_at is None and any(
+                process.poll() not in (None, EXIT_DONE, EXIT_STOPPED) for process in processes
+            ):
+                failed_at = time.monotonic()
+            if failed_at is not None and time.monotonic() - failed_at > self.limits.failure_grace_seconds:
+                return None
+            if stop_at is not None and time.monotonic() > stop_at:
+                return _Late(list(running), self.limits.stop_seconds)
+            if stop_at is None and failed_at is None and (hang := watchdog.look(running)):
+                return hang
+            time.sleep(_POLL_SECONDS)
+        return None
+
+    def _late(self, late: "_Late | Hang") -> Ended:
+        """Say why ranks were killed."""
+        logs = f"; stacks in {self.log_folder}/rank*.log" if self.kept else ""
+        if isinstance(late, Hang):
+            if self.kept and late.rank is not None:
+                logs = f"; stacks in {self._log(late.rank)}"
+            print(f"imagenet-mds: {late.text}{logs}", file=sys.stderr, flush=True)
+            return Ended(EXIT_FAILED, late.text)
+        if not self.kept or self.may_continue():
+            what = ". The last checkpoint is kept" if self.kept else ""
+            print(f"{late.text} and had to be killed{logs}{what}.", file=sys.stderr, flush=True)
+            return Ended(EXIT_STOPPED)
+        print(f"imagenet-mds: {late.text} and had to be killed before the first checkpoint{logs}", file=sys.stderr)
+        return Ended(EXIT_FAILED, late.text)
+
+    def _explained(self, codes: list[int], ended: list[int | None], reasons: list[str | None]) -> Ended:
+        """The end of the run, with the failure explained on standard error.
+
+        Args:
+            codes: how each rank ended.
+            ended: how each had ended before the rest was killed here.
+            reasons: why each failed, as far as it has said so.
+        """
+        if all(code == EXIT_DONE for code in codes):
+            return Ended(EXIT_DONE)
+        if all(code in (EXIT_DONE, EXIT_STOPPED) for code in codes):
+            return Ended(EXIT_STOPPED)
+        rank, code = _to_report(codes, ended)
+        reason = reasons[rank] or f"rank {rank} failed"
+        if code < 0:
+            reason = killed_rank(rank, -code)
+            print(f"imagenet-mds: {reason}", file=sys.stderr)
+        elif rank or code == EXIT_PEER_LOST:
+            log = self._log(rank)
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if lines and lines[-1].startswith("imagenet-mds: "):
+                reason = lines[-1].removeprefix("imagenet-mds: ")
+                print(f"{lines[-1]} (rank {rank}{f'; more in {log}' if self.kept else ''})", file=sys.stderr)
+            else:
+                where = log if self.kept else "its log"
+                print(f"rank {rank} failed; the end of {where}:", *lines[-20:], sep="\n", file=sys.stderr)
+        return Ended(code if code > 0 and code != EXIT_PEER_LOST else EXIT_FAILED, reason)
+
+    def _obey(self, notice: Notice, requests: StopRequests, board: Board) -> None:
+        """Do what a notice of an interruption asks for."""
+        if notice.kind == "stop":
+            if requests.announce():
+                self._announce_stop(notice.text)
+        elif notice.kind == "trouble":
+            print(f"note: {notice.text}", file=sys.stderr, flush=True)
+        elif self.kept:
+            print(f"{notice.text}. Saving, then going on.", file=sys.stderr, flush=True)
+            board.ask_for_save()
 
 
 def threads_per_rank(ranks: int, before: int | None = None) -> int:
@@ -198,74 +360,33 @@ def _answer_ctrl_z(kept: bool, number: int, frame: FrameType | None) -> None:
     print(f"Ctrl-Z is ignored, because the ranks would run on. {way_on}.", file=sys.stderr, flush=True)
 
 
-def _announce_stop(kept: bool) -> None:
-    first = "Saving, then exiting" if kept else "Exiting after this batch"
-    print(f"{first}. Another Ctrl-C kills at once.", file=sys.stderr, flush=True)
-
-
-def _wait(
-    processes: list[subprocess.Popen[bytes]], received: list[int], failure_grace_seconds: float, saving_seconds: float
-) -> None:
-    """Wait until all ranks have ended, or one has and the others had their grace, or a second interruption comes.
-
-    The first interruption is passed on to each rank as SIGTERM: save at the end of this batch, then stop.
-    """
-    passed_on = False
-    failed_at: float | None = None
-    stopped_at: float | None = None
-    while any(process.poll() is None for process in processes):
-        if len(received) > 1:
-            return
-        if received and not passed_on:
-            passed_on = True
-            for process in processes:
-                process.send_signal(signal.SIGTERM)
-        if failed_at is None and any(process.poll() not in (None, EXIT_DONE, EXIT_STOPPED) for process in processes):
-            failed_at = time.monotonic()
-        if failed_at is not None and time.monotonic() - failed_at > failure_grace_seconds:
-            return
-        if stopped_at is None and passed_on and any(process.poll() is not None for process in processes):
-            stopped_at = time.monotonic()
-        if stopped_at is not None and time.monotonic() - stopped_at > saving_seconds:
-            return
-        time.sleep(_POLL_SECONDS)
-
-
-def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Kill what is left, loader workers included: each rank leads a process group."""
+def _kill(processes: list[subprocess.Popen[bytes]]) -> list[int]:
+    """Kill what is left, loader workers included: each rank leads a process group. Return how each rank ended."""
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    for process in processes:
-        process.wait()
-
-
-def _status(codes: list[int], ended: list[int | None], log_folder: Path, kept: bool) -> int:
-    """The exit status of the run, with the failure explained on standard error.
-
-    Args:
-        codes: how each rank ended.
-        ended: how each had ended before the rest was killed here.
-        log_folder: see `launch`.
-        kept: see `launch`.
-    """
-    if all(code == EXIT_DONE for code in codes):
-        return EXIT_DONE
-    if all(code in (EXIT_DONE, EXIT_STOPPED) for code in codes):
-        return EXIT_STOPPED
-    rank, code = _to_report(codes, ended)
-    if code < 0:
-        print(f"imagenet-mds: {killed_rank(rank, -code)}", file=sys.stderr)
-    elif rank or code == EXIT_PEER_LOST:
-        log = log_folder / f"rank{rank}.log"
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if lines and lines[-1].startswith("imagenet-mds: "):
-            print(f"{lines[-1]} (rank {rank}{f'; more in {log}' if kept else ''})", file=sys.stderr)
-        else:
+    for rank, process in enumerate(processes):
+        try:
+            process.wait(_DEATH_SECONDS)
+        except subprocess.TimeoutExpired:
             print(
-                f"rank {rank} failed; the end of {log if kept else 'its log'}:", *lines[-20:], sep="\n", file=sys.stderr
+                f"imagenet-mds: rank {rank} (process {process.pid}) does not even end when it is killed, because it "
+                f"waits in the kernel for a disk or a GPU: restart the machine",
+                file=sys.stderr,
+                flush=True,
             )
-    return code if code > 0 and code != EXIT_PEER_LOST else EXIT_FAILED
+    return [-signal.SIGKILL if process.returncode is None else process.returncode for process in processes]
+
+
+def _stacks(mine: Attempt, rank: int) -> Path:
+    """The file for the stacks of a rank; see `write_stacks_on_request`."""
+    return mine.temporary / f"rank{rank}.stacks"
+
+
+def _reached(board: Board, ranks: int) -> int | None:
+    """The batches that were finished when the ranks ended; None if none was begun."""
+    places = [board.read(rank) for rank in range(ranks)]
+    return max((place.batch for place in places if place.phase != Phase.START), default=None)
 
 
 def _to_report(codes: list[int], ended: list[int | None]) -> tuple[int, int]:

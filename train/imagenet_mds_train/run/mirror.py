@@ -206,6 +206,17 @@ class RunMirror:
                 if path.is_file():
                     self.storage.write(name, path.read_bytes())
 
+    def push_files_if_it_answers(self) -> None:
+        """Upload the small files; if S3 does not take them now, the next ones replace them anyway.
+
+        Raises:
+            LostLease: another start continues the run.
+        """
+        try:
+            self.push_files()
+        except (UserError, WorldError) as error:
+            print(f"note: {error}", file=sys.stderr, flush=True)
+
     @property
     def lacks_result(self) -> bool:
         """Whether the run is over here and not in S3, because its start was killed in between."""

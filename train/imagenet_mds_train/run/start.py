@@ -3,6 +3,7 @@
 A mistake shows here within a second, not after every rank has imported a training library.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,16 +13,17 @@ from imagenet_mds.dataset.access import Dataset, Split
 from imagenet_mds.dataset.mds import ShardInfo
 from imagenet_mds.dataset.split_info import STOCK_CLASSES
 from imagenet_mds.dataset.verified import VerifiedFiles
-from imagenet_mds.errors import UserError
+from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
 from imagenet_mds.process.gpus import gpus
 from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.config.subset import refuse_subset
+from imagenet_mds_train.loggers.lines import append_event
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.fork import Fork
 from imagenet_mds_train.run.identity import refuse_other, run_identity
 from imagenet_mds_train.run.job import RankJob, SplitJob
-from imagenet_mds_train.run.launch import launch, threads_per_rank
+from imagenet_mds_train.run.launch import Ended, Limits, launch, threads_per_rank
 from imagenet_mds_train.run.microbatch import AUTO, find_largest, recorded_size, with_microbatch_size
 from imagenet_mds_train.run.room import refuse_full_disk
 from imagenet_mds_train.sweep.curve import Sweep
@@ -206,7 +208,7 @@ class Start:
         ledger.save()
         return warnings
 
-    def launch(self, lock: int | None = None, until_batch: int | None = None, generation: int = 0) -> int:
+    def launch(self, lock: int | None = None, until_batch: int | None = None, generation: int = 0) -> Ended:
         """Start the ranks and wait for them.
 
         Args:
@@ -216,7 +218,7 @@ class Start:
             generation: of the lease of a run in S3.
 
         Returns:
-            The exit status.
+            How they ended.
         """
         starts = [event for event in self.run.events() if event["event"] == "start"]
         job = RankJob(
@@ -239,8 +241,25 @@ class Start:
         )
         path = self.run.path / "job.json"
         job.write(path)
-        threads = self.identity.get(_THREADS)
-        return launch(self.config.ranks, path, self.run.path, lock, threads=threads, kept=self.sweep is None)
+        threads, system = self.identity.get(_THREADS), self.config.system
+        ended = launch(
+            self.config.ranks,
+            path,
+            self.run.path,
+            lock,
+            threads=threads,
+            kept=self.sweep is None,
+            limits=Limits(
+                stop_seconds=system.stop_seconds, hang_seconds=system.hang_seconds, start_seconds=system.start_seconds
+            ),
+            may_continue=lambda: bool(self.run.checkpoints.names()),
+        )
+        # What the user has to change is no event of the run, which may not even have a name yet.
+        if self.sweep is None and ended.status not in (EXIT_DONE, EXIT_STOPPED, EXIT_USER):
+            batch = self.checkpoint.batch if ended.batch is None and self.checkpoint else ended.batch or 0
+            with contextlib.suppress(OSError):  # a full disk is what may have failed
+                append_event(self.run.log, "failed", job.attempt, batch=batch, status=ended.status, reason=ended.reason)
+        return ended
 
 
 def _outputs(config: TrainConfig, train: Split) -> int:
