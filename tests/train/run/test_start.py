@@ -386,3 +386,23 @@ def test_a_run_without_validation_opens_no_val(dataset: Path, tmp_path: Path) ->
     assert start.identity["dataset"]["val"] is None
     assert ("validation images", "none, as evaluation.every_epochs says") in describe(start)
     assert [split.info.split for split, _ in start.shards()] == ["train"]
+
+
+def test_a_continued_run_says_where_it_starts_and_what_it_has_lost(dataset: Path, tmp_path: Path) -> None:
+    folder = begun(dataset, tmp_path / "run")
+    save(folder, 3)
+
+    def said(*events: tuple[str, int, int, float]) -> str:
+        names = ("event", "attempt", "batch", "time")
+        lines = [json.dumps(dict(zip(names, event, strict=True))) + "\n" for event in events]
+        folder.log.write_text("".join(lines))
+        return dict(describe(prepare(demo(), dataset, folder)))["starts at"]
+
+    place = f"batch 3 of 40, epoch 1, {3 * demo().global_batch_size} images seen; "
+    begun_at_0 = [("start", 1, 0, 100.0), *(("batch", 1, batch, 100.0 + 60 * batch) for batch in range(1, 6))]
+    assert said() == place + "no batch lost"
+    assert said(*begun_at_0[:4]) == place + "no batch lost"
+    assert said(*begun_at_0) == place + "2 batches lost, 2 min of training"
+    # What the start before lost was lost then.
+    assert said(*begun_at_0, ("start", 2, 3, 900.0)) == place + "no batch lost"
+    assert said(*begun_at_0, ("start", 2, 3, 900.0), ("batch", 2, 4, 930.0)) == place + "1 batch lost, 30 s of training"

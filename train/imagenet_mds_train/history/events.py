@@ -143,13 +143,15 @@ def history_of(events: Iterable[dict[str, Any]]) -> History:
         if name == "start" or not history.starts or history.starts[-1].attempt != attempt:
             began, before = time, history.hours
             history.starts.append(StartOfRun(batch, batch, attempt, _whole(event, "ranks")))
+            history.batch = batch
             for kept in (points, validations, epochs):
                 for later in [one for one in kept if one > batch]:
                     del kept[later]
         start = history.starts[-1]
         start.last_batch = max(start.last_batch, batch)
         start.hours = max(start.hours, (time - began) / _SECONDS_PER_HOUR)
-        history.batch, hours = batch, before + start.hours
+        # A checkpoint becomes durable some batches after its own.
+        history.batch, hours = max(history.batch, batch), before + start.hours
         if (epoch := _whole(event, "epoch")) is not None:
             epochs[batch] = max(epoch, epochs.get(batch, 0))
         if name == "batch":

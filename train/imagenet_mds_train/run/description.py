@@ -1,7 +1,9 @@
 """A prepared run in words, for `--plan` and for the start of `train`. Imports no torch."""
 
+from typing import Any
+
 from imagenet_mds.process.gpus import gpus
-from imagenet_mds.words import counted
+from imagenet_mds.words import counted, duration
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.run.estimate import in_words
 from imagenet_mds_train.run.microbatch import AUTO
@@ -84,4 +86,22 @@ def _place(start: Start, total: int) -> str:
     """Where the training starts or continues, of a number of batches."""
     if start.checkpoint is None:
         return "0"
-    return f"batch {start.checkpoint.batch:,} of {total:,}, epoch {start.checkpoint.epoch + 1}"
+    record = start.checkpoint
+    batches, seconds = _lost(start.run.events(), record.batch)
+    words = f"{counted(batches, 'batch', 'batches')} lost, {duration(seconds / 3600)} of training"
+    lost = words if batches else "no batch lost"
+    seen = record.batch * start.config.global_batch_size
+    return f"batch {record.batch:,} of {total:,}, epoch {record.epoch + 1}, {seen:,} images seen; {lost}"
+
+
+def _lost(events: list[dict[str, Any]], saved_batch: int) -> tuple[int, float]:
+    """The batches after a checkpoint that the last start has logged, and the seconds that they took."""
+    trained = [event for event in events if event["event"] in ("start", "batch")]
+    if not trained:
+        return 0, 0.0
+    last = [event for event in trained if event["attempt"] == trained[-1]["attempt"]]
+    after = [event for event in last if event["batch"] > saved_batch]
+    if not after:
+        return 0, 0.0
+    before = [event for event in last if event["batch"] <= saved_batch] or last
+    return after[-1]["batch"] - saved_batch, after[-1]["time"] - before[-1]["time"]
