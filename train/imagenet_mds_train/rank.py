@@ -112,6 +112,7 @@ def run(job: RankJob) -> int:
         may_save=guard.finite,
         keep_last=1 if mirror else max(config.checkpoint.keep, LEAST_KEPT),
         upload=mirror.publish_patiently if mirror else None,
+        idle=mirror.end_if_lease_is_lost if mirror else None,
         on_saved=on_saved,
         validates=partial(config.evaluation.is_due, epochs=config.schedule.epochs),
     )

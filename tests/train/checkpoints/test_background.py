@@ -80,3 +80,21 @@ def test_a_failed_write_is_raised_in_the_training_thread_and_ends_the_writing() 
 
 def test_waiting_for_nothing_returns() -> None:
     BackgroundWriter(lambda snapshot: None).wait()
+
+
+def test_while_nothing_is_written_it_looks_around_and_what_it_finds_ends_the_training() -> None:
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(len(looks))
+        if len(looks) == 3:
+            raise OSError("lost")
+
+    writer = BackgroundWriter(lambda snapshot: None, look, idle_seconds=0.001)
+    writer.start()
+    deadline = time.monotonic() + HANG_SECONDS
+    while len(looks) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    with pytest.raises(OSError, match="lost"):
+        writer.raise_if_failed()

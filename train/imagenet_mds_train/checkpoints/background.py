@@ -44,10 +44,17 @@ class BackgroundWriter:
 
     Args:
         write: writes a snapshot and makes it durable.
+        idle: called on the thread after each `idle_seconds` in which nothing is to be written; what it raises is raised
+            in the training thread.
+        idle_seconds: see `idle`.
     """
 
-    def __init__(self, write: Callable[[Snapshot], None]) -> None:
+    def __init__(
+        self, write: Callable[[Snapshot], None], idle: Callable[[], None] | None = None, idle_seconds: float = 20.0
+    ) -> None:
         self._write = write
+        self._idle = idle
+        self._idle_seconds = idle_seconds
         self._changed = threading.Condition()
         self._waiting: Snapshot | None = None
         self._writing = False
@@ -59,6 +66,12 @@ class BackgroundWriter:
         """Whether a snapshot is being written, or waits."""
         return self._writing or self._waiting is not None
 
+    def start(self) -> None:
+        """Start the thread, if it is not running."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+            self._thread.start()
+
     def put(self, snapshot: Snapshot) -> None:
         """Have a snapshot written.
 
@@ -66,9 +79,7 @@ class BackgroundWriter:
             BaseException: what ended an earlier write.
         """
         self.raise_if_failed()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
-            self._thread.start()
+        self.start()
         with self._changed:
             self._waiting = snapshot
             self._changed.notify_all()
@@ -95,11 +106,14 @@ class BackgroundWriter:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None)
-                snapshot, self._waiting, self._writing = self._waiting, None, True
+                self._changed.wait_for(lambda: self._waiting is not None, self._idle_seconds if self._idle else None)
+                snapshot, self._waiting = self._waiting, None
+                self._writing = snapshot is not None
             try:
-                assert snapshot is not None
-                self._write(snapshot)
+                if snapshot is not None:
+                    self._write(snapshot)
+                elif self._idle:
+                    self._idle()
             except BaseException as error:  # it is raised in the training thread
                 self._error = error
             snapshot = None  # its memory is free before the next one comes

@@ -63,6 +63,7 @@ class Checkpoints(Callback):
         keep_last: how many checkpoints stay in the store.
         upload: called on the writing thread with each published checkpoint, which is durable on return; None where the
             store is durable.
+        idle: called now and then on the writing thread while nothing is written; what it raises ends the run.
         on_saved: called in the first rank, on the writing thread, when a checkpoint is durable.
         validates: whether a validation follows that many finished epochs.
     """
@@ -81,6 +82,7 @@ class Checkpoints(Callback):
         may_save: Callable[[], bool],
         keep_last: int,
         upload: Callable[[CheckpointRecord], None] | None,
+        idle: Callable[[], None] | None,
         on_saved: Callable[[Saved], None],
         validates: Callable[[int], bool],
     ) -> None:
@@ -97,11 +99,13 @@ class Checkpoints(Callback):
         self._upload = upload
         self._validates = validates
         self._pace = pace
-        self._writer = BackgroundWriter(self._write)
+        self._writer = BackgroundWriter(self._write, idle)
         self._started = self._saved_at = time.monotonic()
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Start the clock."""
+        """Start the clock, and in the first rank the writing thread."""
+        if dist.get_global_rank() == 0:
+            self._writer.start()
         self._started = self._saved_at = time.monotonic()
 
     def batch_start(self, state: State, logger: Logger) -> None:

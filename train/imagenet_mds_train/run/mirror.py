@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -205,6 +205,15 @@ class RunMirror:
                 path = self.folder.path / name
                 if path.is_file():
                     self.storage.write(name, path.read_bytes())
+
+    def end_if_lease_is_lost(self) -> None:
+        """Look whether another start has claimed the run, if S3 answers.
+
+        Raises:
+            LostLease: one has.
+        """
+        with suppress(UserError, OSError):
+            self._refuse_lost_lease()
 
     def push_files_if_it_answers(self) -> None:
         """Upload the small files; if S3 does not take them now, the next ones replace them anyway.
