@@ -42,6 +42,7 @@ imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks -
 imagenet-mds predict checkpoint images --data --json
 imagenet-mds preview dataset file --split --start --count --columns --augmented --config --epoch --batch \
 --cache --cache-limit
+imagenet-mds replay run --data --cache --cache-limit --batches --checkpoint --ranks --json
 imagenet-mds runs
 imagenet-mds runs compare a b --report --json
 imagenet-mds runs ls folder --json
@@ -137,6 +138,7 @@ def _imported(*arguments: str) -> set[str]:
         ["predict", "--help"],
         ["runs", "ls", "--help"],
         ["find-lr", "--help"],
+        ["replay", "--help"],
         ["--version"],
     ],
 )

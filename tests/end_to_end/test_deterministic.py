@@ -1,4 +1,4 @@
-"""A deterministic run on four ranks ends with the weights of the undisturbed run."""
+"""A deterministic run on four ranks ends with the weights of the undisturbed run, and its batches have their losses."""
 
 import json
 import signal
@@ -70,3 +70,12 @@ def test_four_ranks_killed_and_continued_end_as_if_undisturbed(folder: Path) -> 
         assert one[part].keys() == other[part].keys()
         assert [name for name in one[part] if not torch.equal(one[part][name], other[part][name])] == []
     torch.testing.assert_close(one["optimizers"]["SGD"]["state"], other["optimizers"]["SGD"]["state"], rtol=0, atol=0)
+
+
+def test_four_ranks_replay_both_attempts_bit_for_bit(folder: Path) -> None:
+    """Over the end of an epoch, whose validation gives all ranks the statistics of the first one."""
+    found = json.loads(done("replay", folder / "killed", "--json").out)
+    assert (found["batch"], found["ranks"], found["largest_difference"]) == (SAVED_EVERY, RANKS, 0.0)
+    assert {one["attempt"] for one in found["losses"]} == {1, 2}
+    assert {one["batch"] for one in found["losses"]} == set(range(SAVED_EVERY + 1, EPOCHS * BATCHES_PER_EPOCH + 1))
+    assert all(one["judged"] for one in found["losses"])

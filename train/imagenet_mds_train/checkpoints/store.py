@@ -85,6 +85,14 @@ class CheckpointStore:
         """The names of the checkpoints that have a record, the newest first."""
         return [record.basename for record in self._records()]
 
+    def records(self) -> list[CheckpointRecord]:
+        """The records of the checkpoints, the newest first; their files are not looked at.
+
+        Raises:
+            UserError: a later version of the program wrote one.
+        """
+        return self._records()
+
     def location_of(self, record: CheckpointRecord) -> str:
         """A checkpoint's location as a user types it."""
         return f"{self.storage.location}/{record.basename}"

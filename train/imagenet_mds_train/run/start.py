@@ -19,7 +19,7 @@ from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.config.subset import refuse_subset
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.fork import Fork
-from imagenet_mds_train.run.identity import refuse_other, run_identity
+from imagenet_mds_train.run.identity import WAY_ON, refuse_other, run_identity
 from imagenet_mds_train.run.job import RankJob, SplitJob
 from imagenet_mds_train.run.launch import launch, threads_per_rank
 from imagenet_mds_train.run.microbatch import AUTO, find_largest, recorded_size, with_microbatch_size
@@ -31,6 +31,8 @@ _LAST_LAYER_STRIDE = 32
 
 _THREADS = "threads_per_rank"
 """The key of a deterministic run's identity."""
+
+_REPLAY_WAY_ON = "Pass the dataset, and the OMP_NUM_THREADS if any, that it was started with"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Start:
         *,
         planned: bool = False,
         sweep: Sweep | None = None,
+        replayed: CheckpointRecord | None = None,
     ) -> "Start":
         """Look at the dataset and the run's folder, and refuse what cannot work. Nothing is written.
 
@@ -76,6 +79,8 @@ class Start:
             experiment: the group of runs that this one is of, if any.
             planned: whether it is only planned here, for a machine with the GPUs that it needs.
             sweep: the learning rates to try, in a run that saves nothing; None for a run.
+            replayed: the run's checkpoint after which some batches are trained again and nothing is saved; None to
+                continue from the newest.
 
         Raises:
             UserError: no dataset, splits that do not fit together, too few images or GPUs, too small a disk, a run of
@@ -111,15 +116,18 @@ class Start:
         # A run that was started from another one's weights keeps that, if it is continued without saying so again.
         if begun_from := fork.identity() if fork else (before or {}).get("start"):
             identity["start"] = begun_from
-        refuse_other(run.path, before, identity)
-        checkpoint, warnings = run.newest_checkpoint() if run.read_result() is None else (None, [])
+        way_on = _REPLAY_WAY_ON if replayed else WAY_ON
+        refuse_other(run.path, before, identity, way_on)
+        checkpoint, warnings = replayed, list[str]()
+        if replayed is None and run.read_result() is None:
+            checkpoint, warnings = run.newest_checkpoint()
         if checkpoint is not None:
-            refuse_other(run.checkpoints.location_of(checkpoint), checkpoint.identity, identity)
+            refuse_other(run.checkpoints.location_of(checkpoint), checkpoint.identity, identity, way_on)
         elif begun_from and fork is None and run.read_result() is None:
             raise UserError(
                 f"{run.path} starts from the weights of a file: pass its --from-checkpoint or --pretrained again"
             )
-        if run.read_result() is None and sweep is None:
+        if run.read_result() is None and sweep is None and replayed is None:
             batches = samples // config.global_batch_size * config.schedule.epochs
             refuse_full_disk(config, _outputs(config, train), run, batches)
         of_dataset = [train.warning] if train.warning else []
@@ -217,8 +225,22 @@ class Start:
         Returns:
             The exit status.
         """
+        path = self.run.path / "job.json"
+        self.job(until_batch).write(path)
+        return launch(
+            self.config.ranks, path, self.run.path, lock, threads=self.threads_per_rank, kept=self.sweep is None
+        )
+
+    @property
+    def threads_per_rank(self) -> int | None:
+        """Threads of each rank, where the run's identity has their number."""
+        threads: int | None = self.identity.get(_THREADS)
+        return threads
+
+    def job(self, until_batch: int | None = None) -> RankJob:
+        """What the ranks do; see `launch`."""
         starts = [event for event in self.run.events() if event["event"] == "start"]
-        job = RankJob(
+        return RankJob(
             config=self.config.model_dump(mode="json"),
             run_folder=str(self.run.path),
             train=SplitJob.of(self.train.shard_cache, self.train_samples),
@@ -234,10 +256,6 @@ class Start:
             until_batch=until_batch,
             sweep=self.sweep,
         )
-        path = self.run.path / "job.json"
-        job.write(path)
-        threads = self.identity.get(_THREADS)
-        return launch(self.config.ranks, path, self.run.path, lock, threads=threads, kept=self.sweep is None)
 
 
 def _outputs(config: TrainConfig, train: Split) -> int:
