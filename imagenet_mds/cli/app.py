@@ -20,6 +20,7 @@ from imagenet_mds.cli.find_lr import find_lr
 from imagenet_mds.cli.inspect import inspect
 from imagenet_mds.cli.predict import predict
 from imagenet_mds.cli.preview import preview
+from imagenet_mds.cli.replay import replay
 from imagenet_mds.cli.runs import runs_app
 from imagenet_mds.cli.tables import print_line
 from imagenet_mds.cli.train import train
@@ -62,6 +63,7 @@ app.command(cls=Command)(preview)
 app.command(cls=Command)(find_lr)
 app.command(cls=Command)(train)
 app.command("eval", cls=Command)(evaluate)
+app.command(cls=Command)(replay)
 app.command(cls=Command)(export)
 app.command(cls=Command)(predict)
 app.command(cls=Command)(doctor)

@@ -62,6 +62,13 @@ def train(
             help="ResNet weights (torchvision, timm or `export`) that a new run starts from; its classes may differ.",
         ),
     ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Bit-identical weights on the same number of ranks, at the cost of speed: system.deterministic=true.",
+        ),
+    ] = False,
     until_done: Annotated[
         bool, typer.Option("--until-done", help="Restart in place after a crash or a hang, as long as it helps.")
     ] = False,
@@ -84,7 +91,7 @@ def train(
     forgive_lost_output()
     name = config_name(phase, config)
     data = given_data(data)
-    settings = load_config(name, tuple(overrides or ()), ranks)
+    settings = load_config(name, tuple(overrides or ()), ranks, deterministic=deterministic)
     run_name = Path(name).stem if run_name is None else run_name
     for option, given in (("--run-name", run_name), ("--experiment-name", experiment_name)):
         if given is not None and (given in (".", "..") or "/" in given):

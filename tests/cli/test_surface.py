@@ -42,12 +42,13 @@ imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks -
 imagenet-mds predict checkpoint images --data --json
 imagenet-mds preview dataset file --split --start --count --columns --augmented --config --epoch --batch \
 --cache --cache-limit
+imagenet-mds replay run --data --cache --cache-limit --batches --checkpoint --ranks --json
 imagenet-mds runs
 imagenet-mds runs compare a b --report --json
 imagenet-mds runs ls folder --json
 imagenet-mds runs report run file
 imagenet-mds train overrides --phase --config --data --cache --cache-limit --run-name --experiment-name \
---save --ranks --from-checkpoint --pretrained --until-done --plan --dry-run
+--save --ranks --from-checkpoint --pretrained --deterministic --until-done --plan --dry-run
 imagenet-mds verify dataset --deep --repair
 """
 HEAVY = {"torch", "torchvision", "composer", "streaming", "torchmetrics", "numpy", "PIL", "omegaconf", "wandb", "boto3"}
@@ -137,6 +138,7 @@ def _imported(*arguments: str) -> set[str]:
         ["predict", "--help"],
         ["runs", "ls", "--help"],
         ["find-lr", "--help"],
+        ["replay", "--help"],
         ["--version"],
     ],
 )

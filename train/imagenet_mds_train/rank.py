@@ -35,9 +35,11 @@ from imagenet_mds_train.interruption.stop import StopRequest, StopRequested
 from imagenet_mds_train.loggers.console import Console, Outlook
 from imagenet_mds_train.loggers.gpu_metrics import GPUMetrics
 from imagenet_mds_train.loggers.loss_guard import LossGuard, NotFinite
+from imagenet_mds_train.loggers.machine import machine
 from imagenet_mds_train.loggers.outside import outside_loggers
 from imagenet_mds_train.loggers.run_log import RunLog
 from imagenet_mds_train.recipe.average import average_in_model
+from imagenet_mds_train.replay.callback import ReplayedLosses
 from imagenet_mds_train.run.estimate import remaining_work
 from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, is_peer_lost, is_port_taken, worker_failure
 from imagenet_mds_train.run.folder import RunFolder, read_object
@@ -88,6 +90,8 @@ def run(job: RankJob) -> int:
     heartbeat = Heartbeat(board, dist.get_global_rank(), compiles=config.system.compile)
     if job.sweep:
         return _sweep(job.sweep, config, job, device, stop, heartbeat)
+    if job.replay:
+        return _replay(config, job, device, stop, heartbeat)
     guard, random_state = LossGuard(), RandomStateOnResume()
     best = BestCheckpoint(folder.path, folder.path / "checkpoints")
 
@@ -201,6 +205,27 @@ def _sweep(
     trainer.close()
     if status == EXIT_DONE and is_first:
         write_json(folder.result, {"losses": rates.losses})
+    return status
+
+
+def _replay(config: TrainConfig, job: RankJob, device: Device, stop: StopRequest, heartbeat: Heartbeat) -> int:
+    """Train the batches after the job's checkpoint, and write their losses as the result. Nothing else is written.
+
+    Returns:
+        The exit status.
+    """
+    assert job.until_batch is not None
+    folder, is_first = RunFolder(Path(job.run_folder)), dist.get_global_rank() == 0
+    print_every_batches = config.logging.print_every_batches if is_first else None
+    replayed = ReplayedLosses(stop, job.until_batch, print_every_batches=print_every_batches)
+    random_state = RandomStateOnResume()
+    trainer = build_trainer(config, job, device, heartbeat=heartbeat, callbacks=[stop, replayed, random_state])
+    random_state.trainer = trainer
+    status = _fit(trainer, folder, job, is_first=is_first)
+    heartbeat.finishing()
+    trainer.close()
+    if status == EXIT_DONE and is_first:
+        write_json(folder.result, {"losses": replayed.losses, "machine": machine(on_gpu=job.device == "gpu")})
     return status
 
 

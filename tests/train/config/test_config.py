@@ -122,6 +122,22 @@ def test_the_layers_are_the_recipe_the_file_and_what_was_given() -> None:
     assert "seed" not in found, "it has its default"
 
 
+@pytest.mark.parametrize(
+    "override", ["system.deterministic=true", "system={deterministic: true}", "system={}", "seed=1"]
+)
+def test_deterministic_is_set_by_its_option_and_may_be_said_twice(override: str) -> None:
+    assert not load_config("phase1").system.deterministic
+    assert load_config("phase1", [override], deterministic=True).system.deterministic
+
+
+@pytest.mark.parametrize("override", ["system.deterministic=false", "system={deterministic: false}"])
+def test_deterministic_is_not_contradicted(override: str) -> None:
+    with pytest.raises(
+        UserError, match=r"^--deterministic contradicts system\.deterministic=false: remove one of them$"
+    ):
+        load_config("phase1", [override], deterministic=True)
+
+
 def test_a_recipe_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(UserError, match=r"no recipe spicy: pass recipe=null, or one of classic, hot, medium, mild$"):
         load_config("phase3", ["recipe=spicy"])

@@ -30,19 +30,25 @@ class Layer:
     tree: Tree
 
 
-def load_config(name_or_path: str, overrides: Sequence[str] = (), ranks: int | None = None) -> TrainConfig:
+def load_config(
+    name_or_path: str, overrides: Sequence[str] = (), ranks: int | None = None, *, deterministic: bool = False
+) -> TrainConfig:
     """Read a configuration with its recipe and apply overrides.
 
     Args:
         name_or_path: the name of a shipped configuration or recipe (`phase1`), or the path of a YAML file.
         overrides: `key=value` each, with a dotted key.
         ranks: overrides `ranks` where it is not None.
+        deterministic: sets `system.deterministic`, which no override may contradict.
 
     Raises:
         UserError: no such configuration or recipe, unreadable YAML, an unknown key (the nearest known one is named), a
-            wrong type.
+            wrong type, a contradiction.
     """
     layers = load_layers(name_or_path, overrides, ranks)
+    if deterministic:
+        _refuse_contradiction(overrides)
+        layers.append(Layer("command line", OmegaConf.create({"system": {"deterministic": True}})))
     given = [override.split("=", 1)[0] for override in overrides] + (["ranks"] if ranks is not None else [])
     path = _find(name_or_path)
     try:
@@ -81,6 +87,18 @@ def load_layers(name_or_path: str, overrides: Sequence[str] = (), ranks: int | N
     if recipe is not None:
         layers.insert(0, Layer(f"recipe {recipe}", _read(_find_recipe(recipe))))
     return layers
+
+
+def _refuse_contradiction(overrides: Sequence[str]) -> None:
+    """Refuse overrides that say something else than the option --deterministic.
+
+    Raises:
+        UserError: they do.
+    """
+    typed = OmegaConf.select(OmegaConf.from_dotlist(list(overrides)), "system.deterministic", default=True)
+    if typed is not True:
+        said = json.dumps(typed, default=repr)
+        raise UserError(f"--deterministic contradicts system.deterministic={said}: remove one of them")
 
 
 def origins(layers: Sequence[Layer]) -> dict[str, str]:

@@ -79,7 +79,8 @@ class SystemConfig(Section):
     """`auto` is fp16 on a GPU and fp32 on a CPU."""
 
     deterministic: bool = False
-    """Bit-identical weights with the same number of ranks and threads, at the cost of speed."""
+    """Bit-identical weights with the same number of ranks and threads, at the cost of speed; the command's
+    --deterministic sets it."""
 
     device_microbatch_size: Positive | Literal["auto"] | None = None
     """Split a rank's batch into parts of this many images, to fit its memory. BatchNorm then sees the parts. `auto` is

@@ -10,6 +10,7 @@ from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.history.events import History, history_of, read_events
 from imagenet_mds_train.run.folder import RunFolder, read_object
+from imagenet_mds_train.run.job import LastJob
 
 State = Literal["finished", "running", "stopped", "killed or failed"]
 """Finished: there is a result. Running: a process of this machine holds the lock. Stopped: the log ends with it. Killed
@@ -68,8 +69,8 @@ class Run:
         store = folder.checkpoints
         there = (name for name in store.names() if store.storage.size_bytes(name) is not None)
         history, forked_from = history_of(events), record.get("forked_from")
-        dataset, experiment = _last_job(path)
-        return cls(path, state, config, identity, forked_from, history, next(there, None), dataset, experiment)
+        job = LastJob.of(path)
+        return cls(path, state, config, identity, forked_from, history, next(there, None), job.dataset, job.experiment)
 
     @property
     def name(self) -> str:
@@ -120,20 +121,6 @@ class Run:
         ]
 
 
-def _last_job(path: Path) -> tuple[str | None, str | None]:
-    """The dataset and the experiment of the last start, as far as `job.json` has them. The run does not need the file
-    to continue, so a damaged one is as good as none."""
-    try:
-        job = read_object(path / "job.json")
-    except WorldError:
-        return None, None
-    train = job.get("train") if isinstance(job, dict) else None
-    if job is None or not isinstance(train, dict):
-        return None, None
-    location = train.get("remote") or train.get("folder")
-    return str(location).removesuffix("/train") if location else None, job.get("experiment")
-
-
 def find_run(location: str) -> Run:
     """The run that a user means: its folder, or its name within `runs`.
 
@@ -142,9 +129,18 @@ def find_run(location: str) -> Run:
         WorldError: its files are damaged.
         OSError: they cannot be read.
     """
+    return Run.read(find_run_folder(location))
+
+
+def find_run_folder(location: str) -> Path:
+    """The folder of the run that a user means, or that of its name within `runs`.
+
+    Raises:
+        UserError: there is no run.
+    """
     for path in (Path(location), Path("runs") / location):
         if (path / "run.json").is_file():
-            return Run.read(path)
+            return path
     raise UserError(f"there is no run at {location}: pass the folder of a run, which holds run.json")
 
 

@@ -13,6 +13,7 @@ from composer.loggers import Logger, LoggerDestination
 from composer.utils import dist
 
 from imagenet_mds_train.loggers.lines import append_event
+from imagenet_mds_train.loggers.machine import machine
 from imagenet_mds_train.loggers.throughput import Interval
 
 EVAL_METRICS = {"metrics/val/top1": "top1", "metrics/val/top5": "top5", "metrics/val/loss": "loss"}
@@ -45,8 +46,9 @@ class RunLog(LoggerDestination):
         self._interval.add(metrics)
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Write where the run starts."""
-        self.write("start", batch=state.timestamp.batch.value, ranks=dist.get_world_size())
+        """Write where the run starts, and on what."""
+        found = machine(on_gpu=state.device.name == "gpu")
+        self.write("start", batch=state.timestamp.batch.value, ranks=dist.get_world_size(), machine=found)
 
     def epoch_start(self, state: State, logger: Logger) -> None:
         """Start a new interval: a line's speed is that of one epoch."""

@@ -23,7 +23,7 @@ def describe(start: Start) -> list[tuple[str, str]]:
         ),
         ("validation images", f"{start.val_samples:,}" if start.val else "none, as evaluation.every_epochs says"),
         ("model", f"ResNet-{config.model.depth} at {_sizes(config)} px"),
-        ("device", _device(config)),
+        ("device", _device(config) + ("; deterministic" if config.system.deterministic else "")),
         ("batch", _batch(config)),
         ("steps", f"{total:,} = {config.schedule.epochs} epochs x {start.batches_per_epoch:,}"),
         ("learning rate", f"{_lr(config)}, warm-up {config.schedule.warmup_epochs:g} epochs, cosine"),

@@ -26,7 +26,11 @@ def run_identity(config: TrainConfig, train: Split, val: Split | None) -> dict[s
     }
 
 
-def refuse_other(origin: object, before: dict[str, Any] | None, identity: dict[str, Any]) -> None:
+WAY_ON = "Pass what it was started with, or start a new run with --run-name"
+"""What to do about a run that is another one."""
+
+
+def refuse_other(origin: object, before: dict[str, Any] | None, identity: dict[str, Any], way_on: str = WAY_ON) -> None:
     """Let a run, or a checkpoint, be continued only as what it was.
 
     A key of the recipe that `before` lacks, because a later version added it, counts as its default.
@@ -35,6 +39,7 @@ def refuse_other(origin: object, before: dict[str, Any] | None, identity: dict[s
         origin: where `before` was read from.
         before: its identity; None for a run that was never started.
         identity: of the run that is to continue.
+        way_on: what to do, as the message says it.
 
     Raises:
         UserError: it was started with another dataset or recipe; the differences are shown with both values.
@@ -47,10 +52,7 @@ def refuse_other(origin: object, before: dict[str, Any] | None, identity: dict[s
         return
     shown = differences(before, identity)
     more = f"; and {len(shown) - _MOST_SHOWN} more" if len(shown) > _MOST_SHOWN else ""
-    raise UserError(
-        f"{origin} is of another run: {'; '.join(shown[:_MOST_SHOWN])}{more}. "
-        f"Pass what it was started with, or start a new run with --run-name"
-    )
+    raise UserError(f"{origin} is of another run: {'; '.join(shown[:_MOST_SHOWN])}{more}. {way_on}")
 
 
 def _completed(recipe: Mapping[str, Any]) -> Mapping[str, Any]:

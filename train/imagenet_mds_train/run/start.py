@@ -21,7 +21,7 @@ from imagenet_mds_train.config.subset import refuse_subset
 from imagenet_mds_train.loggers.lines import append_event
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.fork import Fork
-from imagenet_mds_train.run.identity import refuse_other, run_identity
+from imagenet_mds_train.run.identity import WAY_ON, refuse_other, run_identity
 from imagenet_mds_train.run.job import RankJob, SplitJob
 from imagenet_mds_train.run.launch import Ended, Limits, launch, threads_per_rank
 from imagenet_mds_train.run.microbatch import AUTO, find_largest, recorded_size, with_microbatch_size
@@ -33,6 +33,8 @@ _LAST_LAYER_STRIDE = 32
 
 _THREADS = "threads_per_rank"
 """The key of a deterministic run's identity."""
+
+_REPLAY_WAY_ON = "Pass the dataset, and the OMP_NUM_THREADS if any, that it was started with"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Start:
         *,
         planned: bool = False,
         sweep: Sweep | None = None,
+        replayed: CheckpointRecord | None = None,
     ) -> "Start":
         """Look at the dataset and the run's folder, and refuse what cannot work. Nothing is written.
 
@@ -78,6 +81,8 @@ class Start:
             experiment: the group of runs that this one is of, if any.
             planned: whether it is only planned here, for a machine with the GPUs that it needs.
             sweep: the learning rates to try, in a run that saves nothing; None for a run.
+            replayed: the run's checkpoint after which some batches are trained again and nothing is saved; None to
+                continue from the newest.
 
         Raises:
             UserError: no dataset, splits that do not fit together, too few images or GPUs, too small a disk, a run of
@@ -113,15 +118,18 @@ class Start:
         # A run that was started from another one's weights keeps that, if it is continued without saying so again.
         if begun_from := fork.identity() if fork else (before or {}).get("start"):
             identity["start"] = begun_from
-        refuse_other(run.path, before, identity)
-        checkpoint, warnings = run.newest_checkpoint() if run.read_result() is None else (None, [])
+        way_on = _REPLAY_WAY_ON if replayed else WAY_ON
+        refuse_other(run.path, before, identity, way_on)
+        checkpoint, warnings = replayed, list[str]()
+        if replayed is None and run.read_result() is None:
+            checkpoint, warnings = run.newest_checkpoint()
         if checkpoint is not None:
-            refuse_other(run.checkpoints.location_of(checkpoint), checkpoint.identity, identity)
+            refuse_other(run.checkpoints.location_of(checkpoint), checkpoint.identity, identity, way_on)
         elif begun_from and fork is None and run.read_result() is None:
             raise UserError(
                 f"{run.path} starts from the weights of a file: pass its --from-checkpoint or --pretrained again"
             )
-        if run.read_result() is None and sweep is None:
+        if run.read_result() is None and sweep is None and replayed is None:
             batches = samples // config.global_batch_size * config.schedule.epochs
             refuse_full_disk(config, _outputs(config, train), run, batches)
         of_dataset = [train.warning] if train.warning else []
@@ -220,8 +228,38 @@ class Start:
         Returns:
             How they ended.
         """
+        path, system = self.run.path / "job.json", self.config.system
+        job = self.job(until_batch, generation)
+        job.write(path)
+        ended = launch(
+            self.config.ranks,
+            path,
+            self.run.path,
+            lock,
+            threads=self.threads_per_rank,
+            kept=self.sweep is None,
+            limits=Limits(
+                stop_seconds=system.stop_seconds, hang_seconds=system.hang_seconds, start_seconds=system.start_seconds
+            ),
+            may_continue=lambda: bool(self.run.checkpoints.names()),
+        )
+        # What the user has to change is no event of the run, which may not even have a name yet.
+        if self.sweep is None and ended.status not in (EXIT_DONE, EXIT_STOPPED, EXIT_USER):
+            batch = self.checkpoint.batch if ended.batch is None and self.checkpoint else ended.batch or 0
+            with contextlib.suppress(OSError):  # a full disk is what may have failed
+                append_event(self.run.log, "failed", job.attempt, batch=batch, status=ended.status, reason=ended.reason)
+        return ended
+
+    @property
+    def threads_per_rank(self) -> int | None:
+        """Threads of each rank, where the run's identity has their number."""
+        threads: int | None = self.identity.get(_THREADS)
+        return threads
+
+    def job(self, until_batch: int | None = None, generation: int = 0) -> RankJob:
+        """What the ranks do; see `launch`."""
         starts = [event for event in self.run.events() if event["event"] == "start"]
-        job = RankJob(
+        return RankJob(
             config=self.config.model_dump(mode="json"),
             run_folder=str(self.run.path),
             train=SplitJob.of(self.train.shard_cache, self.train_samples),
@@ -239,27 +277,6 @@ class Start:
             generation=generation,
             sweep=self.sweep,
         )
-        path = self.run.path / "job.json"
-        job.write(path)
-        threads, system = self.identity.get(_THREADS), self.config.system
-        ended = launch(
-            self.config.ranks,
-            path,
-            self.run.path,
-            lock,
-            threads=threads,
-            kept=self.sweep is None,
-            limits=Limits(
-                stop_seconds=system.stop_seconds, hang_seconds=system.hang_seconds, start_seconds=system.start_seconds
-            ),
-            may_continue=lambda: bool(self.run.checkpoints.names()),
-        )
-        # What the user has to change is no event of the run, which may not even have a name yet.
-        if self.sweep is None and ended.status not in (EXIT_DONE, EXIT_STOPPED, EXIT_USER):
-            batch = self.checkpoint.batch if ended.batch is None and self.checkpoint else ended.batch or 0
-            with contextlib.suppress(OSError):  # a full disk is what may have failed
-                append_event(self.run.log, "failed", job.attempt, batch=batch, status=ended.status, reason=ended.reason)
-        return ended
 
 
 def _outputs(config: TrainConfig, train: Split) -> int:
