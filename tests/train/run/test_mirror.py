@@ -89,6 +89,16 @@ def test_a_bare_machine_has_all_that_it_needs(machines: Machines) -> None:
         find_checkpoint(f"s3://{BUCKET}/runs/other")
 
 
+def test_a_start_killed_after_a_checkpoint_leaves_the_log_up_to_it(machines: Machines) -> None:
+    first = machines.begun("a")
+    first.folder.log.write_text('{"event": "batch", "batch": 3}\n')
+    save(first, 3)
+    # It is killed here, before it pushes its files.
+    second = machines.on("b")
+    pulled(second)
+    assert second.folder.log.read_text() == first.folder.log.read_text()
+
+
 def test_a_working_copy_that_is_further_stays(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror = machines.begun("a")
     save(mirror, 3)

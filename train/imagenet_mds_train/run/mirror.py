@@ -147,7 +147,8 @@ class RunMirror:
             self._pull_checkpoint(warn)
 
     def publish(self, record: CheckpointRecord) -> None:
-        """Upload a checkpoint of the working copy, record it, and remove old ones.
+        """Upload a checkpoint of the working copy, record it, and remove old ones. The log goes before it: another
+        machine that continues from the checkpoint has the line of every batch before.
 
         Args:
             record: of a checkpoint that the working copy has.
@@ -158,6 +159,8 @@ class RunMirror:
             UserError, OSError: the storage refuses. What was there before is kept.
         """
         self._refuse_lost_lease()
+        if self.folder.log.is_file():
+            self.storage.write("log.jsonl", self.folder.log.read_bytes())
         try:
             self._publish(record)
         except WorldError:
