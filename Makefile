@@ -1,12 +1,12 @@
 # make demo: set up .venv and show every step on a small data set. make quick: the checks that take a minute.
-# make test: every check.
+# make test: every check. make chaos N=200: runs that meet faults drawn from seeds.
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell python$(v) --version >/dev/null 2>&1 && echo python$(v))) python3)
 BIN := .venv/bin
 
 # Compiled modules make every later start several seconds faster, so they are kept even where the environment forbids it.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo quick test setup lint types imports unit lock bench bench-setup clean
+.PHONY: demo quick test chaos setup lint types imports unit lock bench bench-setup clean
 
 demo: setup
 	$(BIN)/imagenet-mds demo
@@ -17,6 +17,10 @@ quick: setup lint imports
 # Types are checked beside the tests, which leave a core idle now and then.
 test: setup lint imports
 	$(MAKE) --jobs=2 types unit
+
+N ?= 10
+chaos: setup
+	$(BIN)/python -m tests.chaos --games $(N) $(if $(SEED),--seed $(SEED))
 
 setup: .venv/.complete
 

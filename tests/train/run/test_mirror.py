@@ -99,6 +99,20 @@ def test_a_start_killed_after_a_checkpoint_leaves_the_log_up_to_it(machines: Mac
     assert second.folder.log.read_text() == first.folder.log.read_text()
 
 
+def test_a_checkpoint_that_was_not_recorded_is_removed(machines: Machines, server: int) -> None:
+    first = machines.begun("a")
+    save(first, 3)
+    client = direct(server)
+    client.put_object(Bucket=BUCKET, Key="runs/one/checkpoints/ep0-ba5.pt", Body=b"its start was killed")
+    client.put_object(Bucket=BUCKET, Key="runs/one/checkpoints/notes.pt", Body=b"not a checkpoint")
+    second = machines.on("b")
+    pulled(second)
+    second = second.claimed()
+    second.prepare(second.folder.checkpoints.newest()[0])
+    names = [key.removeprefix("checkpoints/") for key in keys(server) if key.startswith("checkpoints/")]
+    assert names == ["ep0-ba3.json", "ep0-ba3.pt", "notes.pt"]
+
+
 def test_a_working_copy_that_is_further_stays(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror = machines.begun("a")
     save(mirror, 3)

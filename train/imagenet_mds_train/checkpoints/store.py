@@ -10,6 +10,7 @@ to the newest file, which restarts from scratch where the link is lost; a run th
 
 import errno
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ FORMAT = 1
 """The format of records. Those without a number are of format 1."""
 
 _PIECE_BYTES = 1 << 22
+_CHECKPOINT = re.compile(r"ep\d+-ba\d+\.pt")
 
 LEAST_KEPT = 2
 """Checkpoints that stay in any case: if the newest proves to be of a run that was diverging, there is one before it."""
@@ -190,19 +192,27 @@ class CheckpointStore:
 
     def discard_after(self, record: CheckpointRecord | None) -> None:
         """Remove what would be in the way of a run that continues from `record`, None for its start: newer checkpoints,
-        unreadable records, and partial files of a killed start. Newer checkpoints are broken, otherwise the run would
-        continue from them, and must not count when the newest are kept. The run must be locked.
+        unreadable records, partial files of a killed start, and checkpoints that it had not recorded yet, which the run
+        may never save again under the same name. Newer checkpoints are broken, otherwise the run would continue from
+        them, and must not count when the newest are kept. The run must be locked.
 
         Raises:
             UserError: a later version of the program wrote a record.
             OSError: the storage refuses.
         """
         unreadable: list[str] = []
+        kept = set()
         for other in self.records(unreadable.append):
             if record is None or other.age > record.age:
                 self.remove(other)
+            else:
+                kept.add(other.basename)
         for name in unreadable:
             self.storage.delete(name)
+        # Without a checkpoint to continue from, files whose records were lost may be all that is left of the run.
+        for name in self.storage.list_names() if record else []:
+            if _CHECKPOINT.fullmatch(name) and name not in kept:
+                self.storage.delete(name)
         self.storage.remove_partials(complete=False)
 
     def _fault(self, record: CheckpointRecord) -> str | None:
