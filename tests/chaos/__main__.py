@@ -5,8 +5,9 @@ import os
 import secrets
 import tempfile
 import traceback
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, as in tests/conftest.py
 
@@ -18,6 +19,29 @@ from tests.support.metadata import metadata_service
 from tests.support.s3_server import BUCKET, CREDENTIALS, direct, proxy_before, s3_server
 
 RANKS = (1, 2)
+
+
+def table(survived: Sequence[Played], lost: Sequence[Played]) -> list[str]:
+    """Lines of a table in Markdown.
+
+    Args:
+        survived: faults of runs that ended as the undisturbed one.
+        lost: faults of other runs.
+    """
+    lines = [
+        "| fault | tried | survived | lost | batches again: median, most | seconds to the next batch: median |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in FAULTS:
+        fine, bad = (
+            [one for one in played if one.name == name and one.outcome != "missed"] for played in (survived, lost)
+        )
+        again = [one.again for one in fine if one.again is not None]
+        seconds = [one.seconds for one in fine if one.seconds is not None]
+        counts = f"| {name} | {len(fine) + len(bad)} | {len(fine)} | {len(bad)} "
+        figures = f"{median(again):g}, {max(again)}" if again else ""
+        lines.append(f"{counts}| {figures} | {f'{median(seconds):.0f}' if seconds else ''} |")
+    return lines
 
 
 def main() -> None:
@@ -46,9 +70,7 @@ def main() -> None:
                     lost += game.played
                 else:
                     survived += game.played
-    for name, counts in {"survived": survived, "lost": lost}.items():
-        came = Counter(one.name for one in counts if one.outcome != "missed")
-        print(f"{name}: {sum(came.values())} faults; " + ", ".join(f"{fault} {came[fault]}" for fault in FAULTS))
+    print("\n".join(table(survived, lost)), flush=True)
     if lost:
         raise SystemExit(1)
 
