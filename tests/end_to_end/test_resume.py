@@ -221,7 +221,12 @@ def wait_for_nothing_left(folder: Path) -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_in_mid_epoch_and_continued(whole: Runs, ranks: int) -> None:
     name, every = f"killed{ranks}", "checkpoint.every_batches=7"
-    status = whole.interrupt(name, signal.SIGKILL, ranks, every, after=lambda batch: batch >= BATCHES_PER_EPOCH + 3)
+
+    def is_saved_in_mid_epoch(batch: int) -> bool:
+        saved = [event["batch"] for event in whole.events(name) if event["event"] == "checkpoint"]
+        return batch > BATCHES_PER_EPOCH and max(saved, default=0) % BATCHES_PER_EPOCH > 0
+
+    status = whole.interrupt(name, signal.SIGKILL, ranks, every, after=is_saved_in_mid_epoch)
     assert status == -signal.SIGKILL
     wait_for_nothing_left(whole.folder / name)
     outcome = done(*whole.command(name, ranks, every))

@@ -10,7 +10,7 @@ from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.history.events import History, history_of, read_events
 from imagenet_mds_train.run.folder import RunFolder, read_object
-from imagenet_mds_train.run.job import LastJob
+from imagenet_mds_train.run.last_job import LastJob
 
 State = Literal["finished", "running", "stopped", "killed or failed"]
 """Finished: there is a result. Running: a process of this machine holds the lock. Stopped: the log ends with it. Killed

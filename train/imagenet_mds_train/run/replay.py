@@ -19,7 +19,7 @@ from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.replay.comparison import LoggedLoss, RunLosses, Verdict
 from imagenet_mds_train.run.folder import RunFolder, read_object
-from imagenet_mds_train.run.job import LastJob
+from imagenet_mds_train.run.last_job import LastJob
 from imagenet_mds_train.run.launch import launch
 from imagenet_mds_train.run.start import Start
 
