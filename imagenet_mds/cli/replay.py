@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from imagenet_mds_train.run.replay import Replay
 
 _BATCHES = 20
-"""As many as lie between two lines of the log by default, so that at least one loss is compared."""
+"""The default of `logging.every_batches`, so that at least one of the batches is in the log."""
 
 
 def replay(

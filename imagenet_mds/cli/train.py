@@ -248,8 +248,15 @@ def _run(start: "Start", run: "RunFolder", lock: int, mirror: "RunMirror | None"
         mirror.prepare(start.checkpoint)
     print("starting the ranks ...", file=sys.stderr, flush=True)
     ended = start.launch(lock, generation=mirror.lease.generation if mirror and mirror.lease else 0)
-    if mirror and ended.status != EXIT_USER:
+    if mirror is None:
+        return ended
+    if ended.status == EXIT_DONE:
         mirror.push_files()
+    elif ended.status == EXIT_USER and run.is_untouched:
+        mirror.forget()
+    elif ended.status != EXIT_USER:
+        # The checkpoint is there already: S3 that does not answer now must not hide how the run ended.
+        mirror.push_files_if_it_answers()
     return ended
 
 
@@ -287,7 +294,9 @@ def _summarize(start: "Start", run: "RunFolder", result: dict[str, Any]) -> None
         took.append(f"${result['dollars']:,.2f}")
     rows = [("took", ", ".join(took))]
     if best := result["best"]:
-        rows.append(("best", f"top-1 {best['top1']:.2%} after epoch {best['epoch']}: {run.path / 'best.pt'}"))
+        name = f"checkpoints/ep{best['epoch']}-ba{best['batch']}.pt" if run.address else "best.pt"
+        there = f"{run.location}/{name}"
+        rows.append(("best", f"top-1 {best['top1']:.2%} after epoch {best['epoch']}: {there}"))
     rows.append(("log", str(run.log)))
     following = [
         "imagenet-mds",

@@ -251,7 +251,7 @@ def _kill_at_batch(game: Game, batch: int, seconds: float) -> str:
 
 
 def _kill_at_request(game: Game, ending: str, count: int, answer: Fault) -> str:
-    """Kill everything when S3 is sent so many requests that write files of checkpoints with an ending."""
+    """Kill everything at the request number `count` that uploads a checkpoint's file with this ending."""
     command = game.running()
     left = count
 

@@ -99,8 +99,12 @@ class MixedSource:
         return self.parts[split].samples(split)
 
     def read(self, where: object) -> bytes:
-        """Not possible, because a place does not say which part it is in; `of` gives the part."""
-        raise NotImplementedError("read from the source of the split")
+        """Refuse, because a place does not say which part it is in; `of` gives the part, which reads.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("a place does not say which part it is in: read from `of(split)`")
 
     def official_files(self, splits: Iterable[SplitName]) -> OfficialFiles | None:
         """The files of the parts that have official checksums; None if no part has."""

@@ -35,6 +35,14 @@ class Machines:
         self.monkeypatch.setenv("XDG_CACHE_HOME", str(self.root / name))
         return RunMirror.at(LOCATION)
 
+    def taken_over(self, name: str) -> RunMirror:
+        """The run, claimed by a machine that has its checkpoint."""
+        mirror = self.on(name)
+        mirror.folder.path.mkdir(parents=True)
+        mirror = mirror.claimed()
+        mirror.pull(lambda warning: None)
+        return mirror
+
     def begun(self, name: str) -> RunMirror:
         """The run, started on a machine."""
         mirror = self.on(name)
@@ -174,13 +182,19 @@ def test_the_last_three_and_one_each_ten_epochs_and_the_best_stay(machines: Mach
     assert mirror.folder.checkpoints.names() == ["ep23-ba117.pt"]
 
 
+def test_a_run_that_was_refused_gives_its_name_back(machines: Machines, server: int) -> None:
+    mirror = machines.begun("a")
+    assert "run.json" in keys(server)
+    mirror.forget()
+    assert keys(server) == []
+    assert pulled(machines.on("b")) == []
+    assert not machines.on("b").folder.path.exists()
+
+
 def test_of_two_machines_the_later_one_writes(machines: Machines, server: int) -> None:
     first = machines.begun("a")
     save(first, 3)
-    second = machines.on("b")
-    second.folder.path.mkdir(parents=True)
-    second = second.claimed()
-    second.pull(lambda warning: None)
+    second = machines.taken_over("b")
     second.prepare(second.folder.newest_checkpoint()[0])
     before = keys(server)
     writes: tuple[Callable[[], None], ...] = (lambda: save(first, 5), first.push_files)
@@ -196,10 +210,7 @@ def test_of_two_machines_the_later_one_writes(machines: Machines, server: int) -
 def test_what_a_late_start_left_does_not_stop_the_one_that_has_the_lease(machines: Machines) -> None:
     first = machines.begun("a")
     save(first, 3)
-    second = machines.on("b")
-    second.folder.path.mkdir(parents=True)
-    second = second.claimed()
-    second.pull(lambda warning: None)
+    second = machines.taken_over("b")
     # The first one was past its look at the lease.
     store = first.checkpoints
     file = first.folder.staging / "ep0-ba5.pt"

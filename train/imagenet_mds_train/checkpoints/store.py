@@ -119,7 +119,7 @@ class CheckpointStore:
             batch: finished batches.
             identity: the run's.
             keep_last: how many checkpoints stay, this one included.
-            keep_every_epochs: the first checkpoint after each so many epochs stays as well.
+            keep_every_epochs: the first checkpoint after every N epochs stays as well; None for none.
             keep_batch: the checkpoint of this batch stays as well.
 
         Returns:

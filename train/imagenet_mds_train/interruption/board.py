@@ -26,7 +26,7 @@ class Phase(IntEnum):
     """What a rank does."""
 
     START = 0
-    """It is started, has not asked for its first batch, or compiles the network."""
+    """It has not asked for its first batch yet, or compiles the network."""
     DATA = 1
     """It waits for a batch of its loader."""
     STEP = 2

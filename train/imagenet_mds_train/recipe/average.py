@@ -6,6 +6,7 @@ kernels for a ResNet-50, which takes 15 ms a batch on an H200; the same update o
 SWA breaks on several ranks.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -57,9 +58,9 @@ class WeightAverage(Algorithm):
         self.updates = 0
         """How often the average was updated."""
 
+    @abstractmethod
     def weight_of(self, state: State) -> float | None:
-        """The weight of the current values, 0 to 1; None if this batch does not update it. Subclasses define it."""
-        raise NotImplementedError
+        """The weight of the current values, 0 to 1; None if this batch does not update it."""
 
     def match(self, event: Event, state: State) -> bool:
         """Match the events that need the training weights or the average in the model, and the end of a batch."""

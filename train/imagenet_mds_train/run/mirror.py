@@ -29,7 +29,7 @@ from imagenet_mds_train.run.lease import Lease
 
 KEPT_CHECKPOINTS = 3
 KEPT_EVERY_EPOCHS = 10
-"""Checkpoints that stay in S3: the last ones, and the first one after each so many epochs."""
+"""Checkpoints that stay in S3: the last three, and the first one after every tenth epoch."""
 
 PATIENCE_SECONDS = 900.0
 """How long S3 may refuse a checkpoint before the run ends."""
@@ -208,6 +208,19 @@ class RunMirror:
                 path = self.folder.path / name
                 if path.is_file():
                     self.storage.write(name, path.read_bytes())
+
+    def forget(self) -> None:
+        """Give the name of a run back that was refused before its first batch; the working copy is left as it is.
+
+        Raises:
+            LostLease: another start continues the run.
+            WorldError: S3 does not answer.
+            UserError: it refuses.
+        """
+        with self._answering():
+            self._refuse_lost_lease()
+            for name in (*_FILES, "lease"):
+                self.storage.delete(name)
 
     def end_if_lease_is_lost(self) -> None:
         """Look whether another start has claimed the run, if S3 answers.

@@ -12,8 +12,8 @@ from pathlib import Path
 from imagenet_mds_train.interruption.board import Board, Phase, Place
 
 _LONGEST_LOOK_SECONDS = 1.0
-"""What counts of the time between two looks: if it was longer, this process did not run either, for it was stopped, or
-the machine slept, as the ranks may have."""
+"""The most that the time between two looks counts. If it was longer, this process did not run either: it was stopped,
+or the machine slept, and so may the ranks."""
 
 
 @dataclass(frozen=True)
