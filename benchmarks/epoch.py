@@ -154,7 +154,7 @@ def rank_main(folder: Path, samples: int, ranks: int, out: Path) -> None:
 def measure(folder: Path, samples: int, ranks: int) -> list[dict[str, Any]]:
     """Run `ranks` ranks and return the figures of each."""
     from imagenet_mds.process.attempt import attempt
-    from imagenet_mds_train.run.launch import rendezvous
+    from imagenet_mds_train.run.environment import rendezvous
 
     outs = [folder.parent / f"{rank}of{ranks}.json" for rank in range(ranks)]
     with attempt() as mine:

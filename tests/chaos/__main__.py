@@ -12,7 +12,8 @@ from statistics import median
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, as in tests/conftest.py
 
 from imagenet_mds.demo.draw import draw_tree
-from tests.chaos.driver import Arena, Game, Played, undisturbed
+from tests.chaos.arena import Arena, Played, undisturbed
+from tests.chaos.driver import Game
 from tests.chaos.faults import FAULTS, drawn
 from tests.support.command import done
 from tests.support.metadata import metadata_service

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.chaos.driver import BATCHES, BATCHES_PER_EPOCH, Finished, Game, kill_tree, tree_of
+from tests.chaos.arena import BATCHES, BATCHES_PER_EPOCH, Finished, kill_tree
+from tests.chaos.driver import Game
 from tests.support.command import children, wait_until
 from tests.support.metadata import ACTION, TERMINATE
 from tests.support.s3_server import BUCKET, Fault, Request, direct
+from tests.support.states import tree_of
 
 TAKEOVER_BATCHES = 12
 """A run that has fewer batches left may be over before another machine takes it."""

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.driver import Arena, Game, Whole, undisturbed
+from tests.chaos.arena import Arena, Whole, undisturbed
+from tests.chaos.driver import Game
 from tests.chaos.faults import FAULTS
 from tests.support.metadata import metadata_service
 from tests.support.s3_server import Proxy

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from imagenet_mds.process.attempt import attempt
-from imagenet_mds_train.run.launch import rendezvous
+from imagenet_mds_train.run.environment import rendezvous
 from tests.support.command import HANG_SECONDS, done, environment, run
 from tests.support.datasets import keys_at, manifest_at
 from tests.support.probe import ALONE_WORKERS, RESUME_AT, WORKERS

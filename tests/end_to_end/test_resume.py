@@ -18,6 +18,7 @@ import torch
 
 from imagenet_mds.process.attempt import SHARED_MEMORY
 from tests.support.command import HANG_SECONDS, done, run, start, wait_until
+from tests.support.states import assert_same, read_log, read_state, tree_of
 
 EPOCHS = 3
 BATCHES_PER_EPOCH = 158 // 8
@@ -54,9 +55,7 @@ class Runs:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The run's log so far, but for a line being written."""
-        log = self.folder / name / "log.jsonl"
-        lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []
-        return [json.loads(line) for line in lines]
+        return read_log(self.folder / name / "log.jsonl")
 
     def interrupt(
         self, name: str, number: int, ranks: int, *overrides: str, after: Callable[[int], bool], to_all: bool = False
@@ -81,8 +80,7 @@ class Runs:
     def final(self, name: str) -> dict[str, Any]:
         """The last checkpoint's state."""
         path = self.folder / name / "checkpoints" / f"ep{EPOCHS}-ba{EPOCHS * BATCHES_PER_EPOCH}.pt"
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)["state"]
-        return state
+        return read_state(path)
 
     def losses(self, name: str) -> dict[int, set[float]]:
         """Every loss logged for each batch."""
@@ -91,15 +89,6 @@ class Runs:
             if event["event"] == "batch":
                 losses.setdefault(event["batch"], set()).add(event["loss"])
         return losses
-
-
-def tree_of(pid: int) -> list[int]:
-    """A process and all below it, the deepest last."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text(encoding="ascii").split():
-            found += tree_of(int(child))
-    return found
 
 
 def blocks_of(pid: int) -> list[str]:
@@ -132,22 +121,6 @@ def assert_same_end(runs: Runs, one: str, other: str) -> None:
     assert_same(first["optimizers"], second["optimizers"], "optimizers")
     assert_same(dict(first["algorithms"])["EMA"]["ema_model"], dict(second["algorithms"])["EMA"]["ema_model"], "EMA")
     assert runs.losses(one) == runs.losses(other)
-
-
-def assert_same(first: Any, second: Any, where: str) -> None:
-    """Equal trees of tensors and plain values."""
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            assert_same(first[key], second[key], f"{where}.{key}")
-    elif isinstance(first, list):
-        assert len(first) == len(second), where
-        for place, (one, other) in enumerate(zip(first, second, strict=True)):
-            assert_same(one, other, f"{where}[{place}]")
-    else:
-        assert first == second, where
 
 
 def elastic(runs: Runs, name: str, batches: int, *overrides: str) -> dict[int, Any]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.support.command import HANG_SECONDS, done, run, start, wait_until
 from tests.support.s3_server import BUCKET, Proxy, Request, direct
+from tests.support.states import assert_same, read_log, read_state
 
 SAVE = f"s3://{BUCKET}/runs"
 RECIPE = (
@@ -56,8 +56,7 @@ class Machine:
     def log(self) -> list[dict[str, Any]]:
         """The log of the working copy."""
         found = list(self.folder.glob("cache/imagenet-mds/runs/*/one/log.jsonl"))
-        lines = found[0].read_text(encoding="utf-8").split("\n")[:-1] if found else []
-        return [json.loads(line) for line in lines]
+        return read_log(found[0]) if found else []
 
     def reached(self, batch: int) -> bool:
         """Whether the batch is trained."""
@@ -69,13 +68,7 @@ def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """The state of the run never stopped, on a disk."""
     machine = Machine(tmp_path_factory.mktemp("whole"), "here", dataset)
     done(*machine.command(str(machine.folder / "runs")), **machine.variables)
-    return final(machine.folder / "runs" / "one" / "checkpoints" / f"ep2-ba{BATCHES}.pt")
-
-
-def final(path: Path) -> dict[str, Any]:
-    """A checkpoint's state."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)["state"]
-    return state
+    return read_state(machine.folder / "runs" / "one" / "checkpoints" / f"ep2-ba{BATCHES}.pt")
 
 
 def fetched(server: int, name: str, folder: Path) -> Path:
@@ -91,19 +84,9 @@ def checkpoints(server: int) -> list[str]:
     return [Path(item["Key"]).stem for item in found if item["Key"].endswith(".json")]
 
 
-def assert_same(one: Any, other: Any, where: str = "") -> None:
-    """Equal trees of tensors."""
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}/{key}")
-
-
 def assert_ends_as(whole: dict[str, Any], server: int, folder: Path) -> None:
     """The last checkpoint in S3 is that of the run never stopped, in every bit."""
-    state = final(fetched(server, f"checkpoints/ep2-ba{BATCHES}.pt", folder))
+    state = read_state(fetched(server, f"checkpoints/ep2-ba{BATCHES}.pt", folder))
     assert_same(whole["model"], state["model"], "model")
     assert_same(whole["optimizers"], state["optimizers"], "optimizers")
     average, other = (dict(one["algorithms"])["EMA"]["ema_model"] for one in (whole, state))

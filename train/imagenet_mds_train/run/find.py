@@ -1,11 +1,13 @@
 """Finding the checkpoint that a user means. Imports no torch."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from imagenet_mds.errors import UserError
+from imagenet_mds.dataset.access import default_cache
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds_train.run.folder import RunFolder
-from imagenet_mds_train.run.mirror import fetch_newest
+from imagenet_mds_train.run.mirror import RunMirror
 
 
 def find_checkpoint(location: str, warn: Callable[[str], None] = lambda warning: None) -> Path:
@@ -20,7 +22,7 @@ def find_checkpoint(location: str, warn: Callable[[str], None] = lambda warning:
         WorldError: the run's checkpoints are broken.
     """
     if location.startswith("s3://"):
-        return fetch_newest(location, warn)
+        return _fetch_newest(location, warn)
     path = Path(location)
     if path.is_file():
         return path
@@ -36,3 +38,39 @@ def find_checkpoint(location: str, warn: Callable[[str], None] = lambda warning:
             raise UserError(f"{path} has no checkpoint yet: continue it with its `imagenet-mds train` command")
         return Path(run.checkpoints.location_of(record))
     raise UserError(f"there is no checkpoint at {path}: give the file, or the folder of a run")
+
+
+def _fetch_newest(location: str, warn: Callable[[str], None]) -> Path:
+    """The newest whole checkpoint of a run in S3, or the one that is named, in this machine's cache.
+
+    Args:
+        location: of the run, or of a checkpoint in it.
+        warn: called with a line for each newer checkpoint that is broken.
+
+    Raises:
+        UserError: there is none.
+        WorldError: none can be used.
+        OSError: the storage refuses.
+    """
+    wanted = None
+    if location.endswith(".pt"):
+        location, _, wanted = location.rpartition("/")
+        location = location.removesuffix("/checkpoints")
+    store = RunMirror.at(location).checkpoints
+    records = [record for record in store.records() if wanted in (None, record.basename)]
+    for record in records:
+        kept = default_cache() / "checkpoints" / f"{record.xxh64}-{record.basename}"
+        if kept.is_file() and kept.stat().st_size == record.size_bytes:
+            return kept
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_name(f".{os.getpid()}-{kept.name}")
+        fault = store.fetch(record, partial)
+        if fault is None:
+            partial.replace(kept)
+            return kept
+        partial.unlink(missing_ok=True)
+        warn(f"{store.location_of(record)} is skipped: {fault}")
+    if records:
+        raise WorldError(f"{location} saved checkpoints and none can be used")
+    what = f"no checkpoint {wanted}" if wanted else "no checkpoint yet, or it is no run"
+    raise UserError(f"{location} has {what}: give the address of a run")

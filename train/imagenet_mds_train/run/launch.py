@@ -9,7 +9,6 @@ the ranks to save; the kernel ends every rank whose launcher dies.
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from imagenet_mds.dataset.access import default_cache
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds.process.attempt import Attempt, attempt
 from imagenet_mds.process.lifetime import PARENT_VARIABLE
@@ -28,6 +26,7 @@ from imagenet_mds_train.interruption.board import Board, Phase
 from imagenet_mds_train.interruption.notice import POLL_SECONDS as NOTICE_SECONDS
 from imagenet_mds_train.interruption.notice import Notice, NoticeWatcher
 from imagenet_mds_train.interruption.stacks import Stacks, collect_stacks
+from imagenet_mds_train.run.environment import THREADS_VARIABLE, lasting_defaults, rendezvous, threads_per_rank
 from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, killed_rank
 from imagenet_mds_train.run.watchdog import Hang, Watchdog
 
@@ -35,8 +34,6 @@ _POLL_SECONDS = 0.1
 _STOPPED_CODES = frozenset({EXIT_DONE, EXIT_STOPPED, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM})
 """How ranks may end after an interruption: cleanly, or before they had anything to save (Composer, once imported, turns
 the signal into 143), or killed because another rank had ended like this."""
-
-_THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 _DEATH_SECONDS = 20.0
 """How long a killed process may take to end. It has memory to give back, and may write a core."""
@@ -197,7 +194,7 @@ class _Launch:
         # Those of another launcher would send the ranks to its store.
         own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
         environment = lasting_defaults() | own | mine.environment() | board.environment() | rendezvous(self.ranks)
-        environment |= {_THREADS_VARIABLE: str(self.threads), PARENT_VARIABLE: str(os.getpid())}
+        environment |= {THREADS_VARIABLE: str(self.threads), PARENT_VARIABLE: str(os.getpid())}
         with contextlib.ExitStack() as logs:
             for rank in range(self.ranks):
                 output = None
@@ -317,41 +314,6 @@ class _Launch:
         elif self.kept:
             print(f"{notice.text}. Saving, then going on.", file=sys.stderr, flush=True)
             board.ask_for_save()
-
-
-def threads_per_rank(ranks: int, before: int | None = None) -> int:
-    """Threads of each rank: as `OMP_NUM_THREADS` says, or as `before`, or an equal share of the processors."""
-    asked = os.environ.get(_THREADS_VARIABLE, "")
-    if asked.isdecimal() and int(asked):
-        return int(asked)
-    return before or max(1, len(os.sched_getaffinity(0)) // ranks)
-
-
-def lasting_defaults() -> dict[str, str]:
-    """What the ranks' libraries should do unless the user's environment says otherwise: compiled kernels are kept
-    beyond the attempt, whose temporary folder is removed, and GPU memory grows without holes as image sizes change."""
-    return {
-        "TORCHINDUCTOR_CACHE_DIR": str(default_cache() / "torchinductor"),
-        "TRITON_CACHE_DIR": str(default_cache() / "triton"),
-        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-    }
-
-
-def rendezvous(ranks: int) -> dict[str, str]:
-    """The environment variables by which ranks of this machine find each other. The port is free now; if
-    another program takes it first, another port is tried."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return {
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "NODE_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
 
 
 def _answer_ctrl_z(kept: bool, number: int, frame: FrameType | None) -> None:

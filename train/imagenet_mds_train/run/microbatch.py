@@ -10,7 +10,7 @@ from typing import Any
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.process.lifetime import PARENT_VARIABLE
 from imagenet_mds_train.config.schema import TrainConfig
-from imagenet_mds_train.run.launch import lasting_defaults
+from imagenet_mds_train.run.environment import lasting_defaults
 
 AUTO = "auto"
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import xxhash
 
@@ -337,42 +336,6 @@ class RunMirror:
                 f"{self.storage.location} saved checkpoints and none can be used ({'; '.join(faults)}): restore "
                 f"{self.checkpoints.storage.location}, or start a new run with --run-name"
             )
-
-
-def fetch_newest(location: str, warn: Callable[[str], None] = lambda warning: None) -> Path:
-    """The newest whole checkpoint of a run in S3, or the one that is named, in this machine's cache.
-
-    Args:
-        location: of the run, or of a checkpoint in it.
-        warn: called with a line for each newer checkpoint that is broken.
-
-    Raises:
-        UserError: there is none.
-        WorldError: none can be used.
-        OSError: the storage refuses.
-    """
-    wanted = None
-    if location.endswith(".pt"):
-        location, _, wanted = location.rpartition("/")
-        location = location.removesuffix("/checkpoints")
-    store = RunMirror.at(location).checkpoints
-    records = [record for record in store.records() if wanted in (None, record.basename)]
-    for record in records:
-        kept = default_cache() / "checkpoints" / f"{record.xxh64}-{record.basename}"
-        if kept.is_file() and kept.stat().st_size == record.size_bytes:
-            return kept
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_name(f".{os.getpid()}-{kept.name}")
-        fault = store.fetch(record, partial)
-        if fault is None:
-            partial.replace(kept)
-            return kept
-        partial.unlink(missing_ok=True)
-        warn(f"{store.location_of(record)} is skipped: {fault}")
-    if records:
-        raise WorldError(f"{location} saved checkpoints and none can be used")
-    what = f"no checkpoint {wanted}" if wanted else "no checkpoint yet, or it is no run"
-    raise UserError(f"{location} has {what}: give the address of a run")
 
 
 def _warn_all(warn: Callable[[str], None], lines: Iterable[str]) -> None:

@@ -19,11 +19,12 @@ from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.config.subset import refuse_subset
 from imagenet_mds_train.loggers.lines import append_event
+from imagenet_mds_train.run.environment import threads_per_rank
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.fork import Fork
 from imagenet_mds_train.run.identity import WAY_ON, refuse_other, run_identity
 from imagenet_mds_train.run.job import RankJob, SplitJob
-from imagenet_mds_train.run.launch import Ended, Limits, launch, threads_per_rank
+from imagenet_mds_train.run.launch import Ended, Limits, launch
 from imagenet_mds_train.run.microbatch import AUTO, find_largest, recorded_size, with_microbatch_size
 from imagenet_mds_train.run.room import refuse_full_disk
 from imagenet_mds_train.sweep.curve import Sweep
