@@ -24,7 +24,7 @@ RESERVE_SHARE = 0.05
 ranks, an average of the weights, and what the allocator cannot join."""
 
 _BATCHES_ON_DEVICE = 4
-"""The batch that is trained on, the next one, and one that is being mixed from its parts."""
+"""The batch that is trained on, the next one, and the two copies from which MixUp makes the one after that."""
 
 
 def main() -> None:

@@ -86,7 +86,8 @@ class RunMirror:
         """This run with the right to write it, taken from whoever had it.
 
         Raises:
-            UserError, OSError: the storage refuses.
+            UserError: S3 refuses.
+            WorldError: it does not answer.
         """
         with self._answering():
             return replace(self, lease=Lease.claim(self.storage.child("lease")))
