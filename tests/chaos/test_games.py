@@ -44,9 +44,9 @@ GAMES = {
 
 
 @pytest.fixture(scope="module")
-def wholes(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Whole]:
+def wholes(dataset: Path, module_folder: Path) -> dict[int, Whole]:
     """The undisturbed runs."""
-    return undisturbed(dataset, tmp_path_factory.mktemp("wholes"), GAMES)
+    return undisturbed(dataset, module_folder, GAMES)
 
 
 def test_every_fault_is_played() -> None:

@@ -14,9 +14,9 @@ from tests.support.datasets import manifest_at
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+def small(module_folder: Path) -> tuple[Path, int]:
     """A demo of 24 images a class, and its status."""
-    folder = tmp_path_factory.mktemp("demo") / "here"
+    folder = module_folder / "here"
     return folder, run_demo(folder, train_per_class=24, val_per_class=3)
 
 

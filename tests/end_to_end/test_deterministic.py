@@ -18,9 +18,9 @@ SAVED_EVERY = 3
 
 
 @pytest.fixture(scope="module")
-def folder(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(dataset: Path, module_folder: Path) -> Path:
     """The folder of two runs: `whole`, which was never stopped, and `killed`, which was, and continued."""
-    root = tmp_path_factory.mktemp("runs")
+    root = module_folder
     shipped = find_config("demo")
     assert shipped is not None
     config = root / "free.yaml"

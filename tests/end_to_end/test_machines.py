@@ -28,9 +28,9 @@ def weights(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def first(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def first(dataset: Path, module_folder: Path) -> Path:
     """The folder of a finished run."""
-    root = tmp_path_factory.mktemp("runs")
+    root = module_folder
     done(*training(dataset, root, "first"))
     return root / "first"
 

@@ -58,9 +58,9 @@ class Order:
 
 
 @pytest.fixture(scope="module")
-def order(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Order:
+def order(dataset: Path, module_folder: Path) -> Order:
     """Run the probe on each number of ranks."""
-    folder = tmp_path_factory.mktemp("order")
+    folder = module_folder
     found: dict[int, Found] = {}
     for ranks in RANKS:
         config = folder / f"config{ranks}.json"

@@ -49,9 +49,9 @@ def build(kind: str, source: Path, out: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def installed(module_folder: Path) -> Installed:
     """Build an sdist, unpack it, build a wheel from it, and install that."""
-    root = tmp_path_factory.mktemp("packaging")
+    root = module_folder
     sdist = build("sdist", ROOT, root / "sdist")
     with tarfile.open(sdist) as archive:
         archive.extractall(root / "unpacked", filter="data")

@@ -16,9 +16,9 @@ SAVED_EVERY, EPOCHS, BATCHES_PER_EPOCH = 2, 2, 5
 
 
 @pytest.fixture(scope="module")
-def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(dataset: Path, module_folder: Path) -> Path:
     """The folder of a finished deterministic run of two epochs, with an average of the weights and checkpoints kept."""
-    root = tmp_path_factory.mktemp("runs")
+    root = module_folder
     more = ("algorithms.ema={}", f"schedule={{epochs: {EPOCHS}, warmup_epochs: 0}}")
     checkpoints = f"checkpoint={{every_batches: {SAVED_EVERY}, keep: 9}}"
     done(*training(dataset, root, "run", *more, checkpoints))

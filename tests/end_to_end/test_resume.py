@@ -101,9 +101,9 @@ def blocks_of(pid: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(dataset: Path, module_folder: Path) -> Runs:
     """Where the runs of this module lie."""
-    return Runs(dataset, tmp_path_factory.mktemp("runs"))
+    return Runs(dataset, module_folder)
 
 
 @pytest.fixture(scope="module")

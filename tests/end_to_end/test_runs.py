@@ -16,9 +16,9 @@ pytestmark = pytest.mark.slow  # starts whole trainings
 
 
 @pytest.fixture(scope="module")
-def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(dataset: Path, module_folder: Path) -> Path:
     """A folder with a finished run and a finished one in a folder of an experiment, with another learning rate."""
-    root = tmp_path_factory.mktemp("runs")
+    root = module_folder
     for folder, more in ((root, ()), (root / "study", ("optimizer.lr=0.01",))):
         done(*training(dataset, folder, "one", *more))
     return root

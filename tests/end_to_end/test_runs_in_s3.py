@@ -64,9 +64,9 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole(dataset: Path, module_folder: Path) -> dict[str, Any]:
     """The state of the run never stopped, on a disk."""
-    machine = Machine(tmp_path_factory.mktemp("whole"), "here", dataset)
+    machine = Machine(module_folder, "here", dataset)
     done(*machine.command(str(machine.folder / "runs")), **machine.variables)
     return read_state(machine.folder / "runs" / "one" / "checkpoints" / f"ep2-ba{BATCHES}.pt")
 

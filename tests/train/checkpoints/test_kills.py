@@ -45,17 +45,17 @@ MOMENTS = {
 
 
 @pytest.fixture(scope="module")
-def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> End:
+def whole(dataset: Path, module_folder: Path) -> End:
     """The run never stopped."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
+    folder = module_folder / "whole" / "run"
     assert start(dataset, folder, RECIPE)
     return End.of(folder)
 
 
 @pytest.fixture(scope="module")
-def killed_once(dataset: Path, whole: End, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def killed_once(dataset: Path, whole: End, module_folder: Path) -> dict[str, Path]:
     """The run killed at each moment."""
-    folders = {name: tmp_path_factory.mktemp("once") / "run" for name in MOMENTS}
+    folders = {name: module_folder / "once" / name / "run" for name in MOMENTS}
     assert not any(start(dataset, folder, RECIPE, MOMENTS[name]) for name, folder in folders.items())
     return folders
 
