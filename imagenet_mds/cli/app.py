@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from imagenet_mds import __version__
+from imagenet_mds.cli.aws import aws_app
 from imagenet_mds.cli.command import Command
 from imagenet_mds.cli.configs import configs_app
 from imagenet_mds.cli.convert import convert
@@ -69,6 +70,7 @@ app.command(cls=Command)(predict)
 app.command(cls=Command)(doctor)
 app.add_typer(runs_app, name="runs")
 app.add_typer(configs_app, name="configs")
+app.add_typer(aws_app, name="aws")
 
 _MEANT = {
     "--lr": "optimizer.lr=0.1",

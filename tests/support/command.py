@@ -10,7 +10,7 @@ from pathlib import Path
 
 # `python -m` and not the script beside it, so that the tests run on a checkout that is not installed too.
 PROGRAM = [sys.executable, "-m", "imagenet_mds"]
-ROOTS = [str(Path(__file__).resolve().parents[2] / part) for part in ("", "convert", "train")]
+ROOTS = [str(Path(__file__).resolve().parents[2] / part) for part in ("", "convert", "train", "infra")]
 
 
 HANG_SECONDS = 900

@@ -1,11 +1,14 @@
 """The runs below a folder, each as its own files describe it. Imports no torch."""
 
+import contextlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from imagenet_mds.errors import CommandError, UserError, WorldError
 from imagenet_mds.process.locks import is_locked
+from imagenet_mds.storage.s3 import S3Storage
 from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.history.events import History, history_of, read_events
@@ -130,6 +133,26 @@ def find_run(location: str) -> Run:
         OSError: they cannot be read.
     """
     return Run.read(find_run_folder(location))
+
+
+def fetch_run(location: str) -> Run:
+    """A run in S3, as the files have it that its last start pushed.
+
+    Raises:
+        UserError: there is no run.
+        WorldError: its files are damaged.
+        OSError: they cannot be read.
+    """
+    storage = S3Storage.at(location)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, storage.name)
+        path.mkdir()
+        for name in ("run.json", "log.jsonl", "result.json"):
+            with contextlib.suppress(FileNotFoundError):
+                (path / name).write_bytes(storage.read(name))
+        if not (path / "run.json").is_file():
+            raise UserError(f"there is no run at {location}")
+        return Run.read(path)
 
 
 def find_run_folder(location: str) -> Path:

@@ -41,6 +41,14 @@ class GPURates:
         slope = (rates[1] - rates[0]) / (math.log(two) - math.log(one))
         return math.exp(rates[0] + slope * (math.log(size_px) - math.log(one)))
 
+    def scaled(self, name: str, factor: float, memory_gib: float) -> "GPURates":
+        """Another GPU that is faster by a factor at each size."""
+        rates = {
+            size: (low * factor, middle * factor, high * factor)
+            for size, (low, middle, high) in self.images_per_second.items()
+        }
+        return GPURates(name, "reckoned", rates, memory_gib)
+
 
 T4 = GPURates(
     "T4",
@@ -55,6 +63,10 @@ T4 = GPURates(
     },
     memory_gib=14.6,
 )
+
+A10G, L4 = T4.scaled("A10G", 600 / 320, 22.0), T4.scaled("L4", 300 / 320, 22.0)
+GPUS = {rates.name: rates for rates in (T4, A10G, L4)}
+"""By name. Training a ResNet in 16 bits waits for memory, so the others are reckoned from theirs (GB/s)."""
 
 _VALIDATION_SPEED = 3.0
 """A validation has the forward pass of a step alone, about a third of its work."""
