@@ -1,4 +1,4 @@
-"""`imagenet-mds doctor`: how fast this machine turns a dataset into training batches, and what limits it."""
+"""`imagenet-mds doctor`: what this machine lacks for a training, or how fast it turns a dataset into batches."""
 
 import json
 from dataclasses import asdict
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagenet_mds.cli.options import AsJson, CacheFolder, CacheLimit, DataLocation, Overrides, given_data, open_dataset
+from imagenet_mds.cli.options import AsJson, CacheFolder, CacheLimit, Overrides, open_dataset
+from imagenet_mds.cli.tables import print_line
+from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
 
 if TYPE_CHECKING:
     from imagenet_mds.doctor.loader import Findings
@@ -14,17 +16,29 @@ if TYPE_CHECKING:
 
 def doctor(
     overrides: Overrides = None,
-    data: DataLocation = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET", help="Dataset to measure the loader with: a folder or an s3:// address."),
+    ] = None,
+    save: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PLACE", help="Folder or s3:// address for runs; may be given several times."),
+    ] = None,
     config: Annotated[str, typer.Option(help="Training configuration, a YAML file or a shipped name.")] = "phase3",
     cache: CacheFolder = None,
     cache_limit: CacheLimit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast this machine loads a dataset for training.
+    """Check what a training needs of this machine, and say what to do.
 
-    It also reports what limits the loader, and whether it keeps up with T4 GPUs.
+    With --data it measures how fast a dataset is loaded instead, what limits that, and whether it keeps up with T4s.
     """
-    data = given_data(data)
+    if data is None:
+        if overrides:
+            raise UserError("pass --data DATASET: settings are those of the loader that is measured")
+        raise typer.Exit(_check_machine(save or ["runs"], as_json=as_json))
+    if save:
+        raise UserError("pass --save or --data: with --data the loader is measured, without it the machine is checked")
     from imagenet_mds.doctor.loader import measure_dataset  # numpy, after a cheap refusal
 
     dataset = open_dataset(data, cache, cache_limit)
@@ -33,6 +47,20 @@ def doctor(
         print(json.dumps(asdict(found) | {"workers": found.workers, "limit": found.limit}, indent=2))
     else:
         _print(found, dataset.location)
+
+
+def _check_machine(places: list[str], *, as_json: bool) -> int:
+    from imagenet_mds.doctor.machine import check_machine
+
+    checks = []
+    for check in check_machine(places):
+        checks.append(check)
+        if not as_json:
+            hint = f": {check.hint}" if check.hint else ""
+            print_line(f"{check.state:5} {check.name:26} {check.found}{hint}")
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    return EXIT_FAILED if any(check.state == "bad" for check in checks) else EXIT_DONE
 
 
 def _print(found: "Findings", data: str) -> None:

@@ -37,6 +37,7 @@ _OURS_BYTES = len("/imagenet-mds-12345678-123456789012-12345678/pymp-12345678/li
 _BLOCKS_PER_ATTEMPT = 100
 _NUMBERS = range(10**11, 10**12)  # twelve digits, so that our blocks are recognised by their length
 _BLOCK = re.compile(r"(\d{12})\d\d_[a-z_]+\Z")
+_FOREIGN = re.compile(r"\d{6}_[a-z_]+\Z")
 _OWNER = re.compile(r"imagenet-mds-(\d{12})\Z")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -85,6 +86,44 @@ def remove_stale() -> None:
     for path in _listed(_temporary_root()):
         if path.name.startswith(f"imagenet-mds-{_machine()}-"):
             _remove_unless_locked(path, partial(shutil.rmtree, path, ignore_errors=True))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks in shared memory.
+
+    live: processes that own attempts, which run.
+    stale: blocks and owner files whose owner has ended.
+    foreign: blocks of Streaming that are not of this program.
+    """
+
+    live: set[int]
+    stale: list[str]
+    foreign: list[str]
+
+
+def leftover_blocks() -> Blocks:
+    """What is in shared memory of this program and of Streaming. Changes nothing."""
+    names = [path.name for path in _listed(SHARED_MEMORY)]
+    owners = {int(match[1]) for name in names if (match := _OWNER.match(name))}
+    alive = {number: pid for number in owners if (pid := _live_owner(_owner_file(number))) is not None}
+    mine = {name: int(match[1]) for name in names if (match := _BLOCK.match(name))}
+    stale = [name for name, number in mine.items() if number not in alive]
+    stale += [_owner_file(number).name for number in owners if number not in alive]
+    foreign = [name for name in names if _FOREIGN.match(name)]
+    return Blocks(set(alive.values()), stale, foreign)
+
+
+def _live_owner(path: Path) -> int | None:
+    """The process that holds an owner file, None if nobody does."""
+    try:
+        with open(path, encoding="ascii") as file:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            return int(file.read() or 0)
+    except OSError:  # it is another user's, or gone
+        return None
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.storage.s3 import S3Storage
-from imagenet_mds_infra.account import RUN_TAG, TAG, Account
+from imagenet_mds_infra.account import RUN_TAG, TAG
 from imagenet_mds_infra.code import data_folder, pack
 from imagenet_mds_infra.stack import Stack
 
@@ -147,23 +147,50 @@ def user_data(stack: Stack, run: str, digest: str, data: DataVolume) -> str:
     return base64.b64encode(encoded).decode()
 
 
-def template_data(account: Account, run: str, user_data: str, device: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a version of the launch template has beside that of Terraform: user data, tags, a second volume.
+def template_data(stack: Stack, run: str, user_data: str, device: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What instances of a launch start from: Terraform's launch template with user data, tags and a second volume.
+
+    EC2 can take over an older version by itself, but then a list such as that of the volumes replaces the older one.
 
     Args:
-        account: for the tags.
+        stack: the deployment.
         run: see `Launch`.
         user_data: in base64.
         device: the `Ebs` of the second volume; None for none.
+
+    Raises:
+        UserError, WorldError: AWS refuses.
     """
+    account = stack.account
+    (base,) = account.ask(
+        "ec2", "describe_launch_template_versions", LaunchTemplateName=account.name, Versions=[BASE_VERSION]
+    )["LaunchTemplateVersions"]
+    found: dict[str, Any] = dict(base["LaunchTemplateData"])
     tags = account.tags(run)
-    found: dict[str, Any] = {
-        "UserData": user_data,
-        "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")],
-    }
+    found["UserData"] = user_data
+    found["TagSpecifications"] = [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")]
     if device:
-        found["BlockDeviceMappings"] = [{"DeviceName": DATA_DEVICE, "Ebs": device}]
+        found["BlockDeviceMappings"] = [
+            *found.get("BlockDeviceMappings", []),
+            {"DeviceName": DATA_DEVICE, "Ebs": device},
+        ]
     return found
+
+
+def create_version(stack: Stack, run: str, data: dict[str, Any]) -> str:
+    """Make a version of the launch template; return its number.
+
+    Raises:
+        UserError, WorldError: AWS refuses.
+    """
+    made = stack.account.change(
+        "ec2",
+        "create_launch_template_version",
+        LaunchTemplateName=stack.account.name,
+        VersionDescription=run,
+        LaunchTemplateData=data,
+    )
+    return str(made["LaunchTemplateVersion"]["VersionNumber"])
 
 
 def record(stack: Stack, launch: Launch) -> None:
@@ -240,15 +267,9 @@ def launch(
             f"the group {stack.account.name} has an instance already: wait for its end (`imagenet-mds aws status`) or "
             f"stop it (`imagenet-mds aws stop`)"
         )
-    account = stack.account
     digest = upload_code(stack)
     record(stack, launch)
-    made = account.change(
-        "ec2",
-        "create_launch_template_version",
-        LaunchTemplateName=account.name,
-        SourceVersion=BASE_VERSION,
-        VersionDescription=launch.run,
-        LaunchTemplateData=template_data(account, launch.run, user_data(stack, launch.run, digest, data), device),
+    version = create_version(
+        stack, launch.run, template_data(stack, launch.run, user_data(stack, launch.run, digest, data), device)
     )
-    start_group(stack, launch, str(made["LaunchTemplateVersion"]["VersionNumber"]), types)
+    start_group(stack, launch, version, types)

@@ -12,10 +12,10 @@ from typing import Any
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds_infra.account import RUN_TAG, tag_of
 from imagenet_mds_infra.launches import (
-    BASE_VERSION,
     DATA_DEVICE,
     VOLUME_INITIALIZATION_MIB_PER_SECOND,
     Launch,
+    create_version,
     launches,
     record,
     template_data,
@@ -96,16 +96,17 @@ def create(stack: Stack, name: str, source: str, arguments: list[str], size_gb: 
     )
     digest = upload_code(stack)
     record(stack, launch)
-    data = template_data(stack.account, name, user_data(stack, name, digest, "fill"), gp3(size_gb))
+    version = create_version(
+        stack, name, template_data(stack, name, user_data(stack, name, digest, "fill"), gp3(size_gb))
+    )
     made = stack.account.change(
         "ec2",
         "run_instances",
-        LaunchTemplate={"LaunchTemplateName": stack.account.name, "Version": BASE_VERSION},
+        LaunchTemplate={"LaunchTemplateName": stack.account.name, "Version": version},
         InstanceType=BUILDER.name,
         SubnetId=_subnet(stack),
         MinCount=1,
         MaxCount=1,
-        **data,
     )
     return str(made["Instances"][0]["InstanceId"])
 

@@ -125,7 +125,9 @@ class Worker:
             self.account, f"/imagenet-mds/{self.account.name}", f"{self.launch.run}/{self.machine.instance}"
         ) as log:
             if is_first:
-                self._watch(["doctor"], requests, log)  # what it finds is in the log
+                self._watch(
+                    ["doctor", "--save", f"s3://{self.bucket}/runs"], requests, log
+                )  # for people who read the log
                 for command in self.launch.first:
                     end = self._watch(command, requests, log)
                     if end.reason != "done":

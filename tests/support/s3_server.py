@@ -49,14 +49,15 @@ passed on and its answer is not), or None for none."""
 
 @dataclass
 class Proxy:
-    """Passes requests on to the server, but for those that `choose` gives a fault. `delay_seconds` is what each waits,
-    as on a long line."""
+    """Passes requests on to the server, but for those that `choose` gives a fault and those that `respond` answers, by
+    their body, with a status and XML. `delay_seconds` is what each waits, as on a long line."""
 
     port: int
     server_port: int
     choose: Callable[[Request], Fault] = lambda request: None
     seen: list[tuple[Request, Fault]] = field(default_factory=list)
     delay_seconds: float = 0.0
+    respond: Callable[[str], tuple[int, str] | None] = lambda body: None
 
     @property
     def variables(self) -> dict[str, str]:
@@ -77,10 +78,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def s3_server() -> Iterator[int]:
-    """Run moto's server; give its port."""
+def s3_server(module: str = "moto.server") -> Iterator[int]:
+    """Run moto's server, or another module that takes its options; give its port."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", module, "-H", "127.0.0.1", "-p", str(port)]
     # Pages of a few names, so that every listing of a test is longer than one.
     # It outlives the temporary folder of a module's attempt, in which it may be started.
     variables = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
@@ -151,6 +152,9 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 self.reset()
                 return
             body = self.rfile.read(size_bytes)
+            if answer := proxy.respond(body.decode(errors="replace")):
+                self.answer_xml(*answer)
+                return
             if fault == "slow down":
                 self.refuse(503, "SlowDown", "Please reduce your request rate.")
                 return
