@@ -77,10 +77,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def s3_server() -> Iterator[int]:
-    """Run moto's server; give its port."""
+def s3_server(module: str = "moto.server") -> Iterator[int]:
+    """Run moto's server, or another module with its options; give its port."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", module, "-H", "127.0.0.1", "-p", str(port)]
     # Pages of a few names, so that every listing of a test is longer than one.
     # It outlives the temporary folder of a module's attempt, in which it may be started.
     variables = {name: value for name, value in os.environ.items() if name != "TMPDIR"}

@@ -1,0 +1,56 @@
+"""moto's server for Terraform. `python -m tests.infra.aws_server -H HOST -p PORT` runs it.
+
+moto forgets the object sizes in a bucket's lifecycle rules, and Terraform waits until the rules are as it put them. So
+this server answers with the rules as they were put.
+"""
+
+import argparse
+import io
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import parse_qs
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import run_simple
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def keep_lifecycle_rules(application: Application) -> Application:
+    """Answer a question for lifecycle rules with the body of the last request that put them."""
+    rules: dict[str, bytes] = {}
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        bucket, method = environ["PATH_INFO"].strip("/"), environ["REQUEST_METHOD"]
+        if "lifecycle" not in parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True):
+            return application(environ, start_response)
+        if method == "PUT":
+            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            environ["wsgi.input"] = io.BytesIO(body)
+            rules[bucket] = body
+        elif method == "DELETE":
+            rules.pop(bucket, None)
+        elif bucket in rules:
+            headers = [
+                ("Content-Type", "application/xml"),
+                ("x-amz-transition-default-minimum-object-size", "all_storage_classes_128K"),
+            ]
+            start_response("200 OK", headers)
+            return [rules[bucket]]
+        return application(environ, start_response)
+
+    return answer
+
+
+def main() -> None:
+    """Serve until the process is killed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-H", dest="host")
+    parser.add_argument("-p", dest="port", type=int)
+    options = parser.parse_args()
+    application = keep_lifecycle_rules(DomainDispatcherApplication(create_backend_app))
+    run_simple(options.host, options.port, application, threaded=True, request_handler=MotoRequestHandler)
+
+
+if __name__ == "__main__":
+    main()
