@@ -106,7 +106,7 @@ class Cloud:
 @pytest.fixture(scope="module")
 def empty_cloud() -> Iterator[Cloud]:
     """An account without a deployment."""
-    with s3_server("tests.support.aws_server") as port:
+    with s3_server("tests.infra.aws_server") as port:
         yield Cloud(port)
 
 
@@ -115,7 +115,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     """An account with a deployment, which this process uses too."""
     from imagenet_mds.storage.s3_client import reset_client
 
-    with s3_server("tests.support.aws_server") as port:
+    with s3_server("tests.infra.aws_server") as port:
         cloud = Cloud(port)
         for name, value in cloud.variables.items():
             monkeypatch.setenv(name, value)
