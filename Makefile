@@ -1,5 +1,6 @@
 # make demo: set up .venv and show every step on a small data set. make quick: the checks that take a minute.
-# make test: every check. make chaos N=200: runs that meet faults drawn from seeds.
+# make test: every check. make chaos N=200: runs that meet faults drawn from seeds. make chaos CYCLES=100: one run that is
+# killed that often.
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell python$(v) --version >/dev/null 2>&1 && echo python$(v))) python3)
 BIN := .venv/bin
 
@@ -20,7 +21,7 @@ test: setup lint imports
 
 N ?= 10
 chaos: setup
-	$(BIN)/python -m tests.chaos --games $(N) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos $(if $(CYCLES),--cycles $(CYCLES),--games $(N)) $(if $(SEED),--seed $(SEED))
 
 setup: .venv/.complete
 

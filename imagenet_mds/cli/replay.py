@@ -22,7 +22,9 @@ _BATCHES = 20
 
 
 def replay(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its name in runs/.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Folder of a run, its name in runs/, or its s3:// address.")
+    ],
     data: DataLocation = None,
     cache: CacheFolder = None,
     cache_limit: CacheLimit = None,
@@ -47,13 +49,12 @@ def replay(
 
     The dataset is by default that of the run's last start.
     """
-    from imagenet_mds_train.history.runs import find_run_folder
-    from imagenet_mds_train.run.folder import RunFolder
+    from imagenet_mds_train.run.find import find_run_folder
     from imagenet_mds_train.run.replay import Replay, dataset_of
 
     forgive_lost_output()
     limit_bytes = parse_size(cache_limit, "--cache-limit") if cache_limit is not None else None
-    folder = RunFolder(find_run_folder(run))
+    folder = find_run_folder(run)
     dataset = dataset_of(folder, data, cache, limit_bytes)
     ready = Replay.prepare(folder, dataset, batches=batches, checkpoint=checkpoint, ranks=ranks)
     for warning in ready.start.warnings:
@@ -76,7 +77,7 @@ def _describe(ready: "Replay") -> None:
     start, config = ready.start, ready.start.config
     compared = "equal bit for bit" if config.system.deterministic else "close, as the run is not deterministic"
     for key, value in (
-        ("run", str(start.run.path)),
+        ("run", start.run.location),
         ("dataset", f"{start.dataset.location} ({start.train.info.fingerprint})"),
         ("checkpoint", ready.checkpoint.basename),
         ("batches", f"{ready.checkpoint.batch + 1:,} to {ready.until_batch:,} on {counted(config.ranks, 'rank')}"),
@@ -164,7 +165,7 @@ def _as_values(ready: "Replay", verdict: "Verdict") -> dict[str, Any]:
         for one in verdict.compared
     ]
     return {
-        "run": str(ready.start.run.path),
+        "run": ready.start.run.location,
         "checkpoint": ready.checkpoint.basename,
         "batch": ready.checkpoint.batch,
         "ranks": ready.start.config.ranks,

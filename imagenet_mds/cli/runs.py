@@ -17,32 +17,36 @@ if TYPE_CHECKING:
 
 runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List runs, compare two, write pages.")
 
-RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its name in runs/.")]
+RunPlace = Annotated[
+    str, typer.Argument(metavar="RUN", help="Folder of a run, its name in runs/, or its s3:// address.")
+]
 
 _PAGE_BASENAME = "report.html"
 
 
 @runs_app.command("ls", cls=Command)
 def runs_ls(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of runs.")] = Path("runs"),
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder of runs, or s3:// address.")] = "runs",
     as_json: AsJson = False,
 ) -> None:
     """List the runs of a folder, and of the folders in it.
 
     Each has its state, how far it is, accuracies, speed, hours, starts and newest checkpoint.
     """
-    from imagenet_mds_train.history.runs import list_runs
+    from imagenet_mds_train.history.runs import list_runs, list_runs_in_s3
 
-    runs, notes = list_runs(folder)
+    in_s3 = folder.startswith("s3://")
+    runs, notes = list_runs_in_s3(folder) if in_s3 else list_runs(Path(folder))
     for note in notes:
         print_line(f"note: {note}", to_stderr=True)
-    named = [(run, str(run.path.relative_to(folder)) if run.path != folder else run.name) for run in runs]
+    named = [(run, _name_in(folder, run)) for run in runs]
     if as_json:
-        print(json.dumps([{"name": name, "run": str(run.path)} | run.figures() for run, name in named], indent=2))
+        print(json.dumps([{"name": name, "run": run.location} | run.figures() for run, name in named], indent=2))
         return
     if not runs:
+        place = folder if in_s3 else Path(folder).absolute()
         print_line(
-            f"note: no run was found: there is no run.json that can be read in {folder.absolute()}, in its folders, or "
+            f"note: no run was found: there is no run.json that can be read in {place}, in its folders, or "
             f"in theirs. Pass the folder that `imagenet-mds train --save` was given",
             to_stderr=True,
         )
@@ -57,7 +61,7 @@ def runs_ls(
 
 @runs_app.command("compare", cls=Command)
 def runs_compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="Folder of a run, or its name in runs/.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="Folder of a run, its name in runs/, or its s3:// address.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other run.")],
     report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Page with curves to write.")] = None,
     as_json: AsJson = False,
@@ -94,7 +98,11 @@ def runs_compare(
 def runs_report(
     run: RunPlace,
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE.html", help="Page to write; RUN/report.html by default.")
+        Path | None,
+        typer.Argument(
+            metavar="FILE.html",
+            help="Page to write; by default RUN/report.html, and of an s3:// address NAME.html.",
+        ),
     ] = None,
 ) -> None:
     """Write a page about one run.
@@ -109,9 +117,16 @@ def runs_report(
     found = find_run(run)
     from imagenet_mds_train.history.page import write_run_page  # matplotlib, after cheap refusals
 
-    page = file or found.path / _PAGE_BASENAME
+    page = file or (Path(f"{found.name}.html") if run.startswith("s3://") else found.path / _PAGE_BASENAME)
     write_run_page(found, page)
     print_line(f"report: {page}")
+
+
+def _name_in(folder: str, run: "Run") -> str:
+    """The name of a run within the folder that it was found in."""
+    if folder.startswith("s3://"):
+        return run.location.removeprefix(f"{folder.rstrip('/')}/") if run.location != folder.rstrip("/") else run.name
+    return str(run.path.relative_to(folder)) if run.path != Path(folder) else run.name
 
 
 def _row(name: str, run: "Run") -> tuple[str, ...]:

@@ -153,9 +153,11 @@ def train(
 
 def _pull(mirror: "RunMirror", *, plan: bool) -> None:
     """Make the working copy of a run in S3 equal to it; unless it is only planned, see that it can be written."""
+    from imagenet_mds_train.run.permissions import check_permissions
+
     with mirror.folder.lock():
         if not plan:
-            mirror.check_permissions()
+            check_permissions(mirror.storage)
         mirror.pull(_note)
         if not plan and mirror.lacks_result:
             mirror.claimed().push_files()

@@ -34,6 +34,7 @@ CONFLICTS = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 """Answers to a create-only write: the object exists, or another write of it is in flight."""
 
 _BROKEN_BODY = (
+    botocore.exceptions.FlexibleChecksumError,
     botocore.exceptions.IncompleteReadError,
     botocore.exceptions.ReadTimeoutError,
     botocore.exceptions.ResponseStreamingError,
@@ -44,7 +45,7 @@ _BROKEN_BODY = (
 
 
 class BrokenOff(Exception):  # noqa: N818 # the next attempt may succeed
-    """The body of an answer ended early, or stalled."""
+    """The body of an answer ended early, stalled, or is not what its checksum says."""
 
 
 class PastTheEnd(Exception):  # noqa: N818 # an error to S3 alone

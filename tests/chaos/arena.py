@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.command import HANG_SECONDS, environment, start
-from tests.support.s3_server import Proxy
+from tests.support.s3_server import BUCKET, Proxy, direct
 from tests.support.states import read_log, read_state, tree_of
 
 EPOCHS = 3
@@ -20,6 +20,9 @@ BATCHES = EPOCHS * BATCHES_PER_EPOCH
 EVERY_BATCHES = 3
 IN_FLIGHT_SECONDS = 5.0
 """Least time that is granted to the two saves that may be under way when a run is killed."""
+
+HANG_AFTER_SECONDS, STOP_WITHIN_SECONDS, PATIENCE_SECONDS = 30, 40, 20
+"""What the runs of games wait for ranks that hang, for ranks to stop, and for S3: less than others, to save time."""
 
 RECIPE = (
     "global_batch_size=8",
@@ -32,11 +35,17 @@ RECIPE = (
     "system.deterministic=true",
     f"checkpoint.every_batches={EVERY_BATCHES}",
     "logging.every_batches=1",
+    f"system={{hang_seconds: {HANG_AFTER_SECONDS}, stop_seconds: {STOP_WITHIN_SECONDS}}}",
+    f"checkpoint.patience_seconds={PATIENCE_SECONDS}",
 )
 
 
 class Finished(Exception):  # noqa: N818 # what happened
     """The run was done before the fault could come."""
+
+
+class Unavailable(Exception):  # noqa: N818 # what happened
+    """This machine lacks what the fault is made with."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +60,12 @@ class Whole:
 class Arena:
     """What games share.
 
+    in_s3: the dataset's copy in S3.
     wholes: undisturbed runs by their number of ranks.
     """
 
     dataset: Path
+    in_s3: str
     server: int
     proxy: Proxy
     wholes: Mapping[int, Whole]
@@ -64,7 +75,7 @@ class Arena:
 class Played:
     """A fault and what came of it.
 
-    outcome: `stopped`, `went on`, or `missed` if the run was done before it.
+    outcome: `stopped`, `went on`, `missed` if the run was done before it, or `not possible here`.
     again: batches that the next start trained a second time; None before it or if none followed.
     seconds: from the command to the first trained batch of that start.
     """
@@ -88,7 +99,7 @@ class Report:
     faults: list[Played]
 
 
-def arguments(dataset: Path, save: object, name: str, ranks: int) -> list[object]:
+def arguments(dataset: object, save: object, name: str, ranks: int) -> list[object]:
     """The command that starts a run and continues it."""
     return [
         "train",
@@ -154,6 +165,15 @@ class Machine:
         found = list(self.folder.glob(f"cache/imagenet-mds/runs/*/{name}/log.jsonl"))
         return read_log(found[0]) if found else []
 
+    def newest(self, name: str) -> int:
+        """Finished batches of the newest checkpoint in the working copy of a run, 0 if there is none."""
+        found = self.folder.glob(f"cache/imagenet-mds/runs/*/{name}/checkpoints/*.json")
+        return max((age_of(path.stem)[0] for path in found), default=0)
+
+    def shards(self) -> list[Path]:
+        """The shards that were fetched."""
+        return sorted(self.folder.glob("cache/imagenet-mds/**/*.mds*"))
+
 
 @dataclass
 class Command:
@@ -173,6 +193,15 @@ class Command:
     def said(self) -> str:
         """Its output so far."""
         return self.out.read_text(encoding="utf-8")
+
+
+def put_dataset(dataset: Path, server: int) -> str:
+    """Copy a dataset to S3 and return its address."""
+    client = direct(server)
+    for path in sorted(dataset.rglob("*")):
+        if path.is_file():
+            client.upload_file(str(path), BUCKET, f"mds/{path.relative_to(dataset)}")
+    return f"s3://{BUCKET}/mds"
 
 
 def age_of(stem: str) -> tuple[int, int]:

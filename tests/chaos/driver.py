@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from imagenet_mds.process.attempt import SHARED_MEMORY
 from tests.chaos.arena import (
@@ -23,6 +23,7 @@ from tests.chaos.arena import (
     Machine,
     Played,
     Report,
+    Unavailable,
     age_of,
     arguments,
     is_running,
@@ -45,20 +46,34 @@ class Game:
         seed: for everything that is drawn.
         ranks: of the run.
         until_done: whether the run is restarted in place.
+        from_s3: whether it reads its dataset from S3.
     """
 
     def __init__(
-        self, arena: Arena, folder: Path, metadata: Metadata, seed: int, ranks: int, *, until_done: bool
+        self,
+        arena: Arena,
+        folder: Path,
+        metadata: Metadata,
+        seed: int,
+        ranks: int,
+        *,
+        until_done: bool,
+        from_s3: bool = False,
     ) -> None:
         self.metadata, self.until_done = metadata, until_done
         self.arena, self.folder, self.seed, self.ranks = arena, folder, seed, ranks
         self.random = random.Random(seed)
         self.name = f"game{seed}-{ranks}"
+        self.from_s3 = from_s3
+        self.variables: dict[str, str] = {}
+        """Further ones of the next starts."""
+        self.at_the_end = contextlib.ExitStack()
         self.command: Command | None = None
         self.machines: list[Machine] = []
         self.played: list[Played] = []
         self.starts = 0
-        self.needs_new_machine = False
+        self.next_on: Literal["same machine", "new machine"] | None = None
+        """Where the next start is, None if that is drawn."""
         self.faulty_s3 = False
         self.trained: list[tuple[int, float]] = []
         """Each batch that was trained, in order, with its loss."""
@@ -66,6 +81,8 @@ class Game:
         self._exact: int | None = None
         self._most_again: int | None = None
         self._reached = 0
+        self._here: tuple[Machine, int] | None = None
+        """The last machine, and how far its working copy is."""
         self._pending: Played | None = None
         self._words = ""
         self._attempts: set[str] = set()
@@ -79,7 +96,9 @@ class Game:
             ranks: numbers of ranks to choose from.
         """
         source = random.Random(f"game {seed}")
-        return cls(arena, folder, metadata, seed, source.choice(ranks), until_done=source.random() < 0.5)
+        of = source.choice(ranks)
+        until_done, from_s3 = source.random() < 0.5, source.random() < 0.5
+        return cls(arena, folder, metadata, seed, of, until_done=until_done, from_s3=from_s3)
 
     # What faults use.
 
@@ -93,21 +112,23 @@ class Game:
         """Start or continue the run on a machine."""
         out = self.folder / f"start{self.starts}.out"
         self.starts += 1
-        known = arguments(self.arena.dataset, f"s3://{BUCKET}/runs", self.name, self.ranks)
+        dataset = self.arena.in_s3 if self.from_s3 else self.arena.dataset
+        known = arguments(dataset, f"s3://{BUCKET}/runs", self.name, self.ranks)
         if self.until_done:
             known.append("--until-done")
         # Without the proxy for everything that the service of the metadata comes with: S3 is here too.
         notices = {name: value for name, value in self.metadata.variables.items() if name != "http_proxy"}
         started = time.time()
-        process = start(*known, log=out, **{**self.arena.proxy.variables, **machine.variables, **notices})
+        variables = {**self.arena.proxy.variables, **machine.variables, **notices, **self.variables}
+        process = start(*known, log=out, **variables)
         return Command(machine, process, out, started)
 
     def next_machine(self) -> Machine:
         """The machine of the next start: the last one, or half of the times a new one."""
-        if not self.machines or self.needs_new_machine or self.random.random() < 0.5:
+        wanted, self.next_on = self.next_on, None
+        if not self.machines or wanted == "new machine" or (wanted is None and self.random.random() < 0.5):
             self.machines.append(Machine(self.folder / f"machine{len(self.machines)}"))
             self.machines[-1].folder.mkdir()
-        self.needs_new_machine = False
         return self.machines[-1]
 
     def events(self, *names: str, command: Command | None = None) -> list[dict[str, Any]]:
@@ -160,20 +181,23 @@ class Game:
         command.pids |= set(kill_tree(command.process.pid))
         self.ended({-signal.SIGKILL})
 
-    def ended(self, statuses: set[int], words: str = "", *, loses_nothing: bool = False) -> int:
+    def ended(
+        self, statuses: set[int], words: str = "", *, loses_nothing: bool = False, since: float | None = None
+    ) -> int:
         """Wait for the end of the command, and of everything below it.
 
         Args:
             statuses: how it may end.
             words: part of what it must have said.
             loses_nothing: whether the next start has to begin with the batch after the last one that was trained.
+            since: seconds of the wall clock at which the fault came; None for the end of the command.
 
         Raises:
             Finished: it ended with the run done, and that is not expected.
         """
         command = self.running()
         status = command.process.wait(HANG_SECONDS)
-        died = time.time()
+        died = since or time.time()
         if status == 0 and 0 not in statuses:
             raise Finished
         assert status in statuses, f"ended with {status}: {command.said()}"
@@ -211,14 +235,23 @@ class Game:
         """
         self._floor = self._exact = age_of(before)[0]
         self._most_again = None
-        self.needs_new_machine = True
+        self.next_on = "new machine"
+        self.expect(words)
+
+    def expect(self, words: str) -> None:
+        """Have the next start say something."""
         self._words = words
 
-    def is_restarted(self, words: str) -> None:
-        """Wait until the run goes on in place, after one of its processes was killed.
+    def newest_here(self) -> int:
+        """Finished batches of the newest checkpoint in the working copy of the command that runs."""
+        return self.running().machine.newest(self.name)
+
+    def is_restarted(self, words: str, *, at_least: int = 0) -> None:
+        """Wait until the run goes on in place, after its ranks have failed.
 
         Args:
             words: why, as the command must say.
+            at_least: the batch that it has to continue from, or a later one.
         """
         one, reached = self.played[-1], self.reached()
         count = len(self.events("start"))
@@ -230,6 +263,7 @@ class Game:
         again = starts()[0]
         self.wait_for(lambda: self._batches_after(again), "a batch after the restart")
         assert words in self.running().said(), self.running().said()
+        assert again["batch"] >= at_least, f"restarted at batch {again['batch']}, not at {at_least}"
         (failed,) = [event for event in self.events("failed") if event["attempt"] == again["attempt"] - 1]
         one.again = max(reached - again["batch"], 0)
         one.seconds = round(self._batches_after(again)[0]["time"] - failed["time"], 1)
@@ -264,6 +298,9 @@ class Game:
                 except Finished:
                     one.outcome = "missed"
                     break
+                except Unavailable as error:
+                    one.outcome, one.moment = "not possible here", str(error)
+                    continue
                 finally:
                     self.arena.proxy.choose = lambda request: None
                 if self.command is None:
@@ -279,6 +316,7 @@ class Game:
             if self.command:
                 kill_tree(self.command.process.pid)
                 self.command.process.wait()
+            self.at_the_end.close()
             self._empty()
         again = len(self.trained) - len({batch for batch, _ in self.trained})
         report = Report(self.seed, self.ranks, self.starts, again, round(time.monotonic() - begun, 1), self.played)
@@ -302,6 +340,9 @@ class Game:
     def _account(self, command: Command, died: float) -> None:
         """Compare where the starts of a command began with where the one before had to lead, and count its batches."""
         events = self.events(command=command)
+        if self._here and self._here[0] is command.machine and (first := self.events("start", command=command)):
+            assert first[0]["batch"] >= self._here[1], f"the checkpoint of batch {self._here[1]} was here"
+        self._here = command.machine, command.machine.newest(self.name)
         for event in events:
             if event["event"] == "start":
                 self._check_start(event["batch"])

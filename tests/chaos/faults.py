@@ -2,17 +2,31 @@
 
 import contextlib
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.chaos.arena import BATCHES, BATCHES_PER_EPOCH, Finished, kill_tree
+from tests.chaos.arena import (
+    BATCHES,
+    BATCHES_PER_EPOCH,
+    PATIENCE_SECONDS,
+    STOP_WITHIN_SECONDS,
+    Finished,
+    Unavailable,
+    age_of,
+    kill_tree,
+)
 from tests.chaos.driver import Game
 from tests.support.command import children, wait_until
 from tests.support.metadata import ACTION, TERMINATE
 from tests.support.s3_server import BUCKET, Fault, Request, direct
 from tests.support.states import tree_of
+
+SMALL_DISK_BYTES = 500 << 20
+"""Room for the checkpoints of a run, and not for many more."""
 
 TAKEOVER_BATCHES = 12
 """A run that has fewer batches left may be over before another machine takes it."""
@@ -100,6 +114,38 @@ def kill_launcher(game: Game) -> str:
     return moment
 
 
+def kill_rank_while_s3_refuses(game: Game) -> str:
+    """SIGKILL of one rank while S3 takes no checkpoint: the newest one of this machine is continued from."""
+    game.wait_for_batches(1)
+    game.wait_for(lambda: game.records(), "a checkpoint in S3")
+    there = age_of(game.records()[0])[0]
+    game.faulty_s3 = True
+    game.arena.proxy.choose = lambda request: (
+        "denied" if _is_write(request) and "/checkpoints/" in request.path else None
+    )
+    game.wait_for(
+        lambda: game.newest_here() > max(there, age_of(game.records()[0])[0]), "a checkpoint that is only here"
+    )
+    here, rank = game.newest_here(), game.random.randrange(game.ranks)
+    _lose(game, _ranks(game)[rank], f"rank {rank} was killed, most likely by the kernel", at_least=here)
+    if game.command is None:
+        game.next_on = "same machine"
+    return f"rank {rank} with batch {here} here and {there} in S3"
+
+
+def stop_rank(game: Game) -> str:
+    """SIGSTOP of one rank, which is found out and killed."""
+    game.wait_for_batches(game.random.randint(1, 8))
+    rank, since = game.random.randrange(game.ranks), time.time()
+    os.kill(_ranks(game)[rank], signal.SIGSTOP)
+    words = "it is stopped, by SIGSTOP or a debugger"
+    if game.until_done:
+        game.is_restarted(words)
+    else:
+        game.ended({1}, words, since=since)
+    return f"rank {rank}"
+
+
 def sigterm(game: Game) -> str:
     """A request to stop."""
     moment = _random_moment(game, starting=False)
@@ -111,12 +157,14 @@ def sigterm(game: Game) -> str:
 def notice(game: Game) -> str:
     """A spot notice."""
     game.wait_for_batches(1)
+    command = game.running()
     game.metadata.bodies[ACTION] = TERMINATE
     try:
         game.ended({75}, "Spot notice: this instance will be terminated", loses_nothing=True)
     finally:
         game.metadata.bodies.clear()
-    return ""
+    (event,) = game.events("notice", command=command)
+    return f"after batch {event['batch']}"
 
 
 def truncated(game: Game) -> str:
@@ -159,7 +207,7 @@ def takeover(game: Game) -> str:
     # It trains on only when it is taken over: a run this small would be done before the other command has started.
     stopped = tree_of(old.process.pid)
     _send(stopped, signal.SIGSTOP)
-    game.needs_new_machine = True
+    game.next_on = "new machine"
     new = game.start(game.next_machine())
     try:
         wait_until(lambda: game.events("batch", command=new), "a batch on the second machine", new.process)
@@ -192,6 +240,120 @@ def s3_stalls(game: Game) -> str:
     return _s3(game, "stall", game.random.randint(1, 3))
 
 
+def s3_missing(game: Game) -> str:
+    """S3 answers 404 to uploads of checkpoints."""
+    return _s3(game, "missing", game.random.randint(1, 3), only="/checkpoints/")
+
+
+def s3_cut(game: Game) -> str:
+    """Answers of S3 end in the middle, while a new machine takes the run."""
+    return _s3_at_start(game, "cut")
+
+
+def s3_flipped(game: Game) -> str:
+    """Answers of S3 have a wrong bit, while a new machine takes the run."""
+    return _s3_at_start(game, "flipped")
+
+
+def s3_dead(game: Game) -> str:
+    """S3 refuses everything, until the run has lost its patience."""
+    game.wait_for_batches(1)
+    game.wait_for(lambda: game.records(), "a checkpoint in S3")
+    command, fault = game.running(), game.random.choice(["denied", "reset"])
+    game.faulty_s3 = True
+    game.arena.proxy.choose = lambda request: (
+        fault if f"/{game.name}" in request.path and "restarting in" not in command.said() else None
+    )
+    since, batch = time.time(), game.reached()
+    words = f"has taken no checkpoint for {PATIENCE_SECONDS} s"
+    if game.until_done:
+        game.is_restarted(words)
+    else:
+        game.ended({1}, words)
+        game.next_on = "same machine"
+    return f"{fault} from batch {batch} on, for {time.time() - since:.0f} s"
+
+
+def s3_dead_at_stop(game: Game) -> str:
+    """A request to stop while S3 refuses everything: the batch is saved on this machine."""
+    game.wait_for_batches(1)
+    game.wait_for(lambda: game.records(), "a checkpoint in S3")
+    game.faulty_s3 = True
+    game.arena.proxy.choose = lambda request: "denied" if f"/{game.name}" in request.path else None
+    game.running().process.send_signal(signal.SIGTERM)
+    game.ended({75}, f"had not stopped {STOP_WITHIN_SECONDS} s after the request", loses_nothing=True)
+    game.next_on = "same machine"
+    return ""
+
+
+def disk_full(game: Game) -> str:
+    """The disk fills up, and has room again before the next start."""
+    if game.command:
+        game.kill()
+    game.next_on = "new machine"
+    machine = game.next_machine()
+    game.next_on = "same machine"
+    _mount_small_disk(machine.folder / "cache", game)
+    game.wait_for_batches(1)
+    left_bytes = game.random.choice([0, game.random.randrange(30 << 20)])
+    filler = machine.folder / "cache" / "filler"
+    with open(filler, "wb") as file, contextlib.suppress(OSError):
+        os.posix_fallocate(file.fileno(), 0, max(shutil.disk_usage(filler.parent).free - left_bytes, 1))
+    try:
+        game.ended({78}, "make room and run the same command again")
+    finally:
+        filler.unlink()
+    game.next_on = "same machine"
+    return f"{left_bytes:,} bytes were left"
+
+
+def clock_jumps(game: Game) -> str:
+    """The wall clock jumps an hour ahead and back."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        raise Unavailable("apt install libfaketime")
+    if game.command:
+        game.kill()
+    clock = game.folder / "clock"
+    clock.write_text("+0\n", encoding="ascii")
+    game.variables = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
+    try:
+        game.wait_for_batches(2)
+        clock.write_text("+3600\n", encoding="ascii")
+        game.wait_for(lambda: _is_ahead(game), "the jump ahead")
+        game.wait_for_batches(len(game.events("batch")) + 3)
+        clock.write_text("+0\n", encoding="ascii")
+        game.wait_for(lambda: not _is_ahead(game), "the jump back")
+        game.wait_for_batches(len(game.events("batch")) + 3)
+    finally:
+        game.variables = {}
+    return f"until batch {game.reached()}"
+
+
+def cached_shard_zeroed(game: Game) -> str:
+    """The end of a shard in the cache of a machine was never written."""
+    if not game.from_s3 or not game.machines or not game.machines[-1].shards():
+        if game.command:
+            game.kill()
+        game.from_s3 = True
+    game.wait_for_batches(1)
+    game.kill()
+    shard = game.random.choice(game.machines[-1].shards())
+    size_bytes = shard.stat().st_size
+    with open(shard, "r+b") as file:
+        file.truncate(size_bytes // 2)
+        file.truncate(size_bytes)
+    game.next_on = "same machine"
+    game.expect(f"{shard.name} is fetched again")
+    return shard.name
+
+
 FAULTS: dict[str, Callable[[Game], str]] = {
     "kill": kill,
     "kill pair": kill_pair,
@@ -202,6 +364,8 @@ FAULTS: dict[str, Callable[[Game], str]] = {
     "kill in validation": kill_in_validation,
     "kill at the last batch": kill_at_last_batch,
     "kill a rank": kill_rank,
+    "kill a rank while S3 refuses": kill_rank_while_s3_refuses,
+    "stop a rank": stop_rank,
     "kill a worker": kill_worker,
     "kill the launcher": kill_launcher,
     "SIGTERM": sigterm,
@@ -215,6 +379,14 @@ FAULTS: dict[str, Callable[[Game], str]] = {
     "S3 resets": s3_resets,
     "S3 denies": s3_denies,
     "S3 stalls": s3_stalls,
+    "S3 404": s3_missing,
+    "S3 cuts answers": s3_cut,
+    "S3 flips a bit": s3_flipped,
+    "S3 dead": s3_dead,
+    "S3 dead at a stop": s3_dead_at_stop,
+    "disk full": disk_full,
+    "clock jumps": clock_jumps,
+    "cached shard zeroed": cached_shard_zeroed,
 }
 
 
@@ -282,11 +454,11 @@ def _ranks(game: Game) -> list[int]:
     return [found[rank] for rank in range(game.ranks)]
 
 
-def _lose(game: Game, pid: int, words: str) -> None:
+def _lose(game: Game, pid: int, words: str, *, at_least: int = 0) -> None:
     """Kill one process of a run: the command says which, and ends with status 1 or restarts the run in place."""
     os.kill(pid, signal.SIGKILL)
     if game.until_done:
-        game.is_restarted(words)
+        game.is_restarted(words, at_least=at_least)
     else:
         game.ended({1}, words)
 
@@ -322,8 +494,8 @@ def _s3(game: Game, fault: Fault, count: int, only: str = "") -> str:
         return len(game.arena.proxy.faults()) - before
 
     def choose(request: Request) -> Fault:
-        writes = request.method in ("PUT", "POST") and only in request.path
-        return fault if (writes or not only) and hit() < count else None
+        fits = f"/{game.name}" in request.path and (not only or (_is_write(request) and only in request.path))
+        return fault if fits and hit() < count else None
 
     game.faulty_s3 = True
     game.arena.proxy.choose = choose
@@ -333,6 +505,50 @@ def _s3(game: Game, fault: Fault, count: int, only: str = "") -> str:
         if not hit():
             raise
     return f"{hit()} requests"
+
+
+def _is_ahead(game: Game) -> bool:
+    """Whether the clock of the run is far ahead of the one here."""
+    time_seconds: float = game.events()[-1]["time"]
+    return time_seconds > time.time() + 1800
+
+
+def _is_write(request: Request) -> bool:
+    return request.method in ("PUT", "POST")
+
+
+def _s3_at_start(game: Game, fault: Fault) -> str:
+    """Put a fault into the first answer with each object of the run, while a new machine takes it."""
+    if game.command or not game.records():
+        game.wait_for_batches(1)
+        game.wait_for(lambda: game.records(), "a checkpoint in S3")
+        game.kill()
+    hit: set[str] = set()
+
+    def choose(request: Request) -> Fault:
+        if request.method != "GET" or f"/{game.name}/" not in request.path or request.path in hit:
+            return None
+        hit.add(request.path)
+        return fault
+
+    game.next_on = "new machine"
+    game.arena.proxy.choose = choose
+    game.wait_for_batches(1)
+    assert any(path.endswith(".pt") for path in hit), hit
+    return f"{len(hit)} answers"
+
+
+def _mount_small_disk(folder: Path, game: Game) -> None:
+    """Mount a small disk in a folder until the game ends.
+
+    Raises:
+        Unavailable: this user may not.
+    """
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "none", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        raise Unavailable("this user may not mount a small disk")
+    game.at_the_end.callback(subprocess.run, ["umount", "--lazy", str(folder)], check=True)
 
 
 def _send(pids: list[int], number: int) -> None:

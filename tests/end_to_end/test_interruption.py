@@ -61,6 +61,9 @@ def test_a_recommendation_saves_in_mid_epoch_and_a_notice_stops_without_losing_a
     assert status == 75, said.read_text(encoding="utf-8")
     last = events(folder, "batch")[-1]["batch"]
     assert [event["batch"] for event in events(folder, "checkpoint", "stopped")[-2:]] == [last, last]
+    notices = events(folder, "notice")
+    assert [one["kind"] for one in notices] == ["save", "stop"]
+    assert notices[0]["batch"] < notices[1]["batch"] <= last
     words = said.read_text(encoding="utf-8")
     assert words.count("an interruption of this spot instance has become likely. Saving, then going on.") == 1
     assert words.count("Spot notice: this instance will be terminated at 2030-01-02T03:04:05Z. Saving, then exit") == 1

@@ -10,6 +10,7 @@ import pytest
 
 from imagenet_mds_train.run.folder import RunFolder
 from tests.support.command import done, run
+from tests.support.s3_server import BUCKET, Proxy, direct
 from tests.support.training import training
 
 SAVED_EVERY, EPOCHS, BATCHES_PER_EPOCH = 2, 2, 5
@@ -57,6 +58,25 @@ def test_a_deterministic_run_agrees_bit_for_bit_and_is_only_read(trained: Path, 
     assert {key: found[key] for key in expected} == expected
     assert found["machine"]["log"] == found["machine"]["now"]
     assert found["machine"]["now"]["threads"] == 1
+
+
+def test_a_run_in_s3_is_replayed_and_listed_on_any_machine(
+    proxy: Proxy, server: int, trained: Path, tmp_path: Path
+) -> None:
+    for path in trained.rglob("*"):
+        if path.is_file():
+            direct(server).upload_file(str(path), BUCKET, f"runs/run/{path.relative_to(trained)}")
+    cache = str(tmp_path / "cache")
+    address = f"s3://{BUCKET}/runs/run"
+    # The job of its last start names the dataset.
+    found = json.loads(done("replay", address, "--batches", 2, "--json", XDG_CACHE_HOME=cache).out)
+    assert (found["run"], found["agrees"], len(found["losses"])) == (address, True, 2)
+    (listed,) = json.loads(done("runs", "ls", f"s3://{BUCKET}/runs", "--json", XDG_CACHE_HOME=cache).out)
+    assert (listed["name"], listed["run"], listed["state"]) == ("run", address, "finished")
+    done("runs", "report", address, cwd=tmp_path, XDG_CACHE_HOME=cache)
+    assert "10 batches" in (tmp_path / "run.html").read_text(encoding="utf-8")
+    compared = json.loads(done("runs", "compare", address, trained, "--json", XDG_CACHE_HOME=cache).out)
+    assert (compared["settings"], compared["origins"]) == ([], [])
 
 
 def test_a_loss_of_the_log_that_is_not_that_of_now_is_named(copy: Path) -> None:

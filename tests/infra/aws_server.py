@@ -1,7 +1,7 @@
 """moto's server, with defects of it corrected. `python -m tests.infra.aws_server -H HOST -p PORT` runs it.
 
-- moto forgets the object sizes in a bucket's lifecycle rules, and Terraform waits until the rules are as it put them. So
-  this server answers with the rules as they were put.
+- moto forgets the object sizes in a bucket's lifecycle rules, and Terraform waits until the rules are as it put them.
+  So this server answers with the rules as they were put.
 - A group whose launch template's second or later version has user data cannot start an instance: moto asserts a type
   that it gives to the first version's alone.
 - The instances of a group have the type of its launch template, and none of its overrides.

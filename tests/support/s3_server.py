@@ -42,9 +42,10 @@ class Request:
 
 
 Fault = str | None
-"""`slow down`, `reset`, `stall`, `expired`, `ended` (there is no such upload), `kept` (a removal of many is answered as
-one of which nothing was allowed), `denied`, `conflict` (another conditional write is in flight), `lost` (the request is
-passed on and its answer is not), or None for none."""
+"""`slow down`, `reset`, `stall`, `expired`, `ended` (there is no such upload), `missing` (no such object), `kept` (a
+removal of many is answered as one of which nothing was allowed), `denied`, `conflict` (another conditional write is in
+flight), `lost` (the request is passed on and its answer is not), `cut` (the answer ends in the middle of its body),
+`flipped` (one bit of its body is wrong), or None for none."""
 
 
 @dataclass
@@ -166,6 +167,9 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             if fault == "ended":
                 self.refuse(404, "NoSuchUpload", "The specified upload does not exist.")
                 return
+            if fault == "missing":
+                self.refuse(404, "NoSuchKey", "The specified key does not exist.")
+                return
             if fault == "conflict":
                 self.refuse(409, "ConditionalRequestConflict", "A conflicting operation is in progress.")
                 return
@@ -197,6 +201,13 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(data[: len(data) // 2])
                 self.reset()
                 return
+            if fault == "cut":
+                self.wfile.write(data[: len(data) // 2])
+                self.close_connection = True
+                return
+            if fault == "flipped" and data:
+                middle = len(data) // 2
+                data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
             self.wfile.write(data)
 
         def refuse(self, status: int, code: str, message: str) -> None:

@@ -1,5 +1,7 @@
 """One rank of a run: how it starts, how it ends, and its exit status."""
 
+import contextlib
+import errno
 import os
 import shutil
 import sys
@@ -24,7 +26,7 @@ from imagenet_mds_train.checkpoints.pace import SavePace
 from imagenet_mds_train.checkpoints.payload import make_payload
 from imagenet_mds_train.checkpoints.random_state import RandomStateOnResume
 from imagenet_mds_train.checkpoints.saver import Checkpoints, Saved
-from imagenet_mds_train.checkpoints.store import LEAST_KEPT
+from imagenet_mds_train.checkpoints.store import LEAST_KEPT, CheckpointRecord
 from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.data.stream import use_own_blocks
@@ -45,6 +47,7 @@ from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, is_
 from imagenet_mds_train.run.folder import RunFolder, read_object
 from imagenet_mds_train.run.job import RankJob
 from imagenet_mds_train.run.mirror import RunMirror
+from imagenet_mds_train.run.uploads import Uploads
 from imagenet_mds_train.sweep.callback import LearningRateSweep
 from imagenet_mds_train.sweep.curve import Sweep
 from imagenet_mds_train.trainer import build_trainer
@@ -100,7 +103,6 @@ def run(job: RankJob) -> int:
     def on_saved(saved: Saved) -> None:
         figures = {name: round(value, 3) for name, value in asdict(saved).items() if value is not None}
         log.write("checkpoint", **figures)
-        best.saved(saved.batch, saved.epoch)
         if mirror:
             mirror.push_files_if_it_answers()
 
@@ -115,8 +117,9 @@ def run(job: RankJob) -> int:
         averaged=average_in_model,
         may_save=guard.finite,
         keep_last=1 if mirror else max(config.checkpoint.keep, LEAST_KEPT),
-        upload=mirror.publish_patiently if mirror else None,
+        upload=Uploads(mirror, config.checkpoint.patience_seconds).upload if mirror else None,
         idle=mirror.end_if_lease_is_lost if mirror else None,
+        on_written=lambda record: best.saved(record.batch, record.epoch),
         on_saved=on_saved,
         validates=partial(config.evaluation.is_due, epochs=config.schedule.epochs),
     )
@@ -130,6 +133,8 @@ def run(job: RankJob) -> int:
         loggers=[log, _console(config, job, folder), *_outside(config, job, folder)] if is_first else [],
     )
     random_state.trainer = trainer
+    if mirror and is_first and (resumed := _resumed(job, folder)):
+        checkpoints.upload(resumed)
     status = _fit(trainer, folder, job, is_first=is_first, finish=checkpoints.finish)
     heartbeat.finishing()
     trainer.close()
@@ -141,6 +146,12 @@ def run(job: RankJob) -> int:
             folder.result, {"batches": batch, "epochs": config.schedule.epochs} | values | _totals(config, folder)
         )
     return status
+
+
+def _resumed(job: RankJob, folder: RunFolder) -> CheckpointRecord | None:
+    """The record of the checkpoint that this start continues from."""
+    name = Path(job.checkpoint or "").name
+    return next((record for record in folder.checkpoints.records() if record.basename == name), None)
 
 
 def _pace(config: TrainConfig, folder: RunFolder) -> SavePace | None:
@@ -294,10 +305,11 @@ def _explain(error: Exception, folder: RunFolder) -> int:
     """Print what ended this rank, and return its exit status. What is known is one line, and the traceback goes to the
     rank's log; the first rank's output is the user's screen."""
     rank = dist.get_global_rank()
-    known = _out_of_memory(error, rank) or worker_failure(str(error), rank)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    known = _full_disk(folder) if full else _out_of_memory(error, rank) or worker_failure(str(error), rank)
     lost = dist.get_world_size() > 1 and is_peer_lost(str(error))
     if rank == 0 and (known or lost):
-        with open(folder.path / "rank0.log", "a", encoding="utf-8") as log:
+        with contextlib.suppress(OSError), open(folder.path / "rank0.log", "a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
     else:
         traceback.print_exc()
@@ -306,6 +318,8 @@ def _explain(error: Exception, folder: RunFolder) -> int:
     elif not lost:
         _explain_to_launcher(" ".join(f"{type(error).__name__}: {error}".split()))
     sys.stderr.flush()
+    if full:
+        return EXIT_LASTING
     return EXIT_PEER_LOST if lost and not known else EXIT_FAILED
 
 
@@ -317,6 +331,14 @@ def _say_failure(message: str) -> None:
 def _explain_to_launcher(message: str) -> None:
     """Have the launcher know why this rank fails; the first rank's output is the screen, which it does not see."""
     Board.inherited().explain(int(os.environ.get("RANK", "0")), message)
+
+
+def _full_disk(folder: RunFolder) -> str:
+    free = shutil.disk_usage(folder.path).free / 1e9
+    return (
+        f"{folder.path} cannot be written, its disk is full ({free:,.2f} GB free): make room and run the same command "
+        f"again"
+    )
 
 
 def _out_of_memory(error: Exception, rank: int) -> str | None:

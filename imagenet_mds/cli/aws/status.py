@@ -76,7 +76,7 @@ def _status(stack: "Stack", run: str) -> dict[str, Any]:
     from imagenet_mds_infra.launches import Launch, launches
     from imagenet_mds_infra.ledger import Ledger
     from imagenet_mds_infra.worker import read_end
-    from imagenet_mds_train.history.runs import fetch_run
+    from imagenet_mds_train.history.runs import find_run
 
     storage = launches(stack.bucket)
     wanted = Launch.read(storage, run)
@@ -96,7 +96,7 @@ def _status(stack: "Stack", run: str) -> dict[str, Any]:
     else:
         state = "filling" if not wanted.in_group and not machines else "stopped"
     try:
-        found = fetch_run(f"s3://{stack.bucket}/runs/{run}")
+        found = find_run(f"s3://{stack.bucket}/runs/{run}")
     except (CommandError, OSError):
         found = None
     figures = found.figures() if found else {}

@@ -79,7 +79,23 @@ def test_a_failed_write_is_raised_in_the_training_thread_and_ends_the_writing() 
 
 
 def test_waiting_for_nothing_returns() -> None:
-    BackgroundWriter(lambda snapshot: None).wait()
+    BackgroundWriter[Snapshot](lambda snapshot: None).wait()
+
+
+def test_what_is_being_written_learns_of_a_newer_one() -> None:
+    written: list[tuple[int, bool]] = []
+    began = threading.Event()
+
+    def write(snapshot: Snapshot) -> None:
+        began.set()
+        written.append((snapshot.batch, writer.superseded(HANG_SECONDS if snapshot.batch == 1 else 0.0)))
+
+    writer = BackgroundWriter(write)
+    writer.put(snapshot(1))
+    assert began.wait(HANG_SECONDS)
+    writer.put(snapshot(2))
+    writer.wait()
+    assert written == [(1, True), (2, False)]
 
 
 def test_while_nothing_is_written_it_looks_around_and_what_it_finds_ends_the_training() -> None:
@@ -90,7 +106,7 @@ def test_while_nothing_is_written_it_looks_around_and_what_it_finds_ends_the_tra
         if len(looks) == 3:
             raise OSError("lost")
 
-    writer = BackgroundWriter(lambda snapshot: None, look, idle_seconds=0.001)
+    writer = BackgroundWriter[Snapshot](lambda snapshot: None, idle=look, idle_seconds=0.001)
     writer.start()
     deadline = time.monotonic() + HANG_SECONDS
     while len(looks) < 4:

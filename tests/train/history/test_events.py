@@ -90,3 +90,10 @@ def test_damaged_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     assert ([one["batch"] for one in events], others) == ([1], 5)
     assert read_events(tmp_path / "none") == ([], 0)
     assert read_events(log / "none") == ([], 0)
+
+
+def test_a_notice_before_the_first_event_of_a_start_is_no_start_of_its_own() -> None:
+    notice = event("notice", 1, 0, 0, kind="save", text="it becomes likely")
+    history = history_of([notice, event("start", 1, 1, 0), line(1, 2, 1)])
+    assert [start.attempt for start in history.starts] == [1]
+    assert [(one.batch, one.text) for one in history.notices] == [(0, "it becomes likely")]

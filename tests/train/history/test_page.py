@@ -70,6 +70,15 @@ def test_a_page_names_the_dataset_the_experiment_and_the_costs_that_are_known(tm
     assert Run.read(folder).dataset == "/data/mds"
 
 
+def test_a_page_lists_the_notices_of_an_interruption(tmp_path: Path) -> None:
+    notice = event("notice", 2, 20, 12, kind="stop", text="Spot notice: <this> instance will be stopped")
+    write_run_page(Run.read(write_run(tmp_path / "run", [*KILLED_AND_CONTINUED, notice])), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<td>2023-11-14 22:33:20</td><td>Spot notice: &lt;this&gt; instance will be stopped</td>" in page
+    write_run_page(Run.read(write_run(tmp_path / "none", KILLED_AND_CONTINUED)), tmp_path / "page.html")
+    assert "Notices" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"train": []}'])
 def test_a_run_has_a_page_without_its_job(tmp_path: Path, content: bytes) -> None:
     folder = write_run(tmp_path / "run", KILLED_AND_CONTINUED)

@@ -12,8 +12,10 @@ import pytest
 from imagenet_mds.errors import UserError
 from imagenet_mds.process.locks import is_locked
 from imagenet_mds_train.history.comparison import Comparison, differing
-from imagenet_mds_train.history.runs import Run, find_run, list_runs
+from imagenet_mds_train.history.runs import Run, find_run, list_runs, list_runs_in_s3
+from imagenet_mds_train.run.mirror import RunMirror
 from tests.support.runs import IDENTITY, KILLED_AND_CONTINUED, event, line, write_run
+from tests.support.s3_server import BUCKET, Proxy, direct
 
 RESULT = {"batches": 30, "epochs": 3, "top1": 0.5}
 
@@ -94,6 +96,42 @@ def test_runs_are_found_two_levels_down_and_other_folders_are_noted(tmp_path: Pa
         f"{tmp_path}/study/deep is left out: it holds no run",
     ]
     assert [run.path for run in list_runs(tmp_path / "a")[0]] == [tmp_path / "a"]
+
+
+def put(folder: Path, server: int, prefix: str) -> None:
+    """Copy a run to S3 as it lies there."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            direct(server).upload_file(str(path), BUCKET, f"{prefix}/{path.relative_to(folder)}")
+
+
+def test_runs_in_s3_are_found_as_those_in_folders(
+    proxy: Proxy, server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = write_run(tmp_path / "run", KILLED_AND_CONTINUED, checkpoint="ep3-ba30.pt")
+    for name in ("b", "study/one", "study/deep/three"):
+        put(run, server, f"runs/{name}")
+    put(write_run(tmp_path / "damaged"), server, "runs/a")
+    direct(server).put_object(Bucket=BUCKET, Key="runs/a/run.json", Body=b"{")
+    root = f"s3://{BUCKET}/runs"
+    runs, (note,) = list_runs_in_s3(root)
+    assert [one.location for one in runs] == [f"{root}/b", f"{root}/study/one"]
+    assert note.startswith(f"{root}/a is left out: ")
+    assert [one.location for one in list_runs_in_s3(f"{root}/study/one/")[0]] == [f"{root}/study/one"]
+    found = find_run(f"{root}/b")
+    assert (found.name, found.figures()) == ("b", Run.read(run).figures())
+    assert found.checkpoint == "ep3-ba30.pt"
+    # The working copy is locked where the run is in progress.
+    working = RunMirror.at(f"{root}/b").folder.path
+    working.mkdir(parents=True)
+    assert find_run(f"{root}/b").state == "stopped"
+    with locked(working):
+        assert find_run(f"{root}/b").state == "running"
+    direct(server).delete_object(Bucket=BUCKET, Key="runs/b/log.jsonl")
+    assert find_run(f"{root}/b").history.batch == 0
+    with pytest.raises(UserError, match=r"there is no run at .*: pass the address of a run"):
+        find_run(f"{root}/study")
 
 
 @pytest.mark.parametrize(

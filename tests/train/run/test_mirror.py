@@ -1,6 +1,7 @@
 """A run in S3 and its working copy, against a real S3 server with faults before it."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from imagenet_mds.storage import open_storage
 from imagenet_mds_train.run.find import find_checkpoint
 from imagenet_mds_train.run.lease import Lease, LostLease
 from imagenet_mds_train.run.mirror import RunMirror
+from imagenet_mds_train.run.permissions import check_permissions
+from imagenet_mds_train.run.uploads import Uploads
+from tests.support.command import HANG_SECONDS
 from tests.support.s3_server import BUCKET, Proxy, Request, direct
 
 LOCATION = f"s3://{BUCKET}/runs/one"
@@ -60,7 +64,8 @@ def save(mirror: RunMirror, batch: int, epoch: int = 0) -> None:
     folder.staging.mkdir(parents=True, exist_ok=True)
     file = folder.staging / f"ep{epoch}-ba{batch}.pt"
     file.write_bytes(f"weights of {batch}".encode() * 1000)
-    mirror.publish(folder.checkpoints.publish(file, epoch=epoch, batch=batch, identity=IDENTITY, keep_last=1))
+    record = folder.checkpoints.publish(file, epoch=epoch, batch=batch, identity=IDENTITY, keep_last=1)
+    Uploads(mirror, patience_seconds=900).publish(record)
 
 
 def keys(server: int) -> list[str]:
@@ -133,6 +138,46 @@ def test_a_working_copy_that_is_further_stays(machines: Machines, monkeypatch: p
     mirror.pull(lambda warning: None)
     assert mirror.folder.checkpoints.names() == ["ep0-ba5.pt"]
     assert mirror.folder.log.read_text() == "1\n2\n"
+
+
+def test_a_working_copy_of_before_another_machine_went_on_gives_way(machines: Machines) -> None:
+    first = machines.begun("a")
+    first.folder.log.write_text("1\n")
+    save(first, 3)
+    first.folder.log.write_text("1\n2\n")
+    published(first, 9)  # and not uploaded
+    second = machines.taken_over("b")
+    second.folder.log.write_text("1\n3\n")
+    save(second, 5)
+    first = machines.on("a")
+    assert pulled(first) == []
+    assert first.folder.checkpoints.names() == ["ep0-ba5.pt"]
+    assert first.folder.log.read_text() == "1\n3\n"
+
+
+def test_checkpoints_without_the_record_of_their_run_are_refused(machines: Machines, server: int) -> None:
+    save(machines.begun("a"), 3)
+    direct(server).delete_object(Bucket=BUCKET, Key="runs/one/run.json")
+    with pytest.raises(WorldError, match=r"has ep0-ba3\.pt without run\.json"):
+        pulled(machines.on("b"))
+
+
+@pytest.mark.parametrize("fault", ["flipped", "cut"])
+def test_damage_on_the_way_is_not_a_damaged_checkpoint(machines: Machines, proxy: Proxy, fault: str) -> None:
+    save(machines.begun("a"), 3)
+    hit: list[Request] = []
+
+    def choose(request: Request) -> str | None:
+        if request.method == "GET" and "list-type" not in request.path and len(hit) < 4:
+            hit.append(request)
+            return fault
+        return None
+
+    proxy.choose = choose
+    second = machines.on("b")
+    assert pulled(second) == []
+    assert len(hit) == 4
+    assert second.folder.checkpoints.names() == ["ep0-ba3.pt"]
 
 
 def test_another_run_of_the_same_name_replaces_the_working_copy(machines: Machines, server: int) -> None:
@@ -245,7 +290,7 @@ def test_uploads_are_tried_again_while_s3_refuses(
         return None
 
     proxy.choose = choose
-    mirror.publish_patiently(record, pause_seconds=0.01)
+    assert Uploads(mirror, patience_seconds=900, first_pause_seconds=0.01).upload(record, nothing_newer)
     assert len(refused) == 3
     assert "the upload is tried again" in capfd.readouterr().err
     assert find_checkpoint(LOCATION).read_bytes() == b"weights of 3" * 1000
@@ -255,10 +300,60 @@ def test_past_its_patience_it_says_where_the_checkpoint_is(machines: Machines, p
     mirror = machines.begun("a")
     record = published(mirror, 3)
     proxy.choose = lambda request: "expired" if request.method == "PUT" else None
-    with pytest.raises(WorldError, match=r"has taken no checkpoint for 0 minutes .*the last one is in"):
-        mirror.publish_patiently(record, patience_seconds=0.05, pause_seconds=0.01)
+    uploads = Uploads(mirror, patience_seconds=0.05, first_pause_seconds=0.01)
+    with pytest.raises(WorldError, match=r"has taken no checkpoint for 0\.05 s .*the last one is in"):
+        uploads.upload(record, nothing_newer)
     proxy.choose = lambda request: None
-    mirror.publish_patiently(record)
+    assert uploads.upload(record, nothing_newer)
+
+
+def test_while_s3_refuses_only_the_newest_is_tried_and_the_patience_counts_from_the_first(
+    machines: Machines, proxy: Proxy, server: int
+) -> None:
+    mirror = machines.begun("a")
+    uploads = Uploads(mirror, patience_seconds=HANG_SECONDS, first_pause_seconds=0.01)
+    proxy.choose = lambda request: "expired" if request.method == "PUT" and "checkpoints" in request.path else None
+    for batch in (3, 5):
+        assert not uploads.upload(published(mirror, batch), lambda seconds: True)
+    gone, newer = mirror.folder.checkpoints.records()[0], published(mirror, 7)
+    assert not uploads.upload(gone, lambda seconds: True)  # the working copy keeps the newest alone
+    assert uploads._refused_since is not None
+    uploads._refused_since -= HANG_SECONDS
+    with pytest.raises(WorldError, match="has taken no checkpoint"):
+        uploads.upload(newer, lambda seconds: True)
+    proxy.choose = lambda request: None
+    assert uploads.upload(newer, nothing_newer)
+    assert [key for key in keys(server) if key.endswith(".pt")] == ["checkpoints/ep0-ba7.pt"]
+
+
+def test_a_best_checkpoint_that_was_given_up_follows(machines: Machines, proxy: Proxy, server: int) -> None:
+    mirror = machines.begun("a")
+    save(mirror, 3)
+    best = published(mirror, 5)
+    (mirror.folder.path / "best.pt").write_bytes((mirror.folder.path / "checkpoints" / best.basename).read_bytes())
+    (mirror.folder.path / "best.json").write_text(json.dumps({"epoch": 0, "batch": 5, "top1": 0.5}))
+    mirror.push_files()
+    assert "best.json" not in keys(server)  # its checkpoint is not there
+    save(mirror, 7)
+    assert {"best.json", "checkpoints/ep0-ba5.pt", "checkpoints/ep0-ba5.json"} <= set(keys(server))
+    second = machines.on("b")
+    pulled(second)
+    assert second.read_best() == second.folder.read_best() == {"epoch": 0, "batch": 5, "top1": 0.5}
+
+
+def test_a_checkpoint_that_is_there_already_is_not_uploaded_again(machines: Machines, proxy: Proxy) -> None:
+    mirror = machines.begun("a")
+    save(mirror, 3)
+    (record,) = mirror.folder.checkpoints.records()
+    before = len(proxy.seen)
+    assert Uploads(mirror, patience_seconds=900).upload(record, nothing_newer)
+    assert not [request for request, _ in proxy.seen[before:] if request.method == "PUT" and ".pt" in request.path]
+
+
+def nothing_newer(seconds: float) -> bool:
+    """Wait as the saver does while no newer checkpoint comes."""
+    time.sleep(seconds)
+    return False
 
 
 def published(mirror: RunMirror, batch: int) -> Any:
@@ -282,10 +377,10 @@ def test_a_missing_permission_is_named(
     machines: Machines, proxy: Proxy, method: str, query: str, permission: str
 ) -> None:
     mirror = machines.on("a")
-    mirror.check_permissions()
+    check_permissions(mirror.storage)
     proxy.choose = lambda request: "denied" if request.method == method and query in request.path else None
     with pytest.raises(UserError, match=f"cannot be used for a run, .*{permission}"):
-        mirror.check_permissions()
+        check_permissions(mirror.storage)
 
 
 def test_a_result_that_was_not_pushed_is_known_to_be_missing(machines: Machines) -> None:

@@ -24,7 +24,7 @@ class BestCheckpoint(Callback):
     def __init__(self, folder: Path, checkpoints: Path) -> None:
         self._folder, self._checkpoints = folder, checkpoints
         self._top1: dict[tuple[int, int], float] = {}
-        """By the finished batches and epochs that were validated, as long as their checkpoint is not durable."""
+        """By the finished batches and epochs that were validated, as long as their checkpoint is not published."""
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Remember what was validated."""

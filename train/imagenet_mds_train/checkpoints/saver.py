@@ -1,7 +1,8 @@
 """Saves checkpoints that continue exactly, in mid-epoch too.
 
 At a batch's end the state is copied, which is all that training waits for. A thread of the first rank writes a staging
-file, and the store publishes it.
+file, and the store publishes it. Where the store is a working copy, a second thread uploads what is published, so that
+a checkpoint of this machine never waits for the network.
 """
 
 import re
@@ -27,6 +28,19 @@ from imagenet_mds_train.checkpoints.store import CheckpointRecord, CheckpointSto
 from imagenet_mds_train.config.schema import CheckpointConfig
 from imagenet_mds_train.interruption.stop import StopRequest
 from imagenet_mds_train.loggers.loss_guard import refuse_not_finite
+
+
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint in the store.
+
+    stall_seconds: how long training stood still for it.
+    taken_at: seconds of the monotonic clock; None if an earlier start published it, which is not reported again.
+    """
+
+    record: CheckpointRecord
+    stall_seconds: float = 0.0
+    taken_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,10 +75,11 @@ class Checkpoints(Callback):
         averaged: has the averaged weights in the model meanwhile, if there are any.
         may_save: whether the model is worth saving now; the same in all ranks.
         keep_last: how many checkpoints stay in the store.
-        upload: called on the writing thread with each published checkpoint, which is durable on return; None where the
-            store is durable.
-        idle: called now and then on the writing thread while nothing is written; what it raises ends the run.
-        on_saved: called in the first rank, on the writing thread, when a checkpoint is durable.
+        upload: called on the uploading thread with a published checkpoint, and with what waits for a newer one for some
+            seconds; returns whether it is durable, or was given up for a newer one. None where the store is durable.
+        idle: called now and then on the uploading thread while nothing is uploaded; what it raises ends the run.
+        on_written: called in the first rank, on the writing thread, when a checkpoint is published.
+        on_saved: called in the first rank, on the last thread that had it, when a checkpoint is durable.
         validates: whether a validation follows that many finished epochs.
     """
 
@@ -81,8 +96,9 @@ class Checkpoints(Callback):
         averaged: Callable[[State], AbstractContextManager[None]],
         may_save: Callable[[], bool],
         keep_last: int,
-        upload: Callable[[CheckpointRecord], None] | None,
+        upload: Callable[[CheckpointRecord, Callable[[float], bool]], bool] | None,
         idle: Callable[[], None] | None,
+        on_written: Callable[[CheckpointRecord], None],
         on_saved: Callable[[Saved], None],
         validates: Callable[[int], bool],
     ) -> None:
@@ -94,18 +110,22 @@ class Checkpoints(Callback):
         self._stop = stop
         self._averaged = averaged
         self._may_save = may_save
+        self._on_written = on_written
         self._on_saved = on_saved
         self._keep_last = keep_last
         self._upload = upload
         self._validates = validates
         self._pace = pace
-        self._writer = BackgroundWriter(self._write, idle)
+        self._writer = BackgroundWriter(self._write)
+        self._uploader = BackgroundWriter(self._make_durable, "uploads", idle)
         self._started = self._saved_at = time.monotonic()
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Start the clock, and in the first rank the writing thread."""
+        """Start the clock, and in the first rank the threads."""
         if dist.get_global_rank() == 0:
             self._writer.start()
+            if self._upload:
+                self._uploader.start()
         self._started = self._saved_at = time.monotonic()
 
     def batch_start(self, state: State, logger: Logger) -> None:
@@ -147,8 +167,9 @@ class Checkpoints(Callback):
         if self._is_due(state, Event.BATCH_CHECKPOINT):
             self._save(state)
         self._writer.raise_if_failed()
+        self._uploader.raise_if_failed()
         if self._stop.agreed:
-            self._writer.wait()
+            self.finish()
         self._stop.raise_if_agreed(state)
 
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
@@ -163,6 +184,12 @@ class Checkpoints(Callback):
             LastingError: a checkpoint could not be written.
         """
         self._writer.wait()
+        self._uploader.wait()
+
+    def upload(self, record: CheckpointRecord) -> None:
+        """Upload the checkpoint that this start continues from, in the first rank, unless it is durable. The start that
+        published it may have ended before."""
+        self._uploader.put(Written(record))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Ignore the state that earlier versions saved here."""
@@ -213,13 +240,28 @@ class Checkpoints(Callback):
                 f"the checkpoint of batch {batch} cannot be written to {self._store.storage.location}: "
                 f"{_reason(error, self._staging)}. The one before it is kept: make room and run the same command again"
             ) from error
+        self._on_written(record)
+        written = Written(record, snapshot.stall_seconds, snapshot.taken_at)
         if self._upload:
-            self._upload(record)
-        durable_seconds = time.monotonic() - snapshot.taken_at
+            self._uploader.put(written)
+        else:
+            self._say_durable(written)
+
+    def _make_durable(self, written: Written) -> None:
+        """Upload a checkpoint, on the uploading thread."""
+        assert self._upload is not None
+        if self._upload(written.record, self._uploader.superseded):
+            self._say_durable(written)
+
+    def _say_durable(self, written: Written) -> None:
+        if written.taken_at is None:
+            return
+        durable_seconds, interval = time.monotonic() - written.taken_at, None
         if self._pace:
-            self._pace.saved(stall_seconds=snapshot.stall_seconds, durable_seconds=durable_seconds)
+            self._pace.saved(stall_seconds=written.stall_seconds, durable_seconds=durable_seconds)
             interval = self._pace.interval_seconds(time.monotonic() - self._started)
-        self._on_saved(Saved(batch, epoch, snapshot.stall_seconds, durable_seconds, interval if self._pace else None))
+        record = written.record
+        self._on_saved(Saved(record.batch, record.epoch, written.stall_seconds, durable_seconds, interval))
 
 
 _WRITER = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")

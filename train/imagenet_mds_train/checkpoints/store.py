@@ -11,7 +11,7 @@ to the newest file, which restarts from scratch where the link is lost; a run th
 import errno
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,17 @@ class CheckpointStore:
         """A checkpoint's location as a user types it."""
         return f"{self.storage.location}/{record.basename}"
 
+    def has(self, record: CheckpointRecord) -> bool:
+        """Whether this very checkpoint is recorded here.
+
+        Raises:
+            OSError: the storage refuses.
+        """
+        try:
+            return self.storage.read(_record_name(record.basename)) == json_bytes(asdict(record))
+        except FileNotFoundError:
+            return False
+
     def newest_whole(self) -> CheckpointRecord | None:
         """The newest checkpoint that is as its record says, None if there is none."""
         return next((record for record in self.records() if self._fault(record) is None), None)
@@ -109,7 +120,7 @@ class CheckpointStore:
         identity: dict[str, Any],
         keep_last: int,
         keep_every_epochs: int | None = None,
-        keep_batch: int | None = None,
+        keep_batches: Collection[int] = (),
     ) -> CheckpointRecord:
         """Take a finished checkpoint file over, record it, then remove old ones.
 
@@ -120,7 +131,7 @@ class CheckpointStore:
             identity: the run's.
             keep_last: how many checkpoints stay, this one included.
             keep_every_epochs: the first checkpoint after every N epochs stays as well; None for none.
-            keep_batch: the checkpoint of this batch stays as well.
+            keep_batches: the checkpoints of these batches stay as well.
 
         Returns:
             The record.
@@ -147,7 +158,7 @@ class CheckpointStore:
         others = [other for other in self.records() if other.age != record.age]
         # Another one of this batch is from before the epoch's validation, and holds nothing that this one lacks.
         before = [other for other in others if other.batch != batch]
-        kept = before[: keep_last - 1] + [other for other in before if other.batch == keep_batch]
+        kept = before[: keep_last - 1] + [other for other in before if other.batch in keep_batches]
         if keep_every_epochs:
             first = {other.epoch: other for other in before}  # the newest come first
             kept += [other for epoch, other in first.items() if epoch and epoch % keep_every_epochs == 0]
@@ -171,7 +182,8 @@ class CheckpointStore:
         self.storage.create(_record_name(record.basename), json_bytes(asdict(record)))
 
     def fetch(self, record: CheckpointRecord, file: Path) -> str | None:
-        """Copy a checkpoint into a file of this machine.
+        """Copy a checkpoint into a file of this machine, a second time if it does not arrive as its record says: damage
+        on the way must not be taken for a damaged checkpoint, which the run removes.
 
         Returns:
             What is wrong with it, None if it is whole.
@@ -179,6 +191,9 @@ class CheckpointStore:
         Raises:
             OSError: the storage refuses, or the file cannot be written.
         """
+        return self._fetch_once(record, file) and self._fetch_once(record, file)
+
+    def _fetch_once(self, record: CheckpointRecord, file: Path) -> str | None:
         digest, size_bytes = xxhash.xxh64(), 0
         try:
             with open(file, "wb") as out:

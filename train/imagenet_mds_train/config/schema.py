@@ -68,6 +68,9 @@ class CheckpointConfig(Section):
     keep: Positive = 2
     """The last checkpoints that are kept; two are kept in any case."""
 
+    patience_seconds: PositiveFloat = 900.0
+    """How long S3 may refuse the checkpoints of a run with --save s3://... before the run ends."""
+
 
 class SystemConfig(Section):
     """How the run computes."""

@@ -53,6 +53,19 @@ class StartOfRun:
     end: str | None = None
 
 
+@dataclass(frozen=True)
+class Announced:
+    """A notice of an interruption, or a recommendation to prepare for one, after `batch` batches.
+
+    time: seconds since 1970.
+    """
+
+    attempt: int
+    batch: int
+    time: float
+    text: str
+
+
 @dataclass
 class History:
     """The events of a run's log, in order.
@@ -64,6 +77,7 @@ class History:
     points: list[Point] = field(default_factory=list)
     validations: list[Validation] = field(default_factory=list)
     starts: list[StartOfRun] = field(default_factory=list)
+    notices: list[Announced] = field(default_factory=list)
     epoch: int = 0
     """Finished epochs."""
 
@@ -138,6 +152,9 @@ def history_of(events: Iterable[dict[str, Any]]) -> History:
         name, attempt, batch = event["event"], _whole(event, "attempt"), _whole(event, "batch")
         time = _number(event, "time")
         if attempt is None or batch is None or time is None:
+            continue
+        if name == "notice":  # it may come before the start's first event
+            history.notices.append(Announced(attempt, batch, time, str(event.get("text"))))
             continue
         # A start whose ranks only validated has no event `start`.
         if name == "start" or not history.starts or history.starts[-1].attempt != attempt:

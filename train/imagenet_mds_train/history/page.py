@@ -1,6 +1,8 @@
 """Pages about runs: self-contained HTML without scripts and external parts. Imports no torch."""
 
 import json
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ def write_run_page(run: Run, file: Path) -> None:
         figures=shown(run.figures()),
         names=_names(),
         starts=starts,
+        notices=[asdict(one) | {"text": printable(one.text), "when": _when(one.time)} for one in run.history.notices],
         settings=settings,
         origin=_plain(run),
         plots=run_svg(run),
@@ -67,6 +70,13 @@ def write_comparison_page(comparison: Comparison, names: tuple[str, str], file: 
 def printable(text: str) -> str:
     """A name as one line that every page and font can hold, whatever bytes it has."""
     return one_line(text).encode("utf-8", "backslashreplace").decode()
+
+
+def _when(time_seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time_seconds))
+    except (OverflowError, OSError, ValueError):  # a log that was damaged
+        return "-"
 
 
 def _names() -> dict[str, str]:

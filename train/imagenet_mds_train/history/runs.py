@@ -1,19 +1,20 @@
-"""The runs below a folder, each as its own files describe it. Imports no torch."""
+"""The runs below a folder, or an address in S3, each as its own files describe it. Imports no torch."""
 
-import contextlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from imagenet_mds.errors import CommandError, UserError, WorldError
 from imagenet_mds.process.locks import is_locked
-from imagenet_mds.storage.s3 import S3Storage
+from imagenet_mds.storage import open_storage
+from imagenet_mds.storage.base import Storage
 from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.history.events import History, history_of, read_events
+from imagenet_mds_train.run.find import find_run_folder
 from imagenet_mds_train.run.folder import RunFolder, read_object
 from imagenet_mds_train.run.last_job import LastJob
+from imagenet_mds_train.run.mirror import RunMirror
 
 State = Literal["finished", "running", "stopped", "killed or failed"]
 """Finished: there is a result. Running: a process of this machine holds the lock. Stopped: the log ends with it. Killed
@@ -24,6 +25,8 @@ or failed: none of these, and the log does not say which."""
 class Run:
     """A run as its folder has it.
 
+    path: the folder, or that of a copy of its small files.
+    location: the run as a user types it.
     identity: what must not change within the run.
     forked_from: the checkpoint whose weights it started from, if any.
     checkpoint: the name of the newest one that is recorded and there; its content is not read.
@@ -32,6 +35,7 @@ class Run:
     """
 
     path: Path
+    location: str
     state: State
     config: TrainConfig
     identity: dict[str, Any]
@@ -43,14 +47,21 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> "Run":
-        """Read a run's folder. Keys that its configuration lacks have their defaults.
+        """Read a run's folder; see `of`."""
+        return cls.of(RunFolder(path))
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> "Run":
+        """Read a run. Keys that its configuration lacks have their defaults.
 
         Raises:
             UserError: a later version of the program wrote it, or its configuration is none of this version's.
             WorldError: a file is damaged.
             OSError: a file cannot be read.
         """
-        folder = RunFolder(path)
+        path = folder.path
+        # A run in S3 is locked in the working copy of the machine that it runs on.
+        locked = RunMirror.at(folder.address).folder.path if folder.address else path
         record = read_object(path / "run.json")
         try:
             identity = folder.read_identity()
@@ -65,7 +76,7 @@ class Run:
         state: State
         if folder.read_result() is not None:
             state = "finished"
-        elif is_locked(path):
+        elif locked.is_dir() and is_locked(locked):
             state = "running"
         else:
             state = "stopped" if events and events[-1]["event"] == "stopped" else "killed or failed"
@@ -73,7 +84,18 @@ class Run:
         there = (name for name in store.names() if store.storage.size_bytes(name) is not None)
         history, forked_from = history_of(events), record.get("forked_from")
         job = LastJob.of(path)
-        return cls(path, state, config, identity, forked_from, history, next(there, None), job.dataset, job.experiment)
+        return cls(
+            path,
+            folder.location,
+            state,
+            config,
+            identity,
+            forked_from,
+            history,
+            next(there, None),
+            job.dataset,
+            job.experiment,
+        )
 
     @property
     def name(self) -> str:
@@ -125,46 +147,40 @@ class Run:
 
 
 def find_run(location: str) -> Run:
-    """The run that a user means: its folder, or its name within `runs`.
+    """The run that a user means: its folder, its name within `runs`, or its address in S3.
 
     Raises:
         UserError: there is no run, or this version cannot read it.
         WorldError: its files are damaged.
         OSError: they cannot be read.
     """
-    return Run.read(find_run_folder(location))
+    return Run.of(find_run_folder(location))
 
 
-def fetch_run(location: str) -> Run:
-    """A run in S3, as the files have it that its last start pushed.
-
-    Raises:
-        UserError: there is no run.
-        WorldError: its files are damaged.
-        OSError: they cannot be read.
-    """
-    storage = S3Storage.at(location)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, storage.name)
-        path.mkdir()
-        for name in ("run.json", "log.jsonl", "result.json"):
-            with contextlib.suppress(FileNotFoundError):
-                (path / name).write_bytes(storage.read(name))
-        if not (path / "run.json").is_file():
-            raise UserError(f"there is no run at {location}")
-        return Run.read(path)
-
-
-def find_run_folder(location: str) -> Path:
-    """The folder of the run that a user means, or that of its name within `runs`.
+def list_runs_in_s3(root: str) -> tuple[list[Run], list[str]]:
+    """The runs at an address, as `list_runs` finds those of a folder.
 
     Raises:
-        UserError: there is no run.
+        UserError: S3 refuses.
+        OSError: it does not answer.
     """
-    for path in (Path(location), Path("runs") / location):
-        if (path / "run.json").is_file():
-            return path
-    raise UserError(f"there is no run at {location}: pass the folder of a run, which holds run.json")
+    storage = open_storage(root)
+    found = [storage] if _is_run_in_s3(storage) else []
+    for name in [] if found else storage.list_names():
+        child = storage.child(name)
+        within = [child] if _is_run_in_s3(child) else [child.child(one) for one in child.list_names()]
+        found += [one for one in within if one is child or _is_run_in_s3(one)]
+    runs, notes = [], []
+    for one in found:
+        try:
+            runs.append(find_run(one.location))
+        except CommandError as error:
+            notes.append(f"{one.location} is left out: {error}")
+    return runs, notes
+
+
+def _is_run_in_s3(storage: Storage) -> bool:
+    return storage.size_bytes("run.json") is not None
 
 
 def list_runs(root: Path) -> tuple[list[Run], list[str]]:

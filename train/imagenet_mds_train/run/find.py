@@ -1,13 +1,50 @@
-"""Finding the checkpoint that a user means. Imports no torch."""
+"""Finding the run, or the checkpoint, that a user means: here or in S3. Imports no torch."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import xxhash
+
 from imagenet_mds.dataset.access import default_cache
 from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.storage import open_storage
+from imagenet_mds.storage.atomic import write_atomic
 from imagenet_mds_train.run.folder import RunFolder
-from imagenet_mds_train.run.mirror import RunMirror
+from imagenet_mds_train.run.mirror import FILES, RunMirror
+
+
+def find_run_folder(location: str) -> RunFolder:
+    """The run that a user means: its folder, its name within `runs`, or its address in S3.
+
+    Raises:
+        UserError: there is no run.
+        OSError: the storage refuses.
+    """
+    if location.startswith("s3://"):
+        return _copied(location)
+    for path in (Path(location), Path("runs") / location):
+        if (path / "run.json").is_file():
+            return RunFolder(path)
+    raise UserError(f"there is no run at {location}: pass the folder of a run, which holds run.json")
+
+
+def _copied(location: str) -> RunFolder:
+    """A run in S3, with its small files in the cache of this machine, and its checkpoints where they are. The working
+    copy is another one, because a run in progress writes it."""
+    storage = open_storage(location)
+    place = xxhash.xxh64_hexdigest(storage.location.encode())
+    path = default_cache() / "read" / place / storage.name
+    there = set(storage.list_names()) & set(FILES)
+    if "run.json" not in there:
+        raise UserError(f"there is no run at {location}: pass the address of a run, which holds run.json")
+    path.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if name in there:
+            write_atomic(path / name, storage.read(name))
+        else:
+            (path / name).unlink(missing_ok=True)
+    return RunFolder(path, storage.location, RunMirror.at(location).checkpoints)
 
 
 def find_checkpoint(location: str, warn: Callable[[str], None] = lambda warning: None) -> Path:

@@ -44,11 +44,13 @@ class RunFolder:
     """The folder of one run.
 
     path: on this machine.
-    address: of the run in S3, of which the folder is the working copy; None for a run that is only here.
+    address: of the run in S3, of which the folder is a copy; None for a run that is only here.
+    store: of the checkpoints, if they are not in the folder.
     """
 
     path: Path
     address: str | None = None
+    store: CheckpointStore | None = None
 
     @property
     def location(self) -> str:
@@ -58,7 +60,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> CheckpointStore:
         """The run's checkpoints."""
-        return CheckpointStore(LocalStorage(self.path / "checkpoints"))
+        return self.store or CheckpointStore(LocalStorage(self.path / "checkpoints"))
 
     @property
     def staging(self) -> Path:
@@ -83,6 +85,14 @@ class RunFolder:
             WorldError: the file is damaged.
         """
         return read_object(self.result)
+
+    def read_best(self) -> dict[str, Any] | None:
+        """The `epoch`, `batch` and `top1` of the best validation so far, None before one.
+
+        Raises:
+            WorldError: the file is damaged.
+        """
+        return read_object(self.path / "best.json")
 
     def read_identity(self) -> dict[str, Any] | None:
         """The identity of the run, None where no run was ever started.

@@ -100,6 +100,7 @@ def launch(
     program: str = START_RANK,
     limits: Limits | None = None,
     may_continue: Callable[[], bool] = lambda: True,
+    on_notice: Callable[[Notice, int | None], None] = lambda notice, batch: None,
 ) -> Ended:
     """Run the ranks to their end.
 
@@ -114,12 +115,13 @@ def launch(
             its stacks, see `write_stacks_on_request`.
         limits: how long to wait for what; None for the defaults.
         may_continue: whether there is something to continue from, should the ranks be killed after a request to stop.
+        on_notice: called with each notice that is obeyed, and the finished batches, None before the first one is begun.
 
     Returns:
         How they ended. The status is done, stopped cleanly, failed, or that of the rank that failed.
     """
     threads = threads or threads_per_rank(ranks)
-    order = _Launch(ranks, job, log_folder, lock, threads, kept, program, limits or Limits(), may_continue)
+    order = _Launch(ranks, job, log_folder, lock, threads, kept, program, limits or Limits(), may_continue, on_notice)
     for _ in range(_PORTS_TRIED):
         ended = order.once()
         if ended.status != EXIT_PORT_TAKEN:
@@ -156,6 +158,7 @@ class _Launch:
     program: str
     limits: Limits
     may_continue: Callable[[], bool]
+    on_notice: Callable[[Notice, int | None], None]
 
     def once(self) -> Ended:
         """Run the ranks with one port; see `launch`."""
@@ -306,11 +309,13 @@ class _Launch:
 
     def _obey(self, notice: Notice, requests: StopRequests, board: Board) -> None:
         """Do what a notice of an interruption asks for."""
+        if notice.kind == "trouble":
+            print(f"note: {notice.text}", file=sys.stderr, flush=True)
+            return
+        self.on_notice(notice, _reached(board, self.ranks))
         if notice.kind == "stop":
             if requests.announce():
                 self._announce_stop(notice.text)
-        elif notice.kind == "trouble":
-            print(f"note: {notice.text}", file=sys.stderr, flush=True)
         elif self.kept:
             print(f"{notice.text}. Saving, then going on.", file=sys.stderr, flush=True)
             board.ask_for_save()

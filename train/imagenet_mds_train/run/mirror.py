@@ -2,48 +2,30 @@
 
 What lies under `s3://.../NAME` is the run: its record, its log, its checkpoints, its result. A start on any machine
 first makes the working copy equal to it (`pull`), then goes on as if the run had always been there. While it trains,
-each checkpoint goes from the working copy to S3, then the small files (`push_files`). A start writes only as long as it
-has the lease (`lease.py`).
+checkpoints go from the working copy to S3 (`uploads.py`), each followed by the small files (`push_files`). A start
+writes only as long as it has the lease (`lease.py`).
 """
 
 import json
-import os
 import shutil
-import socket
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import xxhash
 
 from imagenet_mds.dataset.access import default_cache
-from imagenet_mds.errors import CommandError, UserError, WorldError
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage import open_storage
 from imagenet_mds.storage.base import Storage
 from imagenet_mds_train.checkpoints.store import CheckpointRecord, CheckpointStore
-from imagenet_mds_train.run.folder import RunFolder, read_object
+from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.lease import Lease
 
-KEPT_CHECKPOINTS = 3
-KEPT_EVERY_EPOCHS = 10
-"""Checkpoints that stay in S3: the last three, and the first one after every tenth epoch."""
-
-PATIENCE_SECONDS = 900.0
-"""How long S3 may refuse a checkpoint before the run ends."""
-
-_LONGEST_PAUSE_SECONDS = 30.0
-
-_FILES = ("run.json", "log.jsonl", "result.json", "best.json", "wandb.json", "report.html")
+FILES = ("run.json", "log.jsonl", "result.json", "best.json", "wandb.json", "report.html", "job.json")
 """Small files of a run, in the order in which they are pushed."""
-
-_PERMISSIONS = {
-    "list": "s3:ListBucket",
-    "put": "s3:PutObject",
-    "get": "s3:GetObject",
-    "delete": "s3:DeleteObject",
-}
 
 
 @dataclass(frozen=True)
@@ -92,37 +74,11 @@ class RunMirror:
         with self._answering():
             return replace(self, lease=Lease.claim(self.storage.child("lease")))
 
-    def check_permissions(self) -> None:
-        """List, write, read and delete under the run's prefix.
-
-        Raises:
-            UserError: one of them is refused; the message names the permission.
-        """
-        name = f".permissions-{socket.gethostname()}-{os.getpid()}"
-
-        def read() -> None:
-            if self.storage.read(name) != b"permissions":
-                raise OSError("another content came back")
-
-        calls: dict[str, Callable[[], object]] = {
-            "list": self.storage.list_names,
-            "put": lambda: self.storage.write(name, b"permissions"),
-            "get": read,
-            "delete": lambda: self.storage.delete(name),
-        }
-        for what, call in calls.items():
-            try:
-                call()
-            except (CommandError, OSError) as error:
-                raise UserError(
-                    f"{self.storage.location} cannot be used for a run, {what} failed ({error}): allow "
-                    f"{_PERMISSIONS[what]} there, or pass another --save"
-                ) from error
-
     def pull(self, warn: Callable[[str], None]) -> None:
         """Make the working copy equal to the run in S3, with its newest whole checkpoint. Lock the working copy first.
 
-        A working copy that is further than S3, because its start was killed before an upload, stays as it is.
+        A working copy that is further than S3, because its start ended before an upload, stays as it is, unless another
+        machine has gone on meanwhile: its log is then not the beginning of this one.
 
         Args:
             warn: called with a line for each newer checkpoint that is broken.
@@ -135,64 +91,30 @@ class RunMirror:
             self._pull(warn)
 
     def _pull(self, warn: Callable[[str], None]) -> None:
-        files = {name: self._read(name) for name in _FILES}
+        files = {name: self._read(name) for name in FILES}
         if files["run.json"] is None:
+            self._refuse_bare_checkpoints()
             return
         self._forget_another_run(files["run.json"])
         self.folder.path.mkdir(parents=True, exist_ok=True)
+        is_further = self._is_further(files["log.jsonl"])
         for name, data in files.items():
-            if data is not None and not (name == "log.jsonl" and self._has_longer_log(data)):
-                (self.folder.path / name).write_bytes(data)
+            path = self.folder.path / name
+            if data is None or (is_further and path.is_file()):
+                continue
+            if name == "best.json" and path.is_file() and path.read_bytes() != data:
+                (self.folder.path / "best.pt").unlink(missing_ok=True)
+            path.write_bytes(data)
         if files["result.json"] is None:
-            self._pull_checkpoint(warn)
+            self._pull_checkpoint(warn, is_further=is_further)
 
-    def publish(self, record: CheckpointRecord) -> None:
-        """Upload a checkpoint of the working copy, record it, and remove old ones. The log goes before it: another
-        machine that continues from the checkpoint has the line of every batch before.
-
-        Args:
-            record: of a checkpoint that the working copy has.
-
-        Raises:
-            LostLease: another start continues the run.
-            WorldError: another process published the same checkpoint.
-            UserError, OSError: the storage refuses. What was there before is kept.
-        """
-        self._refuse_lost_lease()
-        if self.folder.log.is_file():
-            self.storage.write("log.jsonl", self.folder.log.read_bytes())
-        try:
-            self._publish(record)
-        except WorldError:
-            # Left by a start that had the lease before and was late with it: this one has it now.
-            self._refuse_lost_lease()
-            self.checkpoints.remove(record)
-            self._publish(record)
-
-    def publish_patiently(
-        self, record: CheckpointRecord, patience_seconds: float = PATIENCE_SECONDS, pause_seconds: float = 2.0
-    ) -> None:
-        """Publish a checkpoint, again and again while S3 refuses; training goes on meanwhile.
-
-        Raises:
-            LostLease: another start continues the run.
-            WorldError: S3 has refused for longer than the patience.
-        """
-        deadline = time.monotonic() + patience_seconds
-        while True:
-            try:
-                self.publish(record)
-                return
-            except (UserError, OSError) as error:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise WorldError(
-                        f"{self.storage.location} has taken no checkpoint for {patience_seconds / 60:.0f} minutes "
-                        f"({error}): the last one is in {self.folder.path}. Run the same command again on this machine"
-                    ) from error
-                print(f"note: {error}; the upload is tried again", file=sys.stderr, flush=True)
-            time.sleep(min(pause_seconds, left))
-            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+    def _refuse_bare_checkpoints(self) -> None:
+        """Refuse checkpoints without the record of their run: a new run would start at batch 0 beside them."""
+        if names := [name for name in self.checkpoints.storage.list_names() if name.endswith(".pt")]:
+            raise WorldError(
+                f"{self.storage.location} has {names[-1]} without run.json, the record of its run: restore that, or "
+                f"start a new run with --run-name"
+            )
 
     def push_files(self) -> None:
         """Upload the small files.
@@ -203,10 +125,11 @@ class RunMirror:
             UserError: it refuses.
         """
         with self._answering():
-            self._refuse_lost_lease()
-            for name in _FILES:
+            self.refuse_lost_lease()
+            for name in FILES:
                 path = self.folder.path / name
-                if path.is_file():
+                # What S3 says of the best checkpoint is true only when that is there.
+                if path.is_file() and not (name == "best.json" and self.lacks_best()):
                     self.storage.write(name, path.read_bytes())
 
     def forget(self) -> None:
@@ -218,8 +141,8 @@ class RunMirror:
             UserError: it refuses.
         """
         with self._answering():
-            self._refuse_lost_lease()
-            for name in (*_FILES, "lease"):
+            self.refuse_lost_lease()
+            for name in (*FILES, "lease"):
                 self.storage.delete(name)
 
     def end_if_lease_is_lost(self) -> None:
@@ -229,7 +152,7 @@ class RunMirror:
             LostLease: one has.
         """
         with suppress(UserError, OSError):
-            self._refuse_lost_lease()
+            self.refuse_lost_lease()
 
     def push_files_if_it_answers(self) -> None:
         """Upload the small files; if S3 does not take them now, the next ones replace them anyway.
@@ -257,30 +180,33 @@ class RunMirror:
             UserError, WorldError: the storage refuses.
         """
         with self._answering():
-            self._refuse_lost_lease()
+            self.refuse_lost_lease()
             self.checkpoints.discard_after(checkpoint)
             self.storage.remove_partials("checkpoints", complete=True)
         self.push_files()
 
-    def _publish(self, record: CheckpointRecord) -> None:
-        # A second name, because the store moves what it is given.
-        staged = self.folder.staging / record.basename
-        staged.parent.mkdir(parents=True, exist_ok=True)
-        staged.unlink(missing_ok=True)
-        os.link(self.folder.path / "checkpoints" / record.basename, staged)
+    def read_best(self) -> dict[str, Any] | None:
+        """What S3 has of the best validation; see `RunFolder.read_best`.
+
+        Raises:
+            UserError, OSError: the storage refuses.
+        """
         try:
-            best = read_object(self.folder.path / "best.json") or {}
-            self.checkpoints.publish(
-                staged,
-                epoch=record.epoch,
-                batch=record.batch,
-                identity=record.identity,
-                keep_last=KEPT_CHECKPOINTS,
-                keep_every_epochs=KEPT_EVERY_EPOCHS,
-                keep_batch=best.get("batch"),
-            )
-        finally:
-            staged.unlink(missing_ok=True)
+            found: dict[str, Any] | None = json.loads(self._read("best.json") or b"null")
+        except ValueError:
+            return None
+        return found
+
+    def lacks_best(self) -> bool:
+        """Whether S3 lacks the checkpoint of the best validation so far.
+
+        Raises:
+            UserError, OSError: the storage refuses.
+        """
+        best = self.folder.read_best()
+        if best is None:
+            return False
+        return self.checkpoints.storage.size_bytes(f"ep{best['epoch']}-ba{best['batch']}.json") is None
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -292,7 +218,13 @@ class RunMirror:
                 f"{self.storage.location} does not answer ({error.strerror or error}): run the same command again"
             ) from error
 
-    def _refuse_lost_lease(self) -> None:
+    def refuse_lost_lease(self) -> None:
+        """Make sure that this start may write.
+
+        Raises:
+            LostLease: another start continues the run.
+            UserError, OSError: the storage refuses.
+        """
         assert self.lease is not None
         self.lease.refuse_lost()
 
@@ -302,9 +234,10 @@ class RunMirror:
         except FileNotFoundError:
             return None
 
-    def _has_longer_log(self, data: bytes) -> bool:
+    def _is_further(self, theirs: bytes | None) -> bool:
+        """Whether the working copy goes on where S3 ends: the log there is the beginning of the one here."""
         log = self.folder.log
-        return log.is_file() and log.read_bytes().startswith(data)
+        return theirs is None or (log.is_file() and log.read_bytes().startswith(theirs))
 
     def _forget_another_run(self, record: bytes) -> None:
         """Remove a working copy of a run that had this address before."""
@@ -313,14 +246,14 @@ class RunMirror:
             for entry in self.folder.path.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def _pull_checkpoint(self, warn: Callable[[str], None]) -> None:
+    def _pull_checkpoint(self, warn: Callable[[str], None], *, is_further: bool) -> None:
         here = self.folder.checkpoints
         unreadable: list[str] = []
         records = self.checkpoints.records(unreadable.append)
         mine = here.newest_whole()
         faults = [f"{self.checkpoints.storage.location}/{name} is not a checkpoint's record" for name in unreadable]
         for record in records:
-            if mine is not None and mine.age >= record.age:
+            if mine is not None and (mine == record or (is_further and mine.age >= record.age)):
                 _warn_all(warn, faults)
                 return
             staged = self.folder.staging / record.basename
@@ -328,6 +261,9 @@ class RunMirror:
             fault = self.checkpoints.fetch(record, staged)
             if fault is None:
                 _warn_all(warn, faults)
+                for other in here.records():
+                    if other.age > record.age:
+                        here.remove(other)
                 here.take(staged, record)
                 return
             staged.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ The run's folder is only read, and not locked: the run may be in progress, and r
 is copied first, into the temporary folder of an attempt, in which the ranks write too.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 from imagenet_mds.dataset.access import Dataset, check_available
 from imagenet_mds.errors import EXIT_DONE, UserError, WorldError
 from imagenet_mds.process.attempt import attempt
-from imagenet_mds.storage.base import file_xxh64
 from imagenet_mds.words import counted
 from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.load import parse_config
@@ -69,16 +67,16 @@ class Replay:
         try:
             config_values, theirs = dict(values["config"]), values["identity"]["dataset"]["train"]
         except (KeyError, TypeError, ValueError):
-            raise WorldError(f"{run.path}/run.json is no record of a run: restore it") from None
+            raise WorldError(f"{run.location}/run.json is no record of a run: restore it") from None
         # Before what else does not fit, for which a replay has no settings to change.
         if (found := dataset.split("train").info.fingerprint) != theirs:
             raise UserError(
-                f"{dataset.location} is not the dataset of {run.path}: its train has the fingerprint {found}, that of "
-                f"the run {theirs}. Pass the run's with --data"
+                f"{dataset.location} is not the dataset of {run.location}: its train has the fingerprint {found}, that "
+                f"of the run {theirs}. Pass the run's with --data"
             )
         asked = ranks or (by and by.ranks)
         settings = config_values | ({"ranks": asked} if asked else {})
-        config = parse_config(settings, f"{run.path}/run.json", ["ranks"] if ranks else [])
+        config = parse_config(settings, f"{run.location}/run.json", ["ranks"] if ranks else [])
         start = Start.prepare(config, dataset, run, replayed=record)
         return cls(start, log, logged)
 
@@ -146,15 +144,14 @@ class Replay:
         """Copy the checkpoint, and refuse a copy that is not what its record has."""
         location = self.start.run.checkpoints.location_of(self.checkpoint)
         way_on = "choose another one with --checkpoint"
-        try:
-            shutil.copyfile(location, copy)
-        except FileNotFoundError:
+        fault = self.start.run.checkpoints.fetch(self.checkpoint, copy)
+        if fault == "missing":
             raise WorldError(
                 f"{location} is missing: {way_on}, or run the same command again if the run goes on, which removes its "
                 f"old checkpoints"
-            ) from None
-        if copy.stat().st_size != self.checkpoint.size_bytes or file_xxh64(copy) != self.checkpoint.xxh64:
-            raise WorldError(f"{location} is damaged, its content is not what its record has: {way_on}")
+            )
+        if fault:
+            raise WorldError(f"{location} is damaged, {fault}: {way_on}")
 
 
 def dataset_of(
@@ -175,12 +172,14 @@ def dataset_of(
         return Dataset.at(location, cache, limit_bytes)
     job = LastJob.of(run.path)
     if job.dataset is None:
-        raise UserError(f"{run.path}/job.json does not say which dataset the run was trained on: pass --data DATASET")
+        raise UserError(
+            f"{run.location}/job.json does not say which dataset the run was trained on: pass --data DATASET"
+        )
     dataset = Dataset.at(job.dataset, cache or job.cache, limit_bytes or job.limit_bytes)
     try:
         dataset.split("train")
     except UserError as error:
-        raise UserError(f"the dataset of {run.path} cannot be read ({error}): pass --data DATASET") from None
+        raise UserError(f"the dataset of {run.location} cannot be read ({error}): pass --data DATASET") from None
     return dataset
 
 
@@ -192,7 +191,7 @@ def _chosen(run: RunFolder, log: RunLosses, batches: int, name: str | None) -> C
     if not records:
         kept = ", ".join(reversed(run.checkpoints.names()))
         what = f"no checkpoint {name}" if name else "no checkpoint"
-        raise UserError(f"{run.path} has {what}: {f'pass one of {kept}' if kept else 'train it for longer'}")
+        raise UserError(f"{run.location} has {what}: {f'pass one of {kept}' if kept else 'train it for longer'}")
     for record in reversed(records):
         if log.after(record.batch, batches):
             return record
@@ -202,6 +201,6 @@ def _chosen(run: RunFolder, log: RunLosses, batches: int, name: str | None) -> C
     way_on = f"pass --batches {min(later)}" if later else "train it for longer, or keep more with checkpoint.keep"
     which = ", ".join(record.basename for record in reversed(records))
     raise UserError(
-        f"the log of {run.path} has no loss of the {counted(batches, 'batch', 'batches')} after {which}; {logged}: "
+        f"the log of {run.location} has no loss of the {counted(batches, 'batch', 'batches')} after {which}; {logged}: "
         f"{way_on}"
     )

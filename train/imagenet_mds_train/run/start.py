@@ -18,6 +18,7 @@ from imagenet_mds.process.gpus import gpus
 from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.config.subset import refuse_subset
+from imagenet_mds_train.interruption.notice import Notice
 from imagenet_mds_train.loggers.lines import append_event
 from imagenet_mds_train.run.environment import threads_per_rank
 from imagenet_mds_train.run.folder import RunFolder
@@ -232,6 +233,12 @@ class Start:
         path, system = self.run.path / "job.json", self.config.system
         job = self.job(until_batch, generation)
         job.write(path)
+
+        def log_notice(notice: Notice, batch: int | None) -> None:
+            if self.sweep is None:
+                with contextlib.suppress(OSError):  # the run saves and stops without the line
+                    self._log("notice", job.attempt, batch, kind=notice.kind, text=notice.text)
+
         ended = launch(
             self.config.ranks,
             path,
@@ -243,13 +250,18 @@ class Start:
                 stop_seconds=system.stop_seconds, hang_seconds=system.hang_seconds, start_seconds=system.start_seconds
             ),
             may_continue=lambda: bool(self.run.checkpoints.names()),
+            on_notice=log_notice,
         )
         # What the user has to change is no event of the run, which may not even have a name yet.
         if self.sweep is None and ended.status not in (EXIT_DONE, EXIT_STOPPED, EXIT_USER):
-            batch = self.checkpoint.batch if ended.batch is None and self.checkpoint else ended.batch or 0
             with contextlib.suppress(OSError):  # a full disk is what may have failed
-                append_event(self.run.log, "failed", job.attempt, batch=batch, status=ended.status, reason=ended.reason)
+                self._log("failed", job.attempt, ended.batch, status=ended.status, reason=ended.reason)
         return ended
+
+    def _log(self, event: str, attempt: int, batch: int | None, **values: Any) -> None:
+        """Log an event after `batch` finished batches, None if this start has begun none."""
+        at = self.checkpoint.batch if batch is None and self.checkpoint else batch or 0
+        append_event(self.run.log, event, attempt, batch=at, **values)
 
     @property
     def threads_per_rank(self) -> int | None:
