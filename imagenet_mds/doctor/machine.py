@@ -21,6 +21,7 @@ from imagenet_mds.process.attempt import SHARED_MEMORY, leftover_blocks
 from imagenet_mds.process.gpus import describe_gpus
 from imagenet_mds.process.metadata import MetadataService, NoAnswer, is_disabled
 from imagenet_mds.words import counted
+from imagenet_mds_train.run.permissions import check_permissions
 
 State = Literal["ok", "note", "bad"]
 """A note is worth knowing and stops nothing. Bad ends a training, or makes it wrong."""
@@ -207,10 +208,10 @@ def _write_speed(folder: Path) -> float:
 
 
 def _s3(place: str) -> Check:
-    from imagenet_mds_train.run.mirror import RunMirror  # boto3
+    from imagenet_mds.storage import open_storage  # boto3
 
     try:
-        RunMirror.at(f"{place.rstrip('/')}/doctor").check_permissions()
+        check_permissions(open_storage(f"{place.rstrip('/')}/doctor"))
     except (CommandError, OSError) as error:
         return Check(place, "bad", "not usable", str(error))
     return Check(place, "ok", "lists, writes, reads and deletes")

@@ -58,9 +58,13 @@ def correct_groups() -> None:
         overrides = (group.mixed_instances_policy or {}).get("LaunchTemplate", {}).get("Overrides", [])
         return str(overrides[0]["InstanceType"]) if overrides else ""
 
-    LaunchTemplateVersion.user_data = property(lambda version: parse_user_data(version.data.get("UserData")))
-    FakeAutoScalingGroup.instance_type = property(type_of)
-    AutoScalingResponse.complete_lifecycle_action = lambda response: EmptyResult()
+    corrections: list[tuple[type, str, object]] = [
+        (LaunchTemplateVersion, "user_data", property(lambda version: parse_user_data(version.data.get("UserData")))),
+        (FakeAutoScalingGroup, "instance_type", property(type_of)),
+        (AutoScalingResponse, "complete_lifecycle_action", lambda response: EmptyResult()),
+    ]
+    for owner, name, value in corrections:
+        setattr(owner, name, value)
 
 
 def main() -> None:
