@@ -249,7 +249,8 @@ def test_the_number_of_workers_does_not_change_a_byte(tree: Path, dataset: Path,
     # Two workers made `dataset`.
     outcome = done("convert", tree, tmp_path / "mds", "--shard-size", "64KiB", "--workers", 1)
     assert files(tmp_path / "mds") == files(dataset)
-    assert outcome.err == ""
+    # A slow machine is shown how far it is.
+    assert all(line.startswith(("train: ", "val: ")) for line in outcome.err.splitlines())
     assert "/train: 158 images in 19 shards, 1.1 MB, " in outcome.out
 
 

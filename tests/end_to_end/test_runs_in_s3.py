@@ -1,6 +1,7 @@
 """A run in S3 goes on from S3 alone, on any machine, and ends as the run never stopped; of two machines one writes."""
 
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from tests.support.command import HANG_SECONDS, done, run, start, wait_until
 from tests.support.s3_server import BUCKET, Proxy, Request, direct
-from tests.support.states import assert_same, read_log, read_state
+from tests.support.states import assert_same, read_log, read_state, tree_of
 
 SAVE = f"s3://{BUCKET}/runs"
 RECIPE = (
@@ -131,10 +132,13 @@ def test_a_start_elsewhere_takes_the_run_over_and_the_earlier_one_stops(
     first, second = Machine(tmp_path, "first", dataset), Machine(tmp_path, "second", dataset)
     old = first.start()
     wait_until(lambda: len(checkpoints(server)) > 1, "checkpoints in S3", old)
-    old.send_signal(signal.SIGSTOP)  # so that it is still far from the end when it is taken over
+    stopped = tree_of(old.pid)  # the ranks too, so that they are still far from the end when it is taken over
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
     new = second.start()
     wait_until(lambda: second.reached(1), "a batch on the second machine", new)
-    old.send_signal(signal.SIGCONT)
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
     assert old.wait(timeout=HANG_SECONDS) == 2, first.said()
     assert "was taken over by" in first.said()
     assert new.wait(timeout=HANG_SECONDS) == 0, second.said()
