@@ -65,7 +65,7 @@ locals {
       Sid      = "Logs"
       Effect   = "Allow"
       Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
-      Resource = ["${aws_cloudwatch_log_group.this.arn}:log-stream:*"]
+      Resource = [aws_cloudwatch_log_group.this.arn, "${aws_cloudwatch_log_group.this.arn}:log-stream:*"]
     },
     {
       # The one star: AWS lets nobody name a resource for these calls, which only read.

@@ -26,6 +26,8 @@ readonly VARIABLES=(IMAGENET_MDS_NAME IMAGENET_MDS_BUCKET IMAGENET_MDS_LAUNCH IM
   IMAGENET_MDS_DATA AWS_REGION)
 
 export AWS_RETRY_MODE=adaptive AWS_MAX_ATTEMPTS=10 DEBIAN_FRONTEND=noninteractive AWS_REGION="${AWS_REGION:-}"
+# cloud-init sets none, and the caches of pip and uv lie there.
+export HOME="${HOME:-/root}"
 STEP="start"
 TEE=""
 VOLUME=""

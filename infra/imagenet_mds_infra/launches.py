@@ -35,12 +35,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 DataVolume = Literal["none", "read-only", "fill"]
 """What is done with a second volume: there is none, it holds the dataset, or the dataset is to be written onto it."""
 
-BASE_VERSION = "1"
+BASE_VERSION = "$Default"
 """The version of the launch template that Terraform made."""
 
+RATE_TAG = "imagenet-mds-volume-initialization-rate"
+"""The tag of the launch template that has Terraform's variable: MiB/s at which a volume is filled from its snapshot."""
+
+_BY_PARAMETER = "resolve:ssm:"
+
 DATA_DEVICE = "/dev/sdf"
-VOLUME_INITIALIZATION_MIB_PER_SECOND = 300
-"""The highest rate that EC2 offers at which a volume is filled from its snapshot."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +165,11 @@ def template_data(stack: Stack, run: str, user_data: str, device: dict[str, Any]
         UserError, WorldError: AWS refuses.
     """
     account = stack.account
-    (base,) = account.ask(
-        "ec2", "describe_launch_template_versions", LaunchTemplateName=account.name, Versions=[BASE_VERSION]
-    )["LaunchTemplateVersions"]
-    found: dict[str, Any] = dict(base["LaunchTemplateData"])
+    found: dict[str, Any] = dict(base_version(stack)["LaunchTemplateData"])
+    # A group with several types may not take the name of a parameter.
+    if (image := found.get("ImageId", "")).startswith(_BY_PARAMETER):
+        name = image.removeprefix(_BY_PARAMETER)
+        found["ImageId"] = account.ask("ssm", "get_parameter", Name=name)["Parameter"]["Value"]
     tags = account.tags(run)
     found["UserData"] = user_data
     found["TagSpecifications"] = [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")]
@@ -174,6 +178,19 @@ def template_data(stack: Stack, run: str, user_data: str, device: dict[str, Any]
             *found.get("BlockDeviceMappings", []),
             {"DeviceName": DATA_DEVICE, "Ebs": device},
         ]
+    return found
+
+
+def base_version(stack: Stack) -> dict[str, Any]:
+    """The version of the launch template that Terraform made, as EC2 describes it.
+
+    Raises:
+        UserError, WorldError: AWS refuses.
+    """
+    (base,) = stack.account.ask(
+        "ec2", "describe_launch_template_versions", LaunchTemplateName=stack.account.name, Versions=[BASE_VERSION]
+    )["LaunchTemplateVersions"]
+    found: dict[str, Any] = base
     return found
 
 

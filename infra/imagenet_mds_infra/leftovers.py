@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from imagenet_mds.storage.s3 import S3Storage
 from imagenet_mds_infra.account import RUN_TAG, tag_of
-from imagenet_mds_infra.launches import BASE_VERSION, launches
+from imagenet_mds_infra.launches import launches
 from imagenet_mds_infra.prices import (
     GP3_DOLLARS_PER_GB_MONTH,
     GP3_DOLLARS_PER_MBPS_MONTH,
@@ -148,7 +148,7 @@ def _versions(stack: Stack) -> list[Leftover]:
             removal(str(one["VersionNumber"])),
         )
         for one in versions
-        if str(one["VersionNumber"]) != BASE_VERSION
+        if not one["DefaultVersion"]
     ]
 
 

@@ -13,7 +13,7 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds_infra.account import RUN_TAG, tag_of
 from imagenet_mds_infra.launches import (
     DATA_DEVICE,
-    VOLUME_INITIALIZATION_MIB_PER_SECOND,
+    RATE_TAG,
     Launch,
     create_version,
     launches,
@@ -32,6 +32,9 @@ VOLUME_IOPS = 3000
 """A gp3 volume's; 500 MB/s are what one of the smaller instances can read."""
 
 POLL_SECONDS = 5.0
+
+VOLUME_INITIALIZATION_MIB_PER_SECOND = 300
+"""The highest rate that EC2 offers, and Terraform's default."""
 
 LAZY_MBPS = (40.0, 150.0)
 """What a volume from a snapshot gives while it fills, by what people have published; AWS promises nothing."""
@@ -55,14 +58,20 @@ def gp3(size_gb: int, **more: Any) -> dict[str, Any]:
     } | more
 
 
-def from_snapshot(snapshot: str, size_gb: int) -> dict[str, Any]:
-    """The `Ebs` of a data volume that an instance makes from a snapshot, and that ends with it."""
-    return gp3(
-        size_gb,
-        SnapshotId=snapshot,
-        DeleteOnTermination=True,
-        VolumeInitializationRate=VOLUME_INITIALIZATION_MIB_PER_SECOND,
-    )
+def from_snapshot(stack: Stack, snapshot: str, size_gb: int) -> dict[str, Any]:
+    """The `Ebs` of a data volume that an instance makes from a snapshot, and that ends with it.
+
+    Raises:
+        UserError, WorldError: AWS refuses.
+    """
+    return gp3(size_gb, SnapshotId=snapshot, DeleteOnTermination=True, **_rate(stack))
+
+
+def _rate(stack: Stack) -> dict[str, int]:
+    """How fast a volume is filled from its snapshot, as Terraform was told; nothing leaves it to EC2."""
+    templates = stack.account.ask("ec2", "describe_launch_templates", LaunchTemplateNames=[stack.account.name])
+    value = int(tag_of(templates["LaunchTemplates"][0], RATE_TAG) or VOLUME_INITIALIZATION_MIB_PER_SECOND)
+    return {"VolumeInitializationRate": value} if value else {}
 
 
 def create(stack: Stack, name: str, source: str, arguments: list[str], size_gb: int = VOLUME_GB) -> str:
@@ -226,7 +235,7 @@ def restore(stack: Stack, name: str, zone: str, say: Callable[[str], None], poll
         Throughput=VOLUME_MBPS,
         Iops=VOLUME_IOPS,
         Encrypted=True,
-        VolumeInitializationRate=VOLUME_INITIALIZATION_MIB_PER_SECOND,
+        **_rate(stack),
         TagSpecifications=[{"ResourceType": "volume", "Tags": account.tags(run)}],
     )
     found = str(made["VolumeId"])

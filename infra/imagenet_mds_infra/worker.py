@@ -168,7 +168,24 @@ class Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.2)
         reader.join()
-        return why or _end_of(process.returncode)
+        return why or self._end_of(process.returncode)
+
+    def _end_of(self, status: int) -> End:
+        if status == EXIT_DONE:
+            return End("done", status, "done")
+        if status == EXIT_STOPPED:
+            return End("interrupted", status, "interrupted: the next instance continues")
+        if status == EXIT_USER and self._is_replaced():
+            return End("stopped", EXIT_STOPPED, "a newer instance continues the run")
+        return End(
+            "failed", status if status > 0 else 1, f"failed with status {status}: `imagenet-mds aws logs` says why"
+        )
+
+    def _is_replaced(self) -> bool:
+        """Whether a newer instance runs: it has taken the run over, and the group must not be ended under it."""
+        with contextlib.suppress(OSError, CommandError):
+            return any(one.booted > self.machine.booted and one.end is None for one in self.ledger.machines())
+        return False
 
     def _pass_on(self, process: "subprocess.Popen[bytes]", log: LogStream) -> None:
         assert process.stdout is not None
@@ -236,14 +253,6 @@ class Worker:
                 LifecycleActionResult="CONTINUE",
                 InstanceId=self.machine.instance,
             )
-
-
-def _end_of(status: int) -> End:
-    if status == EXIT_DONE:
-        return End("done", status, "done")
-    if status == EXIT_STOPPED:
-        return End("interrupted", status, "interrupted: the next instance continues")
-    return End("failed", status if status > 0 else 1, f"failed with status {status}: `imagenet-mds aws logs` says why")
 
 
 def worker(account: Account, bucket: str, run: str, say: Callable[[str], None]) -> Worker:

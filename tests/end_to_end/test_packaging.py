@@ -17,6 +17,9 @@ from tests.support.command import HANG_SECONDS
 ROOT = Path(__file__).resolve().parents[2]
 TRAP = "raise SystemExit('the user\\'s own file was run')\n"
 
+TERRAFORM_LEFTOVERS = ("infra/aws/.terraform/provider", "infra/aws/.terraform.lock.hcl", "infra/aws/terraform.tfstate")
+"""What `terraform apply` leaves in a checkout: a provider of 700 MB, and the account's numbers."""
+
 
 @dataclass(frozen=True)
 class Installed:
@@ -56,6 +59,9 @@ def installed(module_folder: Path) -> Installed:
     with tarfile.open(sdist) as archive:
         archive.extractall(root / "unpacked", filter="data")
     (unpacked,) = (root / "unpacked").iterdir()
+    for leftover in TERRAFORM_LEFTOVERS:
+        (unpacked / leftover).parent.mkdir(parents=True, exist_ok=True)
+        (unpacked / leftover).write_text("{}", encoding="utf-8")
     wheel = build("wheel", unpacked, root / "wheel")
     venv.create(root / "venv", with_pip=False)
     variables = {"base": str(root / "venv"), "platbase": str(root / "venv")}
@@ -76,9 +82,18 @@ def test_the_wheel_has_the_packages_and_the_data_and_no_tests(installed: Install
     with zipfile.ZipFile(installed.wheel) as wheel:
         names = wheel.namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    assert tops == {"imagenet_mds", "imagenet_mds_convert", "imagenet_mds_train"}
-    for data in ("_data/configs/phase3.yaml", "_data/infra/README.md", "demo/report.html", "py.typed"):
+    assert tops == {"imagenet_mds", "imagenet_mds_convert", "imagenet_mds_infra", "imagenet_mds_train"}
+    for data in (
+        "_data/configs/phase3.yaml",
+        "_data/infra/README.md",
+        "_data/requirements.lock",
+        "demo/report.html",
+        "py.typed",
+    ):
         assert f"imagenet_mds/{data}" in names
+    for shipped in ("group.tf", "setup.sh", "imagenet-mds.service"):
+        assert f"imagenet_mds/_data/infra/aws/{shipped}" in names
+    assert not [name for name in names if "tfstate" in name or ".terraform" in name]
 
 
 def test_the_shipped_configuration_is_found_and_not_the_users(installed: Installed) -> None:

@@ -5,6 +5,7 @@
 - A group whose launch template's second or later version has user data cannot start an instance: moto asserts a type
   that it gives to the first version's alone.
 - The instances of a group have the type of its launch template, and none of its overrides.
+- It does not know DeleteLaunchTemplateVersions. Here the newest version can be removed.
 - It does not know CompleteLifecycleAction. Its groups terminate instances at once, so there is nothing to complete.
 """
 
@@ -18,6 +19,7 @@ from moto.autoscaling.models import FakeAutoScalingGroup
 from moto.autoscaling.responses import AutoScalingResponse
 from moto.core.responses import EmptyResult
 from moto.ec2.models.launch_templates import LaunchTemplateVersion
+from moto.ec2.responses.launch_templates import LaunchTemplates
 from moto.ec2.utils import parse_user_data
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import run_simple
@@ -58,9 +60,16 @@ def correct_groups() -> None:
         overrides = (group.mixed_instances_policy or {}).get("LaunchTemplate", {}).get("Overrides", [])
         return str(overrides[0]["InstanceType"]) if overrides else ""
 
+    def delete_versions(response: Any) -> str:
+        template = response.ec2_backend.get_launch_template_by_name(response._get_param("LaunchTemplateName"))
+        (number,) = response._get_multi_param("LaunchTemplateVersion")
+        assert template.versions.pop().number == int(number)
+        return "<DeleteLaunchTemplateVersionsResponse/>"
+
     corrections: list[tuple[type, str, object]] = [
         (LaunchTemplateVersion, "user_data", property(lambda version: parse_user_data(version.data.get("UserData")))),
         (FakeAutoScalingGroup, "instance_type", property(type_of)),
+        (LaunchTemplates, "delete_launch_template_versions", delete_versions),
         (AutoScalingResponse, "complete_lifecycle_action", lambda response: EmptyResult()),
     ]
     for owner, name, value in corrections:

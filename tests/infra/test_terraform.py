@@ -197,8 +197,8 @@ def test_the_role_names_all_that_it_may_touch(account: Account) -> None:
     group = account.group()["AutoScalingGroupARN"]
     for action in ("CompleteLifecycleAction", "RecordLifecycleActionHeartbeat", "SetDesiredCapacity"):
         assert allowed[f"autoscaling:{action}"] == {group}
-    logs = f"arn:aws:logs:{REGION}:123456789012:log-group:/imagenet-mds/{NAME}:log-stream:*"
-    assert allowed["logs:CreateLogStream"] == allowed["logs:PutLogEvents"] == {logs}
+    logs = f"arn:aws:logs:{REGION}:123456789012:log-group:/imagenet-mds/{NAME}"
+    assert allowed["logs:CreateLogStream"] == allowed["logs:PutLogEvents"] == {logs, f"{logs}:log-stream:*"}
     assert allowed["s3:GetObject"] == {f"arn:aws:s3:::{BUCKET}/*", "arn:aws:s3:::datasets/*"}
     assert allowed["s3:PutObject"] == allowed["s3:DeleteObject"] == {f"arn:aws:s3:::{BUCKET}/*"}
     (profile,) = iam.list_instance_profiles()["InstanceProfiles"]

@@ -81,7 +81,7 @@ def launch(
     device = None
     if data.startswith(_SNAPSHOT):
         snapshot = describe_snapshot(stack, data)
-        device = from_snapshot(snapshot["SnapshotId"], snapshot["VolumeSize"])
+        device = from_snapshot(stack, snapshot["SnapshotId"], snapshot["VolumeSize"])
     best = found[0]
     price = best.dollars_per_hour(spot=spot)
     _print_ways(needed_gb, best.type.nvme_gb, price)
