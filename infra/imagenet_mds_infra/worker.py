@@ -16,7 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from imagenet_mds.errors import EXIT_DONE, EXIT_LASTING, EXIT_STOPPED, EXIT_USER, CommandError, UserError, WorldError
+from imagenet_mds.errors import (
+    EXIT_DONE,
+    EXIT_LASTING,
+    EXIT_STOPPED,
+    EXIT_USER,
+    CommandError,
+    UserError,
+    WorldError,
+)
 from imagenet_mds.process.metadata import MetadataService, NoAnswer
 from imagenet_mds.process.signals import StopRequests, collected_stop_signals
 from imagenet_mds.storage.atomic import json_bytes

@@ -61,9 +61,8 @@ def correct_groups() -> None:
         return str(overrides[0]["InstanceType"]) if overrides else ""
 
     def delete_versions(response: Any) -> str:
-        template = response.ec2_backend.get_launch_template_by_name(response._get_param("LaunchTemplateName"))
-        (number,) = response._get_multi_param("LaunchTemplateVersion")
-        assert template.versions.pop().number == int(number)
+        template = response.ec2_backend.get_launch_template_by_name(response.querystring["LaunchTemplateName"][0])
+        assert template.versions.pop().number == int(response.querystring["LaunchTemplateVersion.1"][0])
         return "<DeleteLaunchTemplateVersionsResponse/>"
 
     corrections: list[tuple[type, str, object]] = [

@@ -48,7 +48,7 @@ def error(code: str, message: str = "no") -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("arguments", "variables", "words"),
     [
-        (("status", "--region", "us-est-1"), {}, "there is no such region; is us-east-1 meant?"),
+        (("status", "--region", "us-eats-1"), {}, "there is no such region; is us-east-1 meant?"),
         (("status",), {"AWS_DEFAULT_REGION": "us-west-2"}, "run `terraform apply` in infra/aws"),
         (("status", "--name", "other"), {}, "there is no deployment 'other' in us-east-1"),
         (("status", "nothing"), {}, "nothing was launched as 'nothing'"),
@@ -243,7 +243,7 @@ def test_the_archive_runs_without_the_checkout(tmp_path: Path) -> None:
         check=False,
     )
     assert outcome.returncode == 0, outcome.stderr
-    assert "recipe: medium" in outcome.stdout
+    assert 'recipe: "medium"' in outcome.stdout
 
 
 # Volumes.
