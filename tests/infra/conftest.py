@@ -1,6 +1,7 @@
 """A deployment as `infra/aws` makes it, on a moto server of its own."""
 
 import os
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -104,24 +105,24 @@ class Cloud:
 
 
 @pytest.fixture(scope="module")
-def empty_cloud() -> Iterator[Cloud]:
-    """An account without a deployment."""
+def aws_port() -> Iterator[int]:
+    """The port of a server for the tests of a module."""
     with s3_server("tests.infra.aws_server") as port:
-        yield Cloud(port)
+        yield port
 
 
 @pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    """An account with a deployment, which this process uses too."""
+def cloud(aws_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    """An account with a new deployment, which this process uses too."""
     from imagenet_mds.storage.s3_client import reset_client
 
-    with s3_server("tests.infra.aws_server") as port:
-        cloud = Cloud(port)
-        for name, value in cloud.variables.items():
-            monkeypatch.setenv(name, value)
-        reset_client()
-        cloud.make()
-        yield cloud
+    urllib.request.urlopen(f"http://127.0.0.1:{aws_port}/moto-api/reset", data=b"").close()
+    cloud = Cloud(aws_port)
+    for name, value in cloud.variables.items():
+        monkeypatch.setenv(name, value)
+    reset_client()
+    cloud.make()
+    yield cloud
     reset_client()
 
 

@@ -24,7 +24,7 @@ from imagenet_mds_infra.stack import Stack
 from imagenet_mds_infra.volumes import ways
 from tests.infra.conftest import ACCOUNT, NAME, REGION, Cloud
 from tests.support.command import run
-from tests.support.s3_server import CREDENTIALS, Proxy, proxy_before
+from tests.support.s3_server import CREDENTIALS, Proxy, proxy_before, s3_server
 
 LAUNCH = ("launch", "--phase", "3", "--data")
 
@@ -80,13 +80,14 @@ def test_a_mistake_is_one_line(
 
 
 @pytest.fixture(scope="module")
-def shared(empty_cloud: Cloud) -> Cloud:
-    """A deployment that no test changes."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in empty_cloud.variables.items():
+def shared() -> Iterator[Cloud]:
+    """A deployment that no test changes, on a server of its own."""
+    with s3_server("tests.infra.aws_server") as port, pytest.MonkeyPatch.context() as patch:
+        cloud = Cloud(port)
+        for name, value in cloud.variables.items():
             patch.setenv(name, value)
-        empty_cloud.make()
-    return empty_cloud
+        cloud.make()
+        yield cloud
 
 
 def test_without_credentials(tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ def test_a_volume_from_its_making_to_a_restored_one(cloud: Cloud, stack: Stack) 
     (version,) = [
         one
         for one in ec2.describe_launch_template_versions(LaunchTemplateName=NAME)["LaunchTemplateVersions"]
-        if one["VersionDescription"] == "imagenet"
+        if one.get("VersionDescription") == "imagenet"
     ]
     (device,) = version["LaunchTemplateData"]["BlockDeviceMappings"]
     assert device["DeviceName"] == "/dev/sdf"

@@ -229,7 +229,13 @@ class Start:
 
         Returns:
             How they ended.
+
+        Raises:
+            UserError: the cache's limit or disk is too small.
+            WorldError, OSError: the cache cannot be written, or the dataset not read.
         """
+        for split, shards in self.shards():
+            split.shard_cache.prepare(shards)  # ranks expect the index in the cache
         path, system = self.run.path / "job.json", self.config.system
         job = self.job(until_batch, generation)
         job.write(path)
