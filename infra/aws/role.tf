@@ -68,6 +68,14 @@ locals {
       Resource = [aws_cloudwatch_log_group.this.arn, "${aws_cloudwatch_log_group.this.arn}:log-stream:*"]
     },
     {
+      # The machine that fills a volume is in no group, and ends itself.
+      Sid       = "OwnEnd"
+      Effect    = "Allow"
+      Action    = ["ec2:TerminateInstances"]
+      Resource  = ["arn:${data.aws_partition.current.partition}:ec2:${var.region}:${data.aws_caller_identity.current.account_id}:instance/*"]
+      Condition = { StringEquals = { "ec2:ResourceTag/imagenet-mds" = var.name } }
+    },
+    {
       # The one star: AWS lets nobody name a resource for these calls, which only read.
       Sid    = "Describe"
       Effect = "Allow"
