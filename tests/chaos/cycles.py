@@ -59,7 +59,7 @@ class Cycles:
 
 @contextlib.contextmanager
 def neighbour(dataset: Path, folder: Path) -> Iterator[set[str]]:
-    """A run that trains before and after what comes between. Its ranks are stopped meanwhile, to leave the processor alone.
+    """A run that trains before and after what comes between; its ranks are stopped meanwhile, to save the processor.
 
     Gives its names in the shared memory, which it must have to the end.
     """
