@@ -14,7 +14,6 @@ from tests.chaos.arena import (
     BATCHES,
     BATCHES_PER_EPOCH,
     PATIENCE_SECONDS,
-    STOP_WITHIN_SECONDS,
     Finished,
     Unavailable,
     age_of,
@@ -282,7 +281,7 @@ def s3_dead_at_stop(game: Game) -> str:
     game.faulty_s3 = True
     game.arena.proxy.choose = lambda request: "denied" if f"/{game.name}" in request.path else None
     game.running().process.send_signal(signal.SIGTERM)
-    game.ended({75}, f"had not stopped {STOP_WITHIN_SECONDS} s after the request", loses_nothing=True)
+    game.ended({75}, f"has taken no checkpoint for {PATIENCE_SECONDS} s", loses_nothing=True)
     game.next_on = "same machine"
     return ""
 
