@@ -172,7 +172,9 @@ class Machine:
 
     def shards(self) -> list[Path]:
         """The shards that were fetched."""
-        return sorted(self.folder.glob("cache/imagenet-mds/**/*.mds*"))
+        # Those with a dot are being fetched, or are locks.
+        found = self.folder.glob("cache/imagenet-mds/**/[!.]*.mds")
+        return sorted(path for path in found if not path.parent.name.startswith("."))
 
 
 @dataclass

@@ -59,19 +59,22 @@ class Cycles:
 
 @contextlib.contextmanager
 def neighbour(dataset: Path, folder: Path) -> Iterator[set[str]]:
-    """A run that trains before and after what comes between, and is stopped meanwhile, to leave the processor alone.
-    Give its names in the shared memory, which it must have to the end."""
-    process = start(*arguments(dataset, folder, "neighbour", 1), *ENDLESS, log=folder / "neighbour.out")
+    """A run that trains before and after what comes between; its ranks are stopped meanwhile, to save the processor.
+
+    Gives its names in the shared memory, which it must have to the end.
+    """
+    more = (*ENDLESS, "system.hang_seconds=null")
+    process = start(*arguments(dataset, folder, "neighbour", 1), *more, log=folder / "neighbour.out")
 
     def batches() -> int:
         return sum(event["event"] == "batch" for event in read_log(folder / "neighbour" / "log.jsonl"))
 
     try:
         wait_until(lambda: batches() > 1, "a batch of the neighbour", process)
-        pids = tree_of(process.pid)
+        launcher, *pids = tree_of(process.pid)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        names = shared_names(pids)
+        names = shared_names([launcher, *pids])
         assert names, "the neighbour has no shared memory"
         yield names
         for pid in pids:

@@ -86,6 +86,8 @@ class Game:
         self._pending: Played | None = None
         self._words = ""
         self._attempts: set[str] = set()
+        self._accounted: set[tuple[float, int, str, int]] = set()
+        """The events of the commands before: a clock that jumps makes their times later than the start of the next."""
 
     @classmethod
     def drawn(cls, arena: Arena, folder: Path, metadata: Metadata, seed: int, ranks: Sequence[int]) -> "Game":
@@ -137,7 +139,9 @@ class Game:
         return [
             event
             for event in command.machine.log(self.name)
-            if event["time"] >= command.started and (not names or event["event"] in names)
+            if event["time"] >= command.started
+            and (not names or event["event"] in names)
+            and _key(event) not in self._accounted
         ]
 
     def reached(self) -> int:
@@ -360,6 +364,7 @@ class Game:
                 self._floor = max(self._floor, event["batch"])
             elif event["event"] == "failed":
                 self._most_again = None
+        self._accounted |= {_key(event) for event in events}
         if records := self.records():
             self._floor = max(self._floor, age_of(records[0])[0])
         saves = [event["durable_seconds"] for event in events if event["event"] == "checkpoint"]
@@ -423,3 +428,7 @@ class Game:
         client = direct(self.arena.server)
         for name in self.keys():
             client.delete_object(Bucket=BUCKET, Key=self.key(name))
+
+
+def _key(event: dict[str, Any]) -> tuple[float, int, str, int]:
+    return event["time"], event["attempt"], event["event"], event["batch"]

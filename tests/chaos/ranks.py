@@ -32,11 +32,14 @@ EXACT = (
     "algorithms={mixup: null, cutmix: null, colout: {}}",
     "augment.size_px=48",
     "system.device_microbatch_size=1",
+    "optimizer.lr=0.00001",
 )
-"""What is the same on any number of ranks, beside the recipe of all games."""
+"""What is the same on any number of ranks, beside the recipe of all games. Larger steps amplify rounding: with a
+learning rate of 0.1 the loss of the fourth batch has already made 3e-4 of 1e-7."""
 
-LOSS_BOUND, WEIGHT_BOUND = 1e-4, 1e-3
-"""The most that a loss may differ, relative to it, and the weights, relative to their norm."""
+LOSS_BOUND, WEIGHT_BOUND = 1e-5, 1e-8
+"""The most that a loss may differ, relative to it, and the weights, relative to their norm. Measured on one rank and on
+four: 2e-7 and 7e-10. Another batch changes a loss by 1e-2, and a step changes the weights by 4e-7."""
 
 
 @dataclass(frozen=True)

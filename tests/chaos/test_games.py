@@ -63,7 +63,7 @@ PLANS = {
     "four ranks": Plan(4, ("stop a rank", "kill a rank while S3 refuses"), until_done=True),
     "a machine that fails": Plan(
         1,
-        ("clock jumps", "S3 404", "S3 dead", "cached shard zeroed", "disk full", "S3 dead at a stop"),
+        ("clock jumps", "S3 404", "cached shard zeroed", "disk full", "S3 dead at a stop", "S3 dead"),
         from_s3=True,
     ),
 }

@@ -330,6 +330,18 @@ def test_a_rank_that_cannot_even_be_asked_to_stop_is_killed(tmp_path: Path) -> N
     assert launch_program(1, tmp_path, program, limits=Limits(stop_seconds=0.3)) == 75
 
 
+@pytest.mark.parametrize(("may_continue", "status"), [(True, 75), (False, 1)])
+def test_a_run_that_fails_after_a_request_to_stop_is_not_to_be_restarted(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], may_continue: bool, status: int
+) -> None:
+    program = (
+        "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit('S3 takes no checkpoint'))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(10_000)"
+    )
+    assert launch_program(1, tmp_path, program, may_continue=lambda: may_continue) == status
+    assert "S3 takes no checkpoint" in capfd.readouterr().err
+
+
 def test_a_run_that_ends_in_spite_of_an_interruption_is_done(tmp_path: Path) -> None:
     program = (
         "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"

@@ -104,4 +104,5 @@ def _lost(events: list[dict[str, Any]], saved_batch: int) -> tuple[int, float]:
     if not after:
         return 0, 0.0
     before = [event for event in last if event["batch"] <= saved_batch] or last
-    return after[-1]["batch"] - saved_batch, after[-1]["time"] - before[-1]["time"]
+    # A clock that was set back takes no time away.
+    return after[-1]["batch"] - saved_batch, max(after[-1]["time"] - before[-1]["time"], 0.0)

@@ -190,7 +190,10 @@ class _Launch:
             return Ended(EXIT_STOPPED)
         if EXIT_PORT_TAKEN in codes:
             return Ended(EXIT_PORT_TAKEN)
-        return replace(self._explained(codes, ended, reasons), batch=batch)
+        explained = replace(self._explained(codes, ended, reasons), batch=batch)
+        if requests.count and explained.status == EXIT_FAILED and self.kept and self.may_continue():
+            return Ended(EXIT_STOPPED)  # it was to end, and not to be restarted
+        return explained
 
     def _start(self, processes: list[subprocess.Popen[bytes]], mine: Attempt, board: Board) -> None:
         """Start the ranks, each of which is in `processes` at once."""
