@@ -1,13 +1,13 @@
 # make demo: set up .venv and show every step on a small data set. make quick: the checks that take a minute.
-# make test: every check. make chaos N=200: runs that meet faults drawn from seeds. make chaos CYCLES=100: one run that is
-# killed that often.
+# make test: every check. make docs: docs/ as a site, in site/. make chaos N=200: runs that meet faults drawn from seeds.
+# make chaos CYCLES=100: one run that is killed that often.
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.10,$(shell python$(v) --version >/dev/null 2>&1 && echo python$(v))) python3)
 BIN := .venv/bin
 
 # Compiled modules make every later start several seconds faster, so they are kept even where the environment forbids it.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo quick test chaos setup lint types imports unit lock bench bench-setup clean
+.PHONY: demo quick test chaos setup lint types imports unit docs lock bench bench-setup clean
 
 demo: setup
 	$(BIN)/imagenet-mds demo
@@ -47,6 +47,9 @@ imports:
 unit:
 	$(BIN)/pytest
 
+docs: setup
+	$(BIN)/mkdocs --quiet build --strict --clean
+
 lock:
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.10 \
 		--generate-hashes --quiet --output-file requirements.lock
@@ -59,4 +62,4 @@ bench:
 	$(BIN)/python benchmarks/load.py
 
 clean:
-	rm -rf .venv dist demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv dist demo site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

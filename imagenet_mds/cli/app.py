@@ -32,7 +32,6 @@ from imagenet_mds.process.signals import STOPPED_MESSAGE, handle_stop_signals, s
 from imagenet_mds.words import one_line
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

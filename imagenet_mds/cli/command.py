@@ -19,6 +19,8 @@ class Command(TyperCommand):
         Raises:
             UserError: the value of an option or an argument is empty.
         """
+        if ctx.resilient_parsing:  # the shell asks what may come next: no message may appear at its prompt
+            return super().parse_args(ctx, args)
         values, _, _ = self.make_parser(ctx).parse_args(list(args))
         for parameter in self.params:
             value = values.get(parameter.name)

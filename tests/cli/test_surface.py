@@ -20,7 +20,7 @@ from tests.support.running import convert_here
 from tests.support.runs import KILLED_AND_CONTINUED, write_run
 
 SURFACE = """
-imagenet-mds --version
+imagenet-mds --version --install-completion --show-completion
 imagenet-mds configs
 imagenet-mds configs cp name file
 imagenet-mds configs explain key --markdown
