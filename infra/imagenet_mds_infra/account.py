@@ -12,6 +12,7 @@ from typing import Any
 
 import boto3
 import botocore.exceptions
+import botocore.parsers
 from botocore.config import Config
 
 from imagenet_mds.errors import UserError, WorldError
@@ -83,7 +84,7 @@ def explained(what: str) -> Iterator[None]:
         if code in _DENIED:
             raise UserError(f"{what}: the credentials lack the permission for it ({error})") from None
         raise WorldError(f"{what}: AWS answers {code}: {error.response.get('Error', {}).get('Message', '')}") from error
-    except botocore.exceptions.BotoCoreError as error:
+    except (botocore.exceptions.BotoCoreError, botocore.parsers.ResponseParserError) as error:
         raise WorldError(f"{what}: AWS does not answer ({error}): check --region and the network") from error
 
 

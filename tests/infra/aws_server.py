@@ -5,7 +5,7 @@
 - A group whose launch template's second or later version has user data cannot start an instance: moto asserts a type
   that it gives to the first version's alone.
 - The instances of a group have the type of its launch template, and none of its overrides.
-- It does not know DeleteLaunchTemplateVersions. Here the newest version can be removed.
+- It does not know DeleteLaunchTemplateVersions, and takes a version's number for its place in a list.
 - It does not know CompleteLifecycleAction. Its groups terminate instances at once, so there is nothing to complete.
 """
 
@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 from moto.autoscaling.models import FakeAutoScalingGroup
 from moto.autoscaling.responses import AutoScalingResponse
 from moto.core.responses import EmptyResult
-from moto.ec2.models.launch_templates import LaunchTemplateVersion
+from moto.ec2.models.launch_templates import LaunchTemplate, LaunchTemplateVersion
 from moto.ec2.responses.launch_templates import LaunchTemplates
 from moto.ec2.utils import parse_user_data
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
@@ -62,12 +62,25 @@ def correct_groups() -> None:
 
     def delete_versions(response: Any) -> str:
         template = response.ec2_backend.get_launch_template_by_name(response.querystring["LaunchTemplateName"][0])
-        assert template.versions.pop().number == int(response.querystring["LaunchTemplateVersion.1"][0])
+        template.versions.remove(version_of(template, response.querystring["LaunchTemplateVersion.1"][0]))
         return "<DeleteLaunchTemplateVersionsResponse/>"
+
+    def version_of(template: Any, number: Any) -> LaunchTemplateVersion:
+        named = {"$latest": template.latest_version(), "$default": template.default_version()}
+        found = named.get(str(number).lower())
+        return found or next(version for version in template.versions if version.number == int(number))
+
+    def create_version(template: Any, data: dict[str, Any], description: str) -> LaunchTemplateVersion:
+        number = template.versions[-1].number + 1 if template.versions else 1
+        template.versions.append(LaunchTemplateVersion(template, number, data, description))
+        found: LaunchTemplateVersion = template.versions[-1]
+        return found
 
     corrections: list[tuple[type, str, object]] = [
         (LaunchTemplateVersion, "user_data", property(lambda version: parse_user_data(version.data.get("UserData")))),
         (FakeAutoScalingGroup, "instance_type", property(type_of)),
+        (LaunchTemplate, "get_version", version_of),
+        (LaunchTemplate, "create_version", create_version),
         (LaunchTemplates, "delete_launch_template_versions", delete_versions),
         (AutoScalingResponse, "complete_lifecycle_action", lambda response: EmptyResult()),
     ]

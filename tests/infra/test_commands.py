@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imagenet_mds.errors import UserError
+from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.s3 import S3Storage
 from imagenet_mds_infra import launches, leftovers, volumes
 from imagenet_mds_infra.account import RUN_TAG, TAG, Account, tag_of
@@ -120,6 +120,14 @@ def test_an_error_of_aws_says_what_to_do(stack: Stack, proxy: Proxy, code: str, 
     proxy.respond = lambda body: error(code) if "Action=RunInstances" in body else None
     with pytest.raises(UserError, match=words):
         volumes.create(Stack.find(Account.of(NAME, REGION)), "v", "s3://b/i", [])
+
+
+def test_an_answer_that_is_none_of_aws_is_one_line(stack: Stack, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a proxy of a company gives it."""
+    monkeypatch.setattr("imagenet_mds.storage.retry.REQUEST_RETRIES", 1)
+    proxy.respond = lambda body: (502, "<html>Bad gateway") if "Action=DescribeAutoScaling" in body else None
+    with pytest.raises(WorldError, match="AWS does not answer"):
+        Stack.find(Account.of(NAME, REGION))
 
 
 # The group.
