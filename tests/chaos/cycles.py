@@ -133,7 +133,7 @@ def play(dataset: Path, server: int, proxy: Proxy, folder: Path, count: int, see
 
                 if number in (0, count):  # the first says how long a start takes, the last one cleans
                     wait_until(trains, "a batch", process)
-                    longest_seconds = longest_seconds or 1.5 * (time.time() - started)
+                    longest_seconds = longest_seconds or time.time() - started + 5
                 else:
                     until = time.monotonic() + draw.uniform(0.2, longest_seconds)
                     wait_until(partial(_is_past, until), "the moment", process)
