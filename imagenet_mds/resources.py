@@ -6,9 +6,15 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def resource_folder(name: str) -> Path:
-    """Return the folder `configs` or `infra`, from the package if it has it, otherwise from the checkout."""
+    """Return the folder `configs` or `infra`, or one in it: the package's if it has it, otherwise the checkout's."""
     packaged = _PACKAGE / "_data" / name
     return packaged if packaged.is_dir() else _PACKAGE.parent / name
+
+
+def resource_file(name: str) -> Path:
+    """Return the file `requirements.lock`, from the package if it has it, otherwise from the checkout."""
+    packaged = _PACKAGE / "_data" / name
+    return packaged if packaged.is_file() else _PACKAGE.parent / name
 
 
 def config_names() -> list[str]:

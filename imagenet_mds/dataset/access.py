@@ -1,10 +1,10 @@
 """Opening a dataset to read samples: in place on a disk of this machine, or through a cache of shards."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagenet_mds.dataset.cache_folder import default_cache
 from imagenet_mds.dataset.decompress import unpacked
 from imagenet_mds.dataset.integrity import faulty_shards
 from imagenet_mds.dataset.manifest import Manifest, read_manifest
@@ -17,11 +17,6 @@ from imagenet_mds.storage import open_storage
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.vocabulary import SPLITS
-
-
-def default_cache() -> Path:
-    """Return the cache folder used without --cache, as the XDG base directory specification defines it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagenet-mds"
 
 
 def splits_of(location: str) -> list[Storage]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from imagenet_mds.dataset.access import default_cache
+from imagenet_mds.dataset.cache_folder import default_cache
 from imagenet_mds.errors import CommandError
 from imagenet_mds.process.attempt import SHARED_MEMORY, leftover_blocks
 from imagenet_mds.process.gpus import describe_gpus

@@ -49,7 +49,7 @@ HINTS = {
     "MaxSpotInstanceCountExceeded": _NO_QUOTA,
     "InsufficientInstanceCapacity": _NO_CAPACITY,
     "UnfulfillableCapacity": _NO_CAPACITY,
-    "InvalidAMIID.NotFound": "the machine image is gone: set the variable `image` in infra/aws and run "
+    "InvalidAMIID.NotFound": "the machine image is gone: set the variable `image_parameter` in infra/aws and run "
     "`terraform apply`",
     "InvalidSnapshot.NotFound": _GONE,
     "InvalidVolume.NotFound": _GONE,

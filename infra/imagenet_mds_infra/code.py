@@ -5,11 +5,10 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from imagenet_mds.errors import WorldError
+from imagenet_mds.resources import resource_file, resource_folder
 
 PACKAGES = ("imagenet_mds", "imagenet_mds_convert", "imagenet_mds_train", "imagenet_mds_infra")
 _DATA = "app/imagenet_mds/_data"
@@ -21,18 +20,14 @@ def pack() -> tuple[bytes, str]:
     Returns:
         A .tar.gz that is the same for the same files, and its sha256 in hexadecimal: `app/` with the packages,
         `requirements.lock`, `imagenet-mds.service`.
-
-    Raises:
-        WorldError: the lock or the templates are not there.
     """
     members = dict(_packages())
     for folder in ("configs", "infra/aws"):
-        root = data_folder(folder)
-        for name, path in _files(root):
+        for name, path in _files(resource_folder(folder)):
             if "/." not in f"/{name}":  # neither .terraform nor what editors leave
                 members[f"{_DATA}/{folder}/{name}"] = path
-    members["requirements.lock"] = _lock()
-    members["imagenet-mds.service"] = data_folder("infra/aws") / "imagenet-mds.service"
+    members["requirements.lock"] = resource_file("requirements.lock")
+    members["imagenet-mds.service"] = resource_folder("infra/aws") / "imagenet-mds.service"
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in sorted(members):
@@ -42,30 +37,6 @@ def pack() -> tuple[bytes, str]:
             archive.addfile(entry, io.BytesIO(data))
     packed = gzip.compress(raw.getvalue(), mtime=0)
     return packed, hashlib.sha256(packed).hexdigest()
-
-
-def data_folder(name: str) -> Path:
-    """A folder of data, of the installed program or of the checkout.
-
-    Args:
-        name: `configs`, `infra/aws`.
-
-    Raises:
-        WorldError: it is not there.
-    """
-    package = Path(str(files("imagenet_mds")))
-    for root in (package / "_data", package.parent):
-        if (root / name).is_dir():
-            return root / name
-    raise WorldError(f"{name} is not part of this installation: install imagenet-mds again")
-
-
-def _lock() -> Path:
-    package = Path(str(files("imagenet_mds")))
-    for root in (package / "_data", package.parent):
-        if (root / "requirements.lock").is_file():
-            return root / "requirements.lock"
-    raise WorldError("requirements.lock is not part of this installation: install imagenet-mds again")
 
 
 def _packages() -> Iterator[tuple[str, Path]]:

@@ -21,8 +21,9 @@ BUILD_HOURS = 0.5
 HUGGING_FACE_HOURS = 0.75
 """Downloading 150 GB of parquet files and converting them, on the machine that trains."""
 
-_S3_GET_DOLLARS = 0.0004 / 1000
-_SHARDS = 2_300
+_GET_DOLLARS = 0.0004 / 1000
+_GETS = 2_300 * 4
+"""A shard of 64 MiB is fetched in ranges of 16 MiB."""
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,21 @@ def homes(dollars_per_hour: float, run_hours: float, epochs: int, runs: float) -
             BUILD_HOURS * 60,
             copy_hours * 60,
             DATASET_GB * S3_DOLLARS_PER_GB_MONTH,
-            copy_hours * dollars_per_hour + _SHARDS * _S3_GET_DOLLARS,
+            copy_hours * dollars_per_hour + _GETS * _GET_DOLLARS,
         ),
         Home(
             "S3, fetched while training, cached",
             BUILD_HOURS * 60,
             0.0,
             DATASET_GB * S3_DOLLARS_PER_GB_MONTH,
-            _SHARDS * _S3_GET_DOLLARS,
+            _GETS * _GET_DOLLARS,
         ),
         Home(
             "S3, fetched again in each epoch",
             BUILD_HOURS * 60,
             0.0,
             DATASET_GB * S3_DOLLARS_PER_GB_MONTH,
-            epochs * _SHARDS * _S3_GET_DOLLARS,
+            epochs * _GETS * _GET_DOLLARS,
         ),
         Home("Hugging Face, for each run", 0.0, HUGGING_FACE_HOURS * 60, 0.0, HUGGING_FACE_HOURS * dollars_per_hour),
     ]

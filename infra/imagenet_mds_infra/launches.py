@@ -18,11 +18,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from imagenet_mds.errors import UserError, WorldError
+from imagenet_mds.resources import resource_folder
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.storage.s3 import S3Storage
 from imagenet_mds_infra.account import RUN_TAG, TAG
-from imagenet_mds_infra.code import data_folder, pack
+from imagenet_mds_infra.code import pack
 from imagenet_mds_infra.stack import Stack
 
 FORMAT = 1
@@ -143,7 +144,7 @@ def user_data(stack: Stack, run: str, digest: str, data: DataVolume) -> str:
         "IMAGENET_MDS_DATA": data,
     }
     lines = ["#!/bin/bash", *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())]
-    script = "\n".join(lines) + "\n" + (data_folder("infra/aws") / "setup.sh").read_text(encoding="utf-8")
+    script = "\n".join(lines) + "\n" + (resource_folder("infra/aws") / "setup.sh").read_text(encoding="utf-8")
     encoded = script.encode()
     if len(encoded) > USER_DATA_BYTES:
         raise WorldError(f"the user data has {len(encoded):,} bytes and EC2 takes {USER_DATA_BYTES:,}")

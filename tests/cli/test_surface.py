@@ -21,6 +21,19 @@ from tests.support.runs import KILLED_AND_CONTINUED, write_run
 
 SURFACE = """
 imagenet-mds --version --install-completion --show-completion
+imagenet-mds aws
+imagenet-mds aws clean --all --name --region --dry-run --yes
+imagenet-mds aws cost --runs-per-month --name --region --json
+imagenet-mds aws launch overrides --phase --data --spot --run-name --instance-type --max-dollars --max-hours \
+--wait-minutes --name --region --dry-run --yes
+imagenet-mds aws logs run --lines --follow --name --region
+imagenet-mds aws status run --name --region --json
+imagenet-mds aws stop --name --region --dry-run
+imagenet-mds aws volume
+imagenet-mds aws volume create volume source options --size-gb --name --region --dry-run --yes
+imagenet-mds aws volume restore snapshot --zone --name --region --dry-run
+imagenet-mds aws volume snapshot volume --name --region --dry-run
+imagenet-mds aws worker
 imagenet-mds configs
 imagenet-mds configs cp name file
 imagenet-mds configs explain key --markdown
@@ -28,17 +41,17 @@ imagenet-mds configs ls
 imagenet-mds configs show name overrides --json
 imagenet-mds configs validate name overrides
 imagenet-mds convert source dest --split --source-format --verify-source --subset --workers --check \
---max-side --min-side --quality --classes --val-fraction --tiles --raw --shard-size \
---engine --seed --plan --strict --overwrite --log-json
+--max-side --min-side --quality --classes --val-fraction --tiles --raw --shard-size --engine --seed --plan \
+--strict --overwrite --log-json
 imagenet-mds demo folder
-imagenet-mds doctor overrides --data --config --cache --cache-limit --json
+imagenet-mds doctor overrides --data --save --config --cache --cache-limit --json
 imagenet-mds eval checkpoint --data --split --subset --resize-px --crop-px --flips --raw-weights \
 --real-labels --against --report --results --cache --cache-limit --json
 imagenet-mds export checkpoint file --json
 imagenet-mds find-lr overrides --phase --config --data --cache --cache-limit --ranks --out --from --to \
 --batches --json
-imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks --workers \
---cache --cache-limit --json
+imagenet-mds inspect dataset --sample --split --config --epoch --batch --ranks --workers --cache \
+--cache-limit --json
 imagenet-mds predict checkpoint images --data --json
 imagenet-mds preview dataset file --split --start --count --columns --augmented --config --epoch --batch \
 --cache --cache-limit

@@ -67,8 +67,8 @@ def correct_groups() -> None:
 
     def version_of(template: Any, number: Any) -> LaunchTemplateVersion:
         named = {"$latest": template.latest_version(), "$default": template.default_version()}
-        found = named.get(str(number).lower())
-        return found or next(version for version in template.versions if version.number == int(number))
+        found: LaunchTemplateVersion | None = named.get(str(number).lower())
+        return found or next(one for one in template.versions if one.number == int(number))
 
     def create_version(template: Any, data: dict[str, Any], description: str) -> LaunchTemplateVersion:
         number = template.versions[-1].number + 1 if template.versions else 1

@@ -19,7 +19,10 @@ def cost(
     region: Region = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what runs have cost, what is kept costs, and where a dataset is best kept."""
+    """Show what runs and what is kept cost.
+
+    It also compares the places in which a dataset may be kept.
+    """
     from imagenet_mds_infra.homes import homes
     from imagenet_mds_infra.launches import launches
     from imagenet_mds_infra.ledger import Ledger

@@ -49,9 +49,10 @@ def launch(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Rent a machine that trains a phase, and continues after any interruption until the run is done.
+    """Rent a machine that trains a phase until the run is done.
 
-    Shows what it costs in each zone first, and asks. The same command again continues a run.
+    An interruption is continued by the next machine. Shows what it costs in each zone first, and asks. The same command
+    again continues a run.
     """
     from imagenet_mds_infra.group import wait_for_instance
     from imagenet_mds_infra.launches import Launch, refuse_name

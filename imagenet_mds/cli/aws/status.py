@@ -27,7 +27,10 @@ def status(
     region: Region = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far launches are: state, epoch, accuracy, images/s, interruptions, dollars so far, time left."""
+    """Show how far launches are, and what they have cost.
+
+    State, epoch, accuracy, images/s, interruptions, dollars so far, time left.
+    """
     from imagenet_mds_infra.launches import Launch, launches
 
     stack = stack_of(name, region, dry_run=False)

@@ -31,7 +31,10 @@ def create(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Start a small machine that converts onto a new volume and ends itself."""
+    """Have a small machine convert onto a new volume.
+
+    It ends itself.
+    """
     from imagenet_mds_infra.launches import refuse_name
     from imagenet_mds_infra.prices import BUILDER, GP3_DOLLARS_PER_GB_MONTH
     from imagenet_mds_infra.volumes import create as create_volume
@@ -70,7 +73,10 @@ def restore(
     region: Region = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Make a volume from a snapshot in any zone, for a machine of your own. `launch` makes its own by itself."""
+    """Make a volume from a snapshot in any zone.
+
+    It is for a machine of your own; `launch` makes one by itself.
+    """
     from imagenet_mds_infra.homes import DATASET_GB
     from imagenet_mds_infra.prices import TYPES
     from imagenet_mds_infra.volumes import restore as restore_volume

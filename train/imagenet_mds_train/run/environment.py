@@ -6,7 +6,7 @@ Imports no torch.
 import os
 import socket
 
-from imagenet_mds.dataset.access import default_cache
+from imagenet_mds.dataset.cache_folder import default_cache
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 

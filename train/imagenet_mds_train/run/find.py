@@ -6,7 +6,7 @@ from pathlib import Path
 
 import xxhash
 
-from imagenet_mds.dataset.access import default_cache
+from imagenet_mds.dataset.cache_folder import default_cache
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage import open_storage
 from imagenet_mds.storage.atomic import write_atomic
