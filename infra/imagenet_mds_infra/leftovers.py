@@ -18,9 +18,6 @@ from imagenet_mds_infra.worker import read_end
 
 Kind = Literal["group", "instance", "volume", "snapshot", "template version", "code", "run"]
 
-KEPT: tuple[Kind, ...] = ("snapshot", "run")
-"""What holds work, and is removed only if that is asked for."""
-
 
 @dataclass(frozen=True)
 class Leftover:
@@ -31,6 +28,7 @@ class Leftover:
     dollars_per_month: what it costs as long as it is there.
     in_use: whether a run needs it now.
     remove: removes it.
+    holds_work: whether it is removed only if that is asked for.
     """
 
     kind: Kind
@@ -39,6 +37,7 @@ class Leftover:
     dollars_per_month: float
     in_use: bool
     remove: Callable[[], object]
+    holds_work: bool = False
 
 
 def find(stack: Stack) -> list[Leftover]:
@@ -91,6 +90,13 @@ def _volumes(stack: Stack) -> list[Leftover]:
         return lambda: account.change("ec2", "delete_volume", VolumeId=volume)
 
     volumes = account.pages("ec2", "describe_volumes", "Volumes", Filters=account.filters())
+    snapshots = account.pages("ec2", "describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=account.filters())
+    saved = {tag_of(one, RUN_TAG) for one in snapshots if one["State"] == "completed"}
+
+    def is_filled(run: str | None) -> bool:
+        end = read_end(launches(stack.bucket), run) if run else None
+        return end is not None and end.reason == "done"
+
     return [
         Leftover(
             "volume",
@@ -100,6 +106,7 @@ def _volumes(stack: Stack) -> list[Leftover]:
             + max(one.get("Throughput", 125) - 125, 0) * GP3_DOLLARS_PER_MBPS_MONTH,
             one["State"] != "available",
             removal(one["VolumeId"]),
+            holds_work=tag_of(one, RUN_TAG) not in saved and is_filled(tag_of(one, RUN_TAG)),
         )
         for one in volumes
     ]
@@ -120,6 +127,7 @@ def _snapshots(stack: Stack) -> list[Leftover]:
             one["VolumeSize"] * SNAPSHOT_DOLLARS_PER_GB_MONTH,
             False,
             removal(one["SnapshotId"]),
+            holds_work=True,
         )
         for one in found
     ]
@@ -180,7 +188,9 @@ def _object(
                 storage.delete(one)
 
     dollars = size_bytes / 1e9 * S3_DOLLARS_PER_GB_MONTH
-    return Leftover(kind, f"{storage.location}/{name}", name if kind == "run" else "-", dollars, in_use, remove)
+    is_run = kind == "run"
+    place, of = f"{storage.location}/{name}", name if is_run else "-"
+    return Leftover(kind, place, of, dollars, in_use, remove, holds_work=is_run)
 
 
 def dollars_per_month(found: list[Leftover]) -> float:

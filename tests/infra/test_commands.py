@@ -62,7 +62,7 @@ def error(code: str, message: str = "no") -> tuple[int, str]:
         ((*LAUNCH, "s3://b/m", "optimizer.rl=1"), {}, "did you mean optimizer.lr"),
         ((*LAUNCH, "snap-0123456789abcdef0"), {}, "InvalidSnapshot.NotFound"),
         ((*LAUNCH, "s3://nowhere/mds"), {}, "nowhere"),
-        (("volume", "create", "v", "/data/ILSVRC2012"), {}, "pass an s3:// address or hf://imagenet-1k"),
+        (("volume", "create", "v", "/data/ILSVRC2012"), {}, "pass an s3:// address, which the machine can read"),
         (("volume", "create", "v", "s3://b/i"), {}, "Pass --yes where nobody can be asked"),
         (("volume", "snapshot", "v"), {}, "there is no volume 'v'"),
         (("volume", "restore", "v", "--zone", "us-east-1a"), {}, "there is no snapshot 'v'"),
@@ -296,7 +296,9 @@ def test_a_volume_from_its_making_to_a_restored_one(cloud: Cloud, stack: Stack) 
     S3Storage(cloud.bucket, "launches").write(
         "imagenet.end.json", json.dumps({"reason": "done", "status": 0, "words": "done"}).encode()
     )
+    assert [one.holds_work for one in leftovers.find(stack) if one.name == volume] == [True]
     snapshot = cloud.aws("volume", "snapshot", "imagenet")
+    assert [one.holds_work for one in leftovers.find(stack) if one.name == volume] == [False]
     assert snapshot.status == 0, snapshot.err
     (found,) = ec2.describe_snapshots(Filters=tagged)["Snapshots"]
     assert found["VolumeId"] == volume

@@ -11,7 +11,7 @@ from imagenet_mds.words import counted
 
 
 def clean(
-    everything: Annotated[bool, typer.Option("--all", help="Snapshots and runs too, which hold work.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="What holds work too.")] = False,
     name: Name = "imagenet-mds",
     region: Region = None,
     dry_run: DryRun = False,
@@ -19,9 +19,9 @@ def clean(
 ) -> None:
     """List what is left in the account, and remove what no run needs.
 
-    Snapshots and runs stay without --all. What a run uses now stays in any case.
+    Snapshots, runs, and filled volumes without a snapshot stay without --all. What a run uses now stays in any case.
     """
-    from imagenet_mds_infra.leftovers import KEPT, dollars_per_month, find
+    from imagenet_mds_infra.leftovers import dollars_per_month, find
 
     stack = stack_of(name, region, dry_run)
     found = find(stack)
@@ -31,7 +31,7 @@ def clean(
             one.name,
             one.of,
             f"{one.dollars_per_month:,.2f}",
-            "in use" if one.in_use else "stays" if one.kind in KEPT and not everything else "goes",
+            "in use" if one.in_use else "stays" if one.holds_work and not everything else "goes",
         )
         for one in found
     ]

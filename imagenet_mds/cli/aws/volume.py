@@ -19,9 +19,7 @@ VolumeName = Annotated[str, typer.Argument(metavar="VOLUME", help="Name given to
 @volume_app.command(cls=Command)
 def create(
     volume: Annotated[str, typer.Argument(metavar="VOLUME", help="Name of the new volume.")],
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Images: s3://bucket/prefix, hf://imagenet-1k, see `convert`.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Images: s3://bucket/prefix; see `convert`.")],
     options: Annotated[
         list[str] | None, typer.Argument(metavar="OPTION", help="Options of `convert`, after `--`.")
     ] = None,
@@ -40,8 +38,8 @@ def create(
     from imagenet_mds_infra.volumes import create as create_volume
 
     refuse_name("VOLUME", volume)
-    if not source.startswith(("s3://", "hf://")):
-        raise UserError(f"SOURCE {source}: pass an s3:// address or hf://imagenet-1k, which the machine can read")
+    if not source.startswith("s3://"):
+        raise UserError(f"SOURCE {source}: pass an s3:// address, which the machine can read")
     stack = stack_of(name, region, dry_run)
     print_line(
         f"a {BUILDER.name} at ${BUILDER.dollars_per_hour:g} an hour converts onto {size_gb} GB of gp3, which cost "
