@@ -138,10 +138,8 @@ def test_a_service_that_never_answers_does_not_delay_a_run(
     """The port takes connections, and nobody reads them. The rank ends at once, and so does the launcher."""
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        monkeypatch.setattr(
-            "imagenet_mds_train.interruption.notice._ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}"
-        )
-        monkeypatch.setattr("imagenet_mds_train.interruption.notice._TIMEOUT_SECONDS", 10_000)
+        monkeypatch.setattr("imagenet_mds.process.metadata._ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}")
+        monkeypatch.setattr("imagenet_mds.process.metadata._TIMEOUT_SECONDS", 10_000)
         assert launch(1, tmp_path / "job", tmp_path, program="pass").status == 0
     assert capfd.readouterr().err == ""
 
