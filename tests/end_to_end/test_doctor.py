@@ -38,10 +38,9 @@ def test_it_measures_every_part_and_says_what_limits(dataset: Path) -> None:
 
 
 def test_what_it_cannot_measure_is_said_in_a_line(tmp_path: Path) -> None:
-    for arguments, words in (((), "pass --data DATASET"), (("--data", tmp_path), "has no train/")):
-        outcome = run("doctor", *arguments)
-        assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-        assert words in outcome.err
+    outcome = run("doctor", "--data", tmp_path)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "has no train/" in outcome.err
 
 
 def test_a_damaged_image_is_named(dataset: Path, tmp_path: Path) -> None:
