@@ -163,7 +163,9 @@ def notice(game: Game) -> str:
         game.ended({75}, "Spot notice: this instance will be terminated", loses_nothing=True)
     finally:
         game.metadata.bodies.clear()
-    (event,) = game.events("notice", command=command)
+    # Of those of the game, which are accounted for by now, this start's.
+    started = [one for one in command.machine.log(game.name) if one["time"] >= command.started]
+    (event,) = [one for one in started if one["event"] == "notice"]
     return f"after batch {event['batch']}"
 
 
