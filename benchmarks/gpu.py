@@ -114,7 +114,7 @@ def serve(pipe: Connection, benchmark: bool) -> None:
     """Answer requests for windows, (side, calls, whether to profile), with (window, profile) or the text of an error,
     and `GRAPHS` with the numbers of graph breaks."""
     warnings.simplefilter("ignore")
-    import composer  # noqa: F401 # takes seconds, in both processes at the same time
+    import composer  # noqa: F401 # imported now because it takes seconds, and both processes do it at once
     import torch
 
     torch.backends.cudnn.benchmark = benchmark

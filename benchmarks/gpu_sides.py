@@ -88,7 +88,7 @@ class Training:
         self.probabilities = (1 - SMOOTHING) * hot + SMOOTHING / CLASSES
         self.pinned = self.images.cpu().pin_memory() if what.copied else None
         self.copies = torch.cuda.Stream()
-        self.network: nn.Module = torch.compile(self.model.network) if what.compiled else self.model.network  # type: ignore[assignment] # a module all the same
+        self.network: nn.Module = torch.compile(self.model.network) if what.compiled else self.model.network  # type: ignore[assignment] # compile returns a module, and is annotated otherwise
         average = EMAParameters(self.model) if what.average == "composer" else None
         self.update: Call | None = average_update(what.average, self.model, average) if what.average else None
         self.saved_bytes: int | None = None

@@ -50,7 +50,7 @@ def say(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
-class Stalled(RuntimeError):  # noqa: N818 # the state of a side
+class Stalled(RuntimeError):  # noqa: N818 # it names a state, which is no error
     """A side has stopped making images."""
 
 

@@ -178,7 +178,7 @@ def _are_gone(pids: list[int]) -> bool:
 
 
 def check(found: Cycles, machine: Machine) -> None:
-    """Nothing has piled up."""
+    """Check that the cycles have left nothing behind."""
     assert (found.orphans, found.shared_at_end, found.temporary_at_end, found.uploads_at_end) == (0, 0, 0, 0), found
     checkpoint = max(path.stat().st_size for path in machine.folder.rglob("*.pt")) / 1e6
     assert max(found.disk_mb) < (CHECKPOINTS_HERE + 0.5) * checkpoint, found

@@ -80,7 +80,7 @@ def test_an_old_driver_is_bad(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_little_shared_memory_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container of Docker's defaults."""
+    """A container that Docker starts with its defaults has 64 MB."""
     monkeypatch.setattr(machine, "_LEAST_SHARED_MEMORY", 1 << 60)
     check = found()["/dev/shm"]
     assert check.state == "bad"
