@@ -134,6 +134,24 @@ class Account:
             raise UserError(f"--region {region}: there is no such region" + (f"; is {near[0]} meant?" if near else ""))
         return cls(name, region, dry_run)
 
+    @property
+    def log_group(self) -> str:
+        """The name of the log group."""
+        return f"/imagenet-mds/{self.name}"
+
+    @property
+    def hook(self) -> str:
+        """The name of the hook that lets an instance finish before it is terminated."""
+        return f"{self.name}-terminating"
+
+    def empty_group(self) -> None:
+        """Have the group end its instance, which saves first, and start none.
+
+        Raises:
+            UserError, WorldError: see `explained`.
+        """
+        self.change("autoscaling", "set_desired_capacity", AutoScalingGroupName=self.name, DesiredCapacity=0)
+
     def client(self, service: str) -> Any:
         """A client of a service, made once. Calls may be made from several threads."""
         if service not in self._clients:

@@ -69,9 +69,7 @@ def wait_for_instance(
         for message in _failures(account, since):
             code = cause_of(message)
             if code in LASTING:
-                account.change(
-                    "autoscaling", "set_desired_capacity", AutoScalingGroupName=account.name, DesiredCapacity=0
-                )
+                account.empty_group()
                 raise UserError(f"no instance was started: {HINTS[code]} ({code})")
             words = HINTS[code] if code else message
             if words != said:
@@ -99,13 +97,3 @@ def vcpu_quota(account: Account, *, spot: bool) -> float | None:
     except (UserError, WorldError):
         return None
     return float(answer["Quota"]["Value"])
-
-
-def stop(stack: Stack) -> None:
-    """Have the group end its instance, which saves first.
-
-    Raises:
-        UserError, WorldError: AWS refuses.
-    """
-    account = stack.account
-    account.change("autoscaling", "set_desired_capacity", AutoScalingGroupName=account.name, DesiredCapacity=0)

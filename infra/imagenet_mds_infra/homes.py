@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from imagenet_mds_infra.prices import (
-    BUILDER,
     GP3_DOLLARS_PER_GB_MONTH,
     GP3_DOLLARS_PER_MBPS_MONTH,
     HOURS_PER_MONTH,
@@ -92,7 +91,3 @@ def homes(dollars_per_hour: float, run_hours: float, epochs: int, runs: float) -
         Home("Hugging Face, for each run", 0.0, HUGGING_FACE_HOURS * 60, 0.0, HUGGING_FACE_HOURS * dollars_per_hour),
     ]
     return sorted(found, key=lambda home: home.monthly(runs))
-
-
-BUILD_DOLLARS = BUILD_HOURS * BUILDER.dollars_per_hour
-"""What filling a volume costs once."""

@@ -58,7 +58,8 @@ class Launch:
     max_dollars, max_hours: over all of its instances; None for no limit.
     first: commands before it, each a list of arguments; one that fails ends the launch.
     in_group: whether the auto scaling group starts its instances; otherwise there is one, which ends itself.
-    images_per_epoch: training images of an epoch, for the time left; None where nothing is trained.
+    images_per_epoch: number of training images of an epoch, from which `status` estimates the time left; None for a
+        launch that does not train.
     """
 
     run: str
@@ -99,6 +100,16 @@ class Launch:
 def launches(bucket: str) -> S3Storage:
     """The storage of the records."""
     return S3Storage(bucket, "launches")
+
+
+def launched(bucket: str) -> list[str]:
+    """The names of all launches, sorted.
+
+    Raises:
+        UserError, OSError: the bucket refuses.
+    """
+    names = [name.removesuffix(".json") for name in launches(bucket).list_names() if name.endswith(".json")]
+    return sorted(name for name in names if not name.endswith(".end"))
 
 
 def refuse_name(option: str, name: str) -> None:

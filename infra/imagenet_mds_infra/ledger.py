@@ -1,6 +1,7 @@
 """What the instances of a launch have cost: each one writes how long it has run, and anybody adds them up."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from imagenet_mds.storage.atomic import json_bytes
@@ -73,8 +74,12 @@ class Ledger:
             OSError: the bucket refuses.
         """
         machines = [one for one in self.machines() if now is None or one.instance != now.instance]
-        machines += [now] if now else []
-        return sum(one.hours for one in machines), sum(one.dollars for one in machines)
+        return totals_of([*machines, now] if now else machines)
+
+
+def totals_of(machines: Sequence[Machine]) -> tuple[float, float]:
+    """Hours and dollars of instances."""
+    return sum(one.hours for one in machines), sum(one.dollars for one in machines)
 
 
 def at(machine: Machine, seen: float, end: str | None = None) -> Machine:

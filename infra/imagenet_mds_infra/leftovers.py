@@ -62,9 +62,7 @@ def _machines(stack: Stack) -> list[Leftover]:
                 run,
                 0.0,
                 not ended,
-                lambda: account.change(
-                    "autoscaling", "set_desired_capacity", AutoScalingGroupName=account.name, DesiredCapacity=0
-                ),
+                account.empty_group,
             )
         )
     members = {one["InstanceId"] for one in group["Instances"]}

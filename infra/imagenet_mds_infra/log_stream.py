@@ -18,13 +18,12 @@ class LogStream:
     """A stream of a log group, written on a thread. A line that cannot be sent is in the instance's journal alone.
 
     Args:
-        account: the deployment.
-        group: the log group.
+        account: the deployment, whose log group it is in.
         stream: the stream's name; made if it is not there.
     """
 
-    def __init__(self, account: Account, group: str, stream: str) -> None:
-        self._account, self._group, self._stream = account, group, stream
+    def __init__(self, account: Account, stream: str) -> None:
+        self._account, self._group, self._stream = account, account.log_group, stream
         self._lines: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log stream", daemon=True)

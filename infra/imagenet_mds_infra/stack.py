@@ -41,16 +41,6 @@ class Stack:
         """Whether the group has an instance, or is about to."""
         return bool(self.group["DesiredCapacity"] or self.group["Instances"])
 
-    @property
-    def log_group(self) -> str:
-        """The name of the log group."""
-        return f"/imagenet-mds/{self.account.name}"
-
-    @property
-    def hook(self) -> str:
-        """The name of the hook that lets an instance finish before it is terminated."""
-        return f"{self.account.name}-terminating"
-
     def zones(self) -> list[str]:
         """The availability zones that the group may use."""
         found: list[str] = self.group["AvailabilityZones"]

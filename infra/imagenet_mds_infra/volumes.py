@@ -172,13 +172,13 @@ def snapshot(stack: Stack, name: str, say: Callable[[str], None], poll_seconds: 
     )
     found = str(made["SnapshotId"])
     say(f"{found} of {volume['VolumeId']} is being made")
-    while not account.dry_run:
-        (state,) = account.ask("ec2", "describe_snapshots", SnapshotIds=[found])["Snapshots"]
-        if state["State"] == "completed":
-            break
-        if state["State"] == "error":
-            raise WorldError(f"AWS could not make {found}: {state.get('StateMessage', 'no reason given')}")
-        time.sleep(poll_seconds)
+
+    def state() -> dict[str, Any]:
+        (one,) = account.ask("ec2", "describe_snapshots", SnapshotIds=[found])["Snapshots"]
+        return dict(one)
+
+    if not account.dry_run:
+        _wait(state, "completed", f"AWS could not make {found} of {volume['VolumeId']}", poll_seconds)
     return found
 
 
@@ -240,14 +240,26 @@ def restore(stack: Stack, name: str, zone: str, say: Callable[[str], None], poll
     )
     found = str(made["VolumeId"])
     say(f"{found} in {zone} is being made from {source['SnapshotId']}")
-    while not account.dry_run:
-        (state,) = account.ask("ec2", "describe_volumes", VolumeIds=[found])["Volumes"]
-        if state["State"] == "available":
-            break
-        if state["State"] == "error":
-            raise WorldError(f"AWS could not make {found} from {source['SnapshotId']}: try another zone")
-        time.sleep(poll_seconds)
+
+    def state() -> dict[str, Any]:
+        (one,) = account.ask("ec2", "describe_volumes", VolumeIds=[found])["Volumes"]
+        return dict(one)
+
+    if not account.dry_run:
+        _wait(state, "available", f"AWS could not make {found} from {source['SnapshotId']}", poll_seconds)
     return found
+
+
+def _wait(state: Callable[[], dict[str, Any]], wanted: str, failure: str, poll_seconds: float) -> None:
+    """Wait until what EC2 describes is in a state.
+
+    Raises:
+        WorldError: it has failed.
+    """
+    while (now := state())["State"] != wanted:
+        if now["State"] == "error":
+            raise WorldError(f"{failure}: {now.get('StateMessage', 'it gives no reason')}. Run the same command again")
+        time.sleep(poll_seconds)
 
 
 @dataclass(frozen=True)

@@ -129,9 +129,7 @@ class Worker:
             return earlier
         is_first = not [one for one in self.ledger.machines() if one.instance != self.machine.instance]
         self._account_for(None)
-        with LogStream(
-            self.account, f"/imagenet-mds/{self.account.name}", f"{self.launch.run}/{self.machine.instance}"
-        ) as log:
+        with LogStream(self.account, f"{self.launch.run}/{self.machine.instance}") as log:
             if is_first:
                 self._watch(
                     ["doctor", "--save", f"s3://{self.bucket}/runs"], requests, log
@@ -241,9 +239,7 @@ class Worker:
             if not self.launch.in_group:
                 self.account.change("ec2", "terminate_instances", InstanceIds=[self.machine.instance])
                 return
-            self.account.change(
-                "autoscaling", "set_desired_capacity", AutoScalingGroupName=self.account.name, DesiredCapacity=0
-            )
+            self.account.empty_group()
         if self.launch.in_group and (end.is_final or end.reason == "stopped"):
             self._let_go()
 
@@ -257,7 +253,7 @@ class Worker:
                 "autoscaling",
                 "complete_lifecycle_action",
                 AutoScalingGroupName=self.account.name,
-                LifecycleHookName=f"{self.account.name}-terminating",
+                LifecycleHookName=self.account.hook,
                 LifecycleActionResult="CONTINUE",
                 InstanceId=self.machine.instance,
             )

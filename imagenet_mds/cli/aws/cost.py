@@ -24,7 +24,7 @@ def cost(
     It also compares the places in which a dataset may be kept.
     """
     from imagenet_mds_infra.homes import homes
-    from imagenet_mds_infra.launches import launches
+    from imagenet_mds_infra.launches import launched
     from imagenet_mds_infra.ledger import Ledger
     from imagenet_mds_infra.leftovers import dollars_per_month, find
     from imagenet_mds_infra.prices import TYPES
@@ -32,12 +32,7 @@ def cost(
     from imagenet_mds_train.run.estimate import estimate_hours
 
     stack = stack_of(name, region, dry_run=False)
-    names = sorted(
-        one.removesuffix(".json")
-        for one in launches(stack.bucket).list_names()
-        if one.endswith(".json") and not one.endswith(".end.json")
-    )
-    runs = {one: Ledger.of(stack.bucket, one).totals() for one in names}
+    runs = {one: Ledger.of(stack.bucket, one).totals() for one in launched(stack.bucket)}
     kept = find(stack)
     config = load_config("phase3", ())
     machine = TYPES[_MACHINE]

@@ -28,7 +28,7 @@ def logs(
             "logs",
             "filter_log_events",
             "events",
-            logGroupName=stack.log_group,
+            logGroupName=stack.account.log_group,
             logStreamNamePrefix=f"{run}/",
             startTime=since,
         )

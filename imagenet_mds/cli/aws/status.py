@@ -1,7 +1,6 @@
 """`imagenet-mds aws status`: how far launches are, and what they have cost."""
 
 import json
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from imagenet_mds_infra.stack import Stack
     from imagenet_mds_train.history.runs import Run
 
-_SILENT_SECONDS = 300.0
-"""An instance that has not written for this long is gone."""
-
 
 def status(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run; all by default.")] = None,
@@ -31,21 +27,10 @@ def status(
 
     State, epoch, accuracy, images/s, interruptions, dollars so far, time left.
     """
-    from imagenet_mds_infra.launches import Launch, launches
+    from imagenet_mds_infra.launches import launched
 
     stack = stack_of(name, region, dry_run=False)
-    storage = launches(stack.bucket)
-    if run is not None:
-        Launch.read(storage, run)
-    names = (
-        [run]
-        if run
-        else sorted(
-            one.removesuffix(".json")
-            for one in storage.list_names()
-            if one.endswith(".json") and not one.endswith(".end.json")
-        )
-    )
+    names = [run] if run else launched(stack.bucket)
     rows = [_status(stack, one) for one in names]
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -75,48 +60,29 @@ def status(
 
 
 def _status(stack: "Stack", run: str) -> dict[str, Any]:
-    from imagenet_mds_infra.account import RUN_TAG, tag_of
-    from imagenet_mds_infra.launches import Launch, launches
-    from imagenet_mds_infra.ledger import Ledger
-    from imagenet_mds_infra.worker import read_end
+    from imagenet_mds_infra.state import State
     from imagenet_mds_train.history.runs import find_run
 
-    storage = launches(stack.bucket)
-    wanted = Launch.read(storage, run)
-    end = read_end(storage, run)
-    machines = Ledger.of(stack.bucket, run).machines()
-    has_group = wanted.in_group and tag_of(stack.group, RUN_TAG) == run and stack.is_busy
-    instances = [one["InstanceId"] for one in stack.group["Instances"]] if has_group else []
-    lives = bool(machines and machines[-1].end is None and time.time() - machines[-1].seen < _SILENT_SECONDS)
-    if end:
-        state = {"done": "finished"}.get(end.reason, end.reason)
-    elif lives:
-        state = "running"
-    elif instances:
-        state = "starting"
-    elif has_group:
-        state = "waiting for an instance"
-    else:
-        state = "filling" if not wanted.in_group and not machines else "stopped"
+    state = State.of(stack, run)
     try:
         found = find_run(f"s3://{stack.bucket}/runs/{run}")
-    except (CommandError, OSError):
+    except (CommandError, OSError):  # it has not begun, or is a volume
         found = None
     figures = found.figures() if found else {}
-    hours, dollars = Ledger.of(stack.bucket, run).totals()
+    hours, dollars = state.hours_and_dollars
     return {
         "run": run,
-        "state": state,
+        "state": state.words,
         "epoch": figures.get("epoch"),
         "epochs": figures.get("epochs"),
         "top1": figures.get("top1"),
         "images_per_second": figures.get("images_per_second"),
-        "interruptions": sum(one.end == "interrupted" or (one.end is None and one != machines[-1]) for one in machines),
-        "instances": [asdict(one) for one in machines],
+        "interruptions": state.interruptions,
+        "instances": [asdict(one) for one in state.machines],
         "hours": hours,
         "dollars": dollars,
-        "hours_left": None if end else _hours_left(found, wanted.images_per_epoch),
-        "words": end.words if end and end.reason != "done" else "",
+        "hours_left": None if state.end else _hours_left(found, state.launch.images_per_epoch),
+        "words": state.end.words if state.end and state.end.reason != "done" else "",
     }
 
 

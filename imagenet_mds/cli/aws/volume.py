@@ -73,7 +73,7 @@ def restore(
 ) -> None:
     """Make a volume from a snapshot in any zone.
 
-    It is for a machine of your own; `launch` makes one by itself.
+    `launch` does this itself; use it for an instance that you start yourself.
     """
     from imagenet_mds_infra.homes import DATASET_GB
     from imagenet_mds_infra.prices import TYPES
