@@ -12,7 +12,7 @@ import pytest
 from imagenet_mds_infra.account import TAG, Account
 from imagenet_mds_infra.stack import Stack
 from tests.support.command import Outcome, run
-from tests.support.s3_server import CREDENTIALS, s3_server
+from tests.support.s3_server import CREDENTIALS, Proxy, proxy_before, s3_server
 
 NAME = "imagenet-mds"
 ACCOUNT = "123456789012"
@@ -131,3 +131,11 @@ def stack(cloud: Cloud) -> Stack:
     """The deployment."""
     assert os.environ["AWS_ENDPOINT_URL"]
     return Stack.find(Account.of(NAME, REGION))
+
+
+@pytest.fixture
+def proxy(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy in front of the account, which the stack of this process uses."""
+    with proxy_before(cloud.port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        yield proxy

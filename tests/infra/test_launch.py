@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from imagenet_mds.storage.s3 import S3Storage
 from imagenet_mds_infra.launches import Launch, launches
+from imagenet_mds_infra.ledger import Ledger, Machine
 from imagenet_mds_infra.worker import read_end
 from tests.infra.conftest import NAME, REGION, Cloud
 from tests.support.command import HANG_SECONDS, start, wait_until
@@ -102,6 +104,14 @@ class Instance:
             return self.process.wait(HANG_SECONDS)
         except subprocess.TimeoutExpired:
             raise AssertionError(self.said()) from None
+
+    def ends_in_its_group(self) -> int:
+        """Wait for the end of the worker, whose group ends the instance as soon as its size is 0."""
+        try:
+            self.metadata.bodies["/latest/meta-data/autoscaling/target-lifecycle-state"] = "Terminated"
+            return self.end()
+        finally:
+            self.kill()
 
     def kill(self) -> None:
         """End what is left of it."""
@@ -222,11 +232,7 @@ def test_a_budget_ends_a_run_in_good_order(cloud: Cloud, metadata: Metadata, dat
     spent = {"instance": "i-0", "type": "g4dn.xlarge", "zone": "a", "booted": 0.0, "seen": 3600.0}
     S3Storage(cloud.bucket, "launches/dear").write("i-0.json", json.dumps(spent | {"dollars_per_hour": 0.5}).encode())
     instance = Instance(cloud, metadata, tmp_path, 1, "dear")
-    try:
-        metadata.bodies["/latest/meta-data/autoscaling/target-lifecycle-state"] = "Terminated"
-        assert instance.end() == 75, instance.said()
-    finally:
-        instance.kill()
+    assert instance.ends_in_its_group() == 75, instance.said()
     assert "are spent, the limit is 0.01" in instance.said()
     assert cloud.group["DesiredCapacity"] == 0
     row = status_of(cloud, "dear")
@@ -239,11 +245,23 @@ def test_what_cannot_be_trained_ends_the_launch(cloud: Cloud, metadata: Metadata
     known = ("launch", "--phase", "2", "--data", data, "--instance-type", "g4dn.xlarge", "--run-name", "bad", "--yes")
     assert cloud.aws(*known, *SMALL, "data.subset=10000").status == 0
     instance = Instance(cloud, metadata, tmp_path, 1, "bad")
-    try:
-        metadata.bodies["/latest/meta-data/autoscaling/target-lifecycle-state"] = "Terminated"
-        assert instance.end() == 78, instance.said()
-    finally:
-        instance.kill()
+    assert instance.ends_in_its_group() == 78, instance.said()
     assert "data.subset asks for 10,000 training images" in instance.said()
     assert cloud.group["DesiredCapacity"] == 0
     assert status_of(cloud, "bad")["state"] == "failed"
+
+
+def test_an_instance_whose_run_was_taken_over_leaves_the_group_to_its_successor(
+    cloud: Cloud, metadata: Metadata, data: str, tmp_path: Path
+) -> None:
+    """Capacity rebalancing starts the next instance before this one ends; its training ends with status 2 then."""
+    known = ("launch", "--phase", "2", "--data", data, "--instance-type", "g4dn.xlarge", "--run-name", "old", "--yes")
+    assert cloud.aws(*known, *SMALL, "data.subset=10000").status == 0
+    Ledger.of(cloud.bucket, "old").write(
+        Machine("i-1", "g4dn.xlarge", f"{REGION}a", time.time() + 1000, time.time() + 1000, 0.5)
+    )
+    instance = Instance(cloud, metadata, tmp_path, 2, "old")
+    assert instance.ends_in_its_group() == 75, instance.said()
+    assert "a newer instance continues the run" in instance.said()
+    assert cloud.group["DesiredCapacity"] == 1
+    assert read_end(launches(cloud.bucket), "old") is None
