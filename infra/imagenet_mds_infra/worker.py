@@ -18,6 +18,7 @@ from typing import Literal
 
 from imagenet_mds.errors import (
     EXIT_DONE,
+    EXIT_FAILED,
     EXIT_LASTING,
     EXIT_STOPPED,
     EXIT_USER,
@@ -131,9 +132,8 @@ class Worker:
         self._account_for(None)
         with LogStream(self.account, f"{self.launch.run}/{self.machine.instance}") as log:
             if is_first:
-                self._watch(
-                    ["doctor", "--save", f"s3://{self.bucket}/runs"], requests, log
-                )  # for people who read the log
+                # For people who read the log; a training says by itself what it lacks.
+                self._watch(["doctor", "--save", f"s3://{self.bucket}/runs"], requests, log)
                 for command in self.launch.first:
                     end = self._watch(command, requests, log)
                     if end.reason != "done":
@@ -183,9 +183,8 @@ class Worker:
             return End("interrupted", status, "interrupted: the next instance continues")
         if status == EXIT_USER and self._is_replaced():
             return End("stopped", EXIT_STOPPED, "a newer instance continues the run")
-        return End(
-            "failed", status if status > 0 else 1, f"failed with status {status}: `imagenet-mds aws logs` says why"
-        )
+        words = f"failed with status {status}: `imagenet-mds aws logs` says why"
+        return End("failed", status if status > 0 else EXIT_FAILED, words)
 
     def _is_replaced(self) -> bool:
         """Whether a newer instance runs: it has taken the run over, and the group must not be ended under it."""
@@ -232,16 +231,20 @@ class Worker:
         """Record the end, and end the instance unless it is about to end by itself."""
         self._account_for(end.reason)
         if end.is_final:
-            launches(self.bucket).write(
-                f"{self.launch.run}.end.json",
-                json_bytes({"reason": end.reason, "status": end.status, "words": end.words, "time": time.time()}),
-            )
+            self._record(end)
             if not self.launch.in_group:
                 self.account.change("ec2", "terminate_instances", InstanceIds=[self.machine.instance])
                 return
             self.account.empty_group()
         if self.launch.in_group and (end.is_final or end.reason == "stopped"):
             self._let_go()
+
+    def _record(self, end: End) -> None:
+        value = {"reason": end.reason, "status": end.status, "words": end.words, "time": time.time()}
+        try:
+            launches(self.bucket).write(f"{self.launch.run}.end.json", json_bytes(value))
+        except (OSError, CommandError) as error:  # the machine costs money, so it ends without the record
+            self.say(f"how {self.launch.run} ended cannot be recorded: {error}")
 
     def _let_go(self) -> None:
         """Tell the group that this instance is ready to be terminated."""
