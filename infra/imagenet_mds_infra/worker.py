@@ -174,11 +174,14 @@ class Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.2)
         reader.join()
-        return why or self._end_of(process.returncode)
+        return self._end_of(process.returncode, why)
 
-    def _end_of(self, status: int) -> End:
+    def _end_of(self, status: int, why: End | None) -> End:
+        """How a command ended. why: what it was asked to stop for, which it may have been too late for."""
         if status == EXIT_DONE:
             return End("done", status, "done")
+        if why is not None:
+            return why
         if status == EXIT_STOPPED:
             return End("interrupted", status, "interrupted: the next instance continues")
         if status == EXIT_USER and self._is_replaced():
@@ -194,10 +197,11 @@ class Worker:
 
     def _pass_on(self, process: "subprocess.Popen[bytes]", log: LogStream) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            text = line.decode(errors="replace").rstrip("\n")
-            self.say(text)
-            log.add(text)
+        with process.stdout as lines:
+            for line in lines:
+                text = line.decode(errors="replace").rstrip("\n")
+                self.say(text)
+                log.add(text)
 
     def _group_ends_it(self) -> End | None:
         with contextlib.suppress(*NoAnswer):

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -106,8 +107,13 @@ class Instance:
             raise AssertionError(self.said()) from None
 
     def ends_in_its_group(self) -> int:
-        """Wait for the end of the worker, whose group ends the instance as soon as its size is 0."""
+        """Wait for the end of the worker, whose group ends the instance once the run has ended.
+
+        Moto's group ends it too when its size is 0, but does not tell the metadata service.
+        """
         try:
+            ended = re.compile(f"^{self.run}: ", re.MULTILINE)
+            wait_until(lambda: ended.search(self.said()) is not None, "the end of the run", self.process)
             self.metadata.bodies["/latest/meta-data/autoscaling/target-lifecycle-state"] = "Terminated"
             return self.end()
         finally:
@@ -193,13 +199,7 @@ def test_a_run_goes_from_instance_to_instance_and_leaves_nothing_running(
     assert interrupted.batches() == list(range(1, max(interrupted.batches()) + 1))
 
     last = Instance(cloud, metadata, tmp_path, 3, "one")
-    try:
-        wait_until(lambda: "is finished after" in last.said(), "the end of the run", last.process)
-        # The group ends the instance once its size is 0, as moto's does, but without telling the metadata service.
-        metadata.bodies["/latest/meta-data/autoscaling/target-lifecycle-state"] = "Terminated"
-        assert last.end() == 0, last.said()
-    finally:
-        last.kill()
+    assert last.ends_in_its_group() == 0, last.said()
     assert max(last.batches()) == BATCHES
     assert cloud.group["DesiredCapacity"] == 0
     row = status_of(cloud, "one")
