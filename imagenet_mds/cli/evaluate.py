@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imagenet_mds.cli.options import AsJson, CacheFolder, CacheLimit, CheckpointArgument, open_dataset
-from imagenet_mds.cli.tables import print_line
+from imagenet_mds.cli.tables import print_note
 from imagenet_mds.errors import UserError
 from imagenet_mds.vocabulary import SplitName
 from imagenet_mds.words import counted
@@ -65,15 +65,12 @@ def evaluate(
 
     if results:
         _refuse_other_columns(results)
-    paths = [
-        find_checkpoint(one, lambda warning: print_line(f"note: {warning}", to_stderr=True))
-        for one in [checkpoint, *([against] if against else [])]
-    ]
+    paths = [find_checkpoint(one, print_note) for one in [checkpoint, *([against] if against else [])]]
     opened = open_dataset(data, cache, cache_limit).split(split)
     opened.check_available(opened.info.shards)
     for warning in [opened.warning, *opened.verify(opened.info.shards, len(os.sched_getaffinity(0)))]:
         if warning:
-            print_line(f"note: {warning}", to_stderr=True)
+            print_note(warning)
     warnings.simplefilter("ignore")  # what torch and Composer deprecate, as in a rank
     # torch and composer, after cheap refusals
     from imagenet_mds_train.evaluation.evaluate import Options

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imagenet_mds.cli.options import AsJson, CheckpointArgument
-from imagenet_mds.cli.tables import print_line
+from imagenet_mds.cli.tables import print_note
 from imagenet_mds.errors import UserError
 
 
@@ -29,7 +29,7 @@ def export(
     """
     from imagenet_mds_train.run.find import find_checkpoint
 
-    path = find_checkpoint(checkpoint, lambda warning: print_line(f"note: {warning}", to_stderr=True))
+    path = find_checkpoint(checkpoint, print_note)
     if not file.parent.is_dir():
         raise UserError(f"there is no folder {file.parent}: make it, or choose another file")
     warnings.simplefilter("ignore")  # what torch and Composer deprecate, as in a rank

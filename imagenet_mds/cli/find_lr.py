@@ -22,7 +22,7 @@ from imagenet_mds.cli.options import (
     given_data,
     open_dataset,
 )
-from imagenet_mds.cli.tables import print_line
+from imagenet_mds.cli.tables import print_line, print_note
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from imagenet_mds.process.streams import forgive_lost_output
 
@@ -94,7 +94,7 @@ def find_lr(
         start = Start.prepare(settings.for_sweep(), dataset, run, sweep=sweep)
         check_available(start.shards())
         for warning in (*start.warnings, *_sizes(settings)):
-            print_line(f"note: {warning}", to_stderr=True)
+            print_note(warning)
         if not as_json:
             _describe(start, sweep)
         run.path.mkdir()

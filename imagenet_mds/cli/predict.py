@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imagenet_mds.cli.options import AsJson, CheckpointArgument
-from imagenet_mds.cli.tables import print_line
+from imagenet_mds.cli.tables import print_line, print_note
 from imagenet_mds.errors import EXIT_FAILED, UserError
 from imagenet_mds.words import counted
 
@@ -35,7 +35,7 @@ def predict(
     from imagenet_mds.dataset.manifest import read_manifest
     from imagenet_mds_train.run.find import find_checkpoint
 
-    path = find_checkpoint(checkpoint, lambda warning: print_line(f"note: {warning}", to_stderr=True))
+    path = find_checkpoint(checkpoint, print_note)
     manifest = read_manifest(splits_of(data)[0]) if data is not None else None
     warnings.simplefilter("ignore")  # what torch and Composer deprecate, as in a rank
     # torch and composer, after cheap refusals

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imagenet_mds.cli.options import AsJson, CacheFolder, CacheLimit, DataLocation, parse_size
-from imagenet_mds.cli.tables import print_columns, print_line
+from imagenet_mds.cli.tables import print_columns, print_line, print_note
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds.process.streams import forgive_lost_output
 from imagenet_mds.words import counted
@@ -58,7 +58,7 @@ def replay(
     dataset = dataset_of(folder, data, cache, limit_bytes)
     ready = Replay.prepare(folder, dataset, batches=batches, checkpoint=checkpoint, ranks=ranks)
     for warning in ready.start.warnings:
-        print_line(f"note: {warning}", to_stderr=True)
+        print_note(warning)
     if not as_json:
         _describe(ready)
     status, verdict = ready.run(lambda: print("starting the ranks ...", file=sys.stderr, flush=True))

@@ -9,7 +9,7 @@ import typer
 
 from imagenet_mds.cli.command import Command
 from imagenet_mds.cli.options import AsJson
-from imagenet_mds.cli.tables import print_columns, print_line
+from imagenet_mds.cli.tables import print_columns, print_line, print_note
 
 if TYPE_CHECKING:
     from imagenet_mds_train.history.comparison import Difference
@@ -38,7 +38,7 @@ def runs_ls(
     in_s3 = folder.startswith("s3://")
     runs, notes = list_runs_in_s3(folder) if in_s3 else list_runs(Path(folder))
     for note in notes:
-        print_line(f"note: {note}", to_stderr=True)
+        print_note(note)
     named = [(run, _name_in(folder, run)) for run in runs]
     if as_json:
         print(json.dumps([{"name": name, "run": run.location} | run.figures() for run, name in named], indent=2))

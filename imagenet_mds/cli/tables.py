@@ -25,6 +25,11 @@ def print_line(text: str, *, to_stderr: bool = False) -> None:
     print(one_line(text), file=sys.stderr if to_stderr else sys.stdout)
 
 
+def print_note(text: str) -> None:
+    """Print one line that needs no action at once, on standard error."""
+    print_line(f"note: {text}", to_stderr=True)
+
+
 def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
     """Print a table, a line per row whatever the width of the terminal.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imagenet_mds.cli.nodes import follow, leading
 from imagenet_mds.cli.options import (
     CacheFolder,
     CacheLimit,
@@ -22,12 +23,16 @@ from imagenet_mds.cli.options import (
     given_data,
     open_dataset,
 )
-from imagenet_mds.cli.tables import print_line
+from imagenet_mds.cli.starting import check_data, print_given_up, print_notes
+from imagenet_mds.cli.tables import print_line, print_note
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError, WorldError
 from imagenet_mds.process.streams import forgive_lost_output
 from imagenet_mds.words import counted, duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imagenet_mds_train.nodes.meeting import Leader
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.launch import Ended
     from imagenet_mds_train.run.mirror import RunMirror
@@ -72,6 +77,15 @@ def train(
     until_done: Annotated[
         bool, typer.Option("--until-done", help="Restart in place after a crash or a hang, as long as it helps.")
     ] = False,
+    node_count: Annotated[
+        int | None, typer.Option("--nodes", min=1, help="Number of machines that train together.")
+    ] = None,
+    node_rank: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Number of this machine; node 0 keeps the run.")
+    ] = None,
+    master: Annotated[
+        str | None, typer.Option(metavar="HOST[:PORT]", help="Address of node 0, port 29500 by default.")
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan without starting anything.")] = False,
     only_try: Annotated[
         bool, typer.Option("--dry-run", help="Train a few batches, validate, save, continue, and say what a run takes.")
@@ -80,18 +94,18 @@ def train(
     """Train a ResNet on a dataset. Run it again to continue."""
     from imagenet_mds.dataset.access import refuse_missing
     from imagenet_mds_train.config.load import load_config  # omegaconf and pydantic models
+    from imagenet_mds_train.nodes.place import Nodes
     from imagenet_mds_train.run.description import describe, estimates
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.fork import Fork
-    from imagenet_mds_train.run.launch import Ended
     from imagenet_mds_train.run.mirror import RunMirror
     from imagenet_mds_train.run.start import Start
-    from imagenet_mds_train.run.until_done import run_until_done
 
     forgive_lost_output()
     name = config_name(phase, config)
     data = given_data(data)
     settings = load_config(name, tuple(overrides or ()), ranks, deterministic=deterministic)
+    nodes = Nodes.given(node_count, node_rank, master)
     run_name = Path(name).stem if run_name is None else run_name
     for option, given in (("--run-name", run_name), ("--experiment-name", experiment_name)):
         if given is not None and (given in (".", "..") or "/" in given):
@@ -99,56 +113,79 @@ def train(
     place = [part for part in (experiment_name, run_name) if part]
     if "://" in save and not save.startswith("s3://"):
         raise UserError(f"--save {save}: pass a folder or an s3:// address")
+    if nodes and only_try:
+        raise UserError("--dry-run tries one machine: pass it without --nodes, with the --ranks of one")
     mirror = RunMirror.at("/".join([save.rstrip("/"), *place])) if save.startswith("s3://") else None
     run = mirror.folder if mirror else RunFolder(Path(save, *place))
     dataset = open_dataset(data, cache, cache_limit)
-    # A run that has a checkpoint continues from it, whatever became of the one that it began from.
-    fork = None
+    if nodes and nodes.rank and not plan:
+        raise typer.Exit(follow(settings, dataset, run, nodes, until_done=until_done))
     if from_checkpoint and pretrained:
         raise UserError("pass --from-checkpoint or --pretrained: a run starts from one file")
-    if mirror:
-        _pull(mirror, plan=plan)
-    if not run.checkpoints.names():
-        fork = Fork.at(from_checkpoint) if from_checkpoint else Fork.pretrained(pretrained) if pretrained else None
-    start = Start.prepare(settings, dataset, run, fork, experiment_name, planned=plan)
-    if only_try:
-        _warn(list(start.warnings))
-        refuse_missing(start.shards())
-        raise typer.Exit(_try(start, run.path.parent if mirror else Path(save)))
-    _warn([*start.warnings, None if mirror else _elsewhere(run, Path(save), data)])
-    result = run.read_result()
-    if result is not None:
-        print(f"{run.location} is finished: {_figures(result)}. Pass --run-name to start another run")
-        return
-    for key, value in describe(start) + (estimates(start) if plan else []):
-        print(f"{key + ':':18} {value}", flush=True)
-    if plan:
-        refuse_missing(start.shards())
-        return
-    with run.lock() as lock:
+    with leading(None if plan else nodes) as leader:
         if mirror:
-            mirror = mirror.claimed()
-            mirror.pull(_note)
-        # Prepared again under the lock: another process may have continued or finished the run since.
-        start = Start.prepare(settings, dataset, run, fork, experiment_name)
-        if run.read_result() is not None:
-            print(f"Another process finished {run.location}")
+            _pull(mirror, plan=plan)
+        # A run that has a checkpoint continues from it, whatever became of the one that it began from.
+        fork = None
+        if not run.checkpoints.names():
+            fork = Fork.at(from_checkpoint) if from_checkpoint else Fork.pretrained(pretrained) if pretrained else None
+        prepare = partial(Start.prepare, settings, dataset, run, fork, experiment_name, nodes=nodes)
+        start = prepare(planned=plan)
+        if only_try:
+            print_notes(start.warnings)
+            refuse_missing(start.shards())
+            raise typer.Exit(_try(start, run.path.parent if mirror else Path(save)))
+        print_notes([*start.warnings, None if mirror else _elsewhere(run, Path(save), data)])
+        result = run.read_result()
+        if result is not None:
+            print(f"{run.location} is finished: {_figures(result)}. Pass --run-name to start another run")
             return
-        if not until_done:
-            raise typer.Exit(_conclude(_run(start, run, lock, mirror), start, run))
+        for key, value in describe(start) + (estimates(start) if plan else []):
+            print(f"{key + ':':18} {value}", flush=True)
+        if plan:
+            refuse_missing(start.shards())
+            return
+        with run.lock() as lock:
+            status = _train(prepare, run, lock, mirror, leader, until_done=until_done)
+        raise typer.Exit(status)
 
-        def once() -> "Ended":
-            nonlocal start
-            try:
-                # Prepared again: the run continues from another checkpoint than the start before.
-                start = Start.prepare(settings, dataset, run, fork, experiment_name)
-                return _run(start, run, lock, mirror)
-            except WorldError as error:
-                print_line(f"imagenet-mds: {error}", to_stderr=True)
-                return Ended(error.exit_status, str(error))
 
-        ended = run_until_done(once, lambda: run.saved_batch or 0, partial(_say_restart, run), _say_given_up)
-        raise typer.Exit(_conclude(ended, start, run))
+def _train(
+    prepare: "Callable[[], Start]",
+    run: "RunFolder",
+    lock: int,
+    mirror: "RunMirror | None",
+    leader: "Leader | None",
+    *,
+    until_done: bool,
+) -> int:
+    """Start the run or continue it, under its lock; return the exit status."""
+    from imagenet_mds_train.run.launch import Ended
+    from imagenet_mds_train.run.until_done import run_until_done
+
+    if mirror:
+        mirror = mirror.claimed()
+        mirror.pull(print_note)
+    # Prepared again under the lock: another process may have continued or finished the run since.
+    start = prepare()
+    if run.read_result() is not None:
+        print(f"Another process finished {run.location}")
+        return EXIT_DONE
+    if not until_done:
+        return _conclude(_run(start, run, lock, mirror, leader), start, run)
+
+    def once() -> "Ended":
+        nonlocal start
+        try:
+            # Prepared again: the run continues from another checkpoint than the start before.
+            start = prepare()
+            return _run(start, run, lock, mirror, leader)
+        except WorldError as error:
+            print_line(f"imagenet-mds: {error}", to_stderr=True)
+            return Ended(error.exit_status, str(error))
+
+    ended = run_until_done(once, lambda: run.saved_batch or 0, partial(_say_restart, run), print_given_up)
+    return _conclude(ended, start, run)
 
 
 def _pull(mirror: "RunMirror", *, plan: bool) -> None:
@@ -158,7 +195,7 @@ def _pull(mirror: "RunMirror", *, plan: bool) -> None:
     with mirror.folder.lock():
         if not plan:
             check_permissions(mirror.storage)
-        mirror.pull(_note)
+        mirror.pull(print_note)
         if not plan and mirror.lacks_result:
             mirror.claimed().push_files()
 
@@ -217,27 +254,12 @@ def _say_restart(run: "RunFolder", ended: "Ended", restart: "Restart") -> None:
         )
 
 
-def _say_given_up(why: str) -> None:
-    print(f"imagenet-mds: not restarted: {why}", file=sys.stderr, flush=True)
-
-
-def _run(start: "Start", run: "RunFolder", lock: int, mirror: "RunMirror | None") -> "Ended":
+def _run(start: "Start", run: "RunFolder", lock: int, mirror: "RunMirror | None", leader: "Leader | None") -> "Ended":
     """Check what the ranks read, record the run, and start them."""
-    from imagenet_mds.dataset.access import check_available
-    from imagenet_mds.progress import ProgressLine
-
-    check_available(start.shards())
-    for split, shards in start.shards():
-        if split is start.train:
-            _warn([split.cache_too_small(shards, start.config.data.order.shuffle_block_size)])
-    if start.config.data.verify_shards:
-        count = sum(len(shards) for _, shards in start.shards())
-        with ProgressLine("verifying shards", count, "shards") as progress:
-            warnings = start.verify_shards(lambda shard: progress.advance(1))
-        _warn(warnings)
+    check_data(start)
     processors, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     if load > processors and start.on_cpu:
-        _warn(
+        print_notes(
             [f"this machine is busy (load {load:.0f} on {counted(processors, 'processor')}), which slows training down"]
         )
     if start.has_microbatch_to_find:
@@ -249,7 +271,7 @@ def _run(start: "Start", run: "RunFolder", lock: int, mirror: "RunMirror | None"
     if mirror:
         mirror.prepare(start.checkpoint)
     print("starting the ranks ...", file=sys.stderr, flush=True)
-    ended = start.launch(lock, generation=mirror.lease.generation if mirror and mirror.lease else 0)
+    ended = start.launch(lock, generation=mirror.lease.generation if mirror and mirror.lease else 0, leader=leader)
     if mirror is None:
         return ended
     if ended.status == EXIT_DONE:
@@ -328,13 +350,3 @@ def _figures(result: dict[str, Any]) -> str:
     if "top1" not in result:
         return "not validated"
     return f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}"
-
-
-def _note(line: str) -> None:
-    print_line(f"note: {line}", to_stderr=True)
-
-
-def _warn(warnings: "list[str | None] | list[str] | tuple[str, ...]") -> None:
-    for warning in warnings:
-        if warning:
-            _note(warning)

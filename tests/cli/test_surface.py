@@ -61,7 +61,8 @@ imagenet-mds runs compare a b --report --json
 imagenet-mds runs ls folder --json
 imagenet-mds runs report run file
 imagenet-mds train overrides --phase --config --data --cache --cache-limit --run-name --experiment-name \
---save --ranks --from-checkpoint --pretrained --deterministic --until-done --plan --dry-run
+--save --ranks --from-checkpoint --pretrained --deterministic --until-done --nodes --node-rank \
+--master --plan --dry-run
 imagenet-mds verify dataset --deep --repair
 """
 HEAVY = {"torch", "torchvision", "composer", "streaming", "torchmetrics", "numpy", "PIL", "omegaconf", "wandb", "boto3"}

@@ -1,5 +1,6 @@
 """The data order as set algebra, over ranks and workers, in real processes."""
 
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -19,6 +20,7 @@ from tests.support.datasets import keys_at, manifest_at
 from tests.support.probe import ALONE_WORKERS, RESUME_AT, WORKERS
 
 RANKS = (1, 2, 4, 8)
+NODES = 2
 GLOBAL_BATCH_SIZE = 8
 
 CONFIG: dict[str, Any] = {
@@ -60,24 +62,36 @@ class Order:
 @pytest.fixture(scope="module")
 def order(dataset: Path, module_folder: Path) -> Order:
     """Run the probe on each number of ranks."""
-    folder = module_folder
-    found: dict[int, Found] = {}
-    for ranks in RANKS:
-        config = folder / f"config{ranks}.json"
-        config.write_text(json.dumps(CONFIG | {"ranks": ranks}), encoding="utf-8")
-        outs = [folder / f"{rank}of{ranks}.json" for rank in range(ranks)]
-        with attempt() as mine:
-            variables = mine.environment() | rendezvous(ranks) | {"OMP_NUM_THREADS": "1"}
-            processes = [
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.support.probe", str(dataset), str(config), str(out)],
-                    env=environment(**variables, RANK=str(rank), LOCAL_RANK=str(rank)),
-                )
-                for rank, out in enumerate(outs)
-            ]
-            assert [process.wait(timeout=HANG_SECONDS) for process in processes] == [0] * ranks
-        found[ranks] = [json.loads(out.read_bytes()) for out in outs]
+    found = {ranks: probe(dataset, module_folder / str(ranks), ranks) for ranks in RANKS}
     return Order(manifest_at(dataset / "train").samples, found)
+
+
+def probe(dataset: Path, folder: Path, ranks: int, nodes: int = 1, **data: Any) -> Found:
+    """What each rank gets.
+
+    Args:
+        dataset: what is read.
+        folder: for files.
+        ranks: how many they are.
+        nodes: the machines that they are on.
+        data: more of the configuration's section of that name.
+    """
+    folder.mkdir()
+    config = folder / "config.json"
+    config.write_text(json.dumps(CONFIG | {"ranks": ranks, "data": data}), encoding="utf-8")
+    outs, here = [folder / f"{rank}.json" for rank in range(ranks)], ranks // nodes
+    with contextlib.ExitStack() as stack:
+        variables = rendezvous(ranks) | {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": str(here)}
+        of_nodes = [stack.enter_context(attempt()).environment() for _ in range(nodes)]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.support.probe", str(dataset), str(config), str(out)],
+                env=environment(**(variables | of_nodes[rank // here]), RANK=str(rank), LOCAL_RANK=str(rank % here)),
+            )
+            for rank, out in enumerate(outs)
+        ]
+        assert [process.wait(timeout=HANG_SECONDS) for process in processes] == [0] * ranks
+    return [json.loads(out.read_bytes()) for out in outs]
 
 
 @pytest.mark.parametrize("workers", WORKERS)
@@ -133,6 +147,24 @@ def test_a_run_resumed_at_an_epochs_end_goes_on_with_the_next_epoch(order: Order
     """The library alone repeats the epoch that ended."""
     second = order.global_batches(ranks, "0")[order.per_epoch :]
     assert order.global_batches(ranks, f"resumed {order.per_epoch}") == second
+
+
+def test_ranks_of_several_nodes_get_what_they_get_on_one(dataset: Path, tmp_path: Path, order: Order) -> None:
+    assert probe(dataset, tmp_path / "several", 4, NODES) == order.found[4]
+
+
+def test_canonical_nodes_give_each_node_its_own_samples(dataset: Path, tmp_path: Path) -> None:
+    canonical = {"order": {"num_canonical_nodes": NODES}}
+    one, several = (
+        Order(0, {NODES: probe(dataset, tmp_path / str(nodes), NODES, nodes, **canonical)}) for nodes in (1, NODES)
+    )
+    what = list(one.found[NODES][0])
+    assert len(what) == len(WORKERS) + len(RESUME_AT) + 1
+    for name in what:
+        batches = one.global_batches(NODES, name), several.global_batches(NODES, name)
+        assert [sorted(batch) for batch in batches[0]] == [sorted(batch) for batch in batches[1]]
+    first, second = ({sample for batch in found["0"] for sample, _ in batch} for found in several.found[NODES])
+    assert len(first & second) <= 1, "one is repeated to make them even"
 
 
 def test_the_order_is_the_one_it_always_was(order: Order) -> None:

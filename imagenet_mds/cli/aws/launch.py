@@ -7,7 +7,7 @@ import typer
 
 from imagenet_mds.cli.aws.options import IMAGENET_IMAGES, IMAGENET_VAL_IMAGES, DryRun, Name, Region, Yes, ask, stack_of
 from imagenet_mds.cli.options import Overrides
-from imagenet_mds.cli.tables import print_columns, print_line
+from imagenet_mds.cli.tables import print_columns, print_line, print_note
 from imagenet_mds.errors import EXIT_FAILED, UserError
 from imagenet_mds.words import counted
 
@@ -107,9 +107,9 @@ def launch(
     if dry_run:
         return
     print_line(f"{run} is launched: `imagenet-mds aws status {run}` says how far it is")
-    instance = wait_for_instance(stack, since, _note, wait_minutes * 60)
+    instance = wait_for_instance(stack, since, print_note, wait_minutes * 60)
     if instance is None:
-        _note(
+        print_note(
             "no instance yet; the group goes on trying, and nothing is paid meanwhile. `imagenet-mds aws stop` ends it"
         )
         raise typer.Exit(EXIT_FAILED)
@@ -134,7 +134,7 @@ def _where(data: str, needed_gb: float, nvme_gb: int) -> list[str]:
         return ["--data", "/data/mds"]
     if needed_gb <= nvme_gb * _USABLE:
         return ["--data", data]
-    _note(
+    print_note(
         f"{needed_gb:.0f} GB do not fit an instance with {nvme_gb} GB of disks, so what is evicted is fetched again in "
         f"each epoch: pass data.subset=..., a dataset converted with --max-side 400, or --data snap-..."
     )
@@ -213,7 +213,3 @@ def _refuse_quota(stack: "Stack", found: "list[Offer]", *, spot: bool) -> None:
 def _range(values: tuple[float, float], form: str) -> str:
     low, high = (f"{value:{form}}" for value in values)
     return low if low == high else f"{low} to {high}"
-
-
-def _note(line: str) -> None:
-    print_line(f"note: {line}", to_stderr=True)

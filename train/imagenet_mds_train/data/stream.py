@@ -129,6 +129,11 @@ class ImageStream(StreamingDataset):
             batch_size=device_batch_size,
             **order.model_dump(),
         )
+        world = self._unique_rank_world
+        if order.num_canonical_nodes == 1 or order.num_canonical_nodes % world.num_nodes:
+            # Samples are dealt as to as many ranks of one machine. The library deals them to machines first, which
+            # gives each its own shards if there are canonical nodes for it; otherwise it only changes what a rank gets.
+            self._parallel_rank_world = World(1, world.num_ranks, world.workers_per_rank, world.worker)
         self.shard_cache = shard_cache
         self.epoch = 0
         self.ahead_samples = predownload

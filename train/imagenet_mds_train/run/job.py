@@ -103,6 +103,10 @@ class RankJob:
     @classmethod
     def read(cls, path: Path) -> "RankJob":
         """Read a job that `write` wrote."""
-        values = json.loads(path.read_bytes())
+        return cls.of(json.loads(path.read_bytes()))
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "RankJob":
+        """A job from what JSON has of it."""
         splits = {split: values[split] and SplitJob(**values[split]) for split in ("train", "val")}
         return cls(**values | splits | {"sweep": values["sweep"] and Sweep(**values["sweep"])})

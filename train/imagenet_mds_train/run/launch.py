@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,12 @@ from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from imagenet_mds.process.attempt import Attempt, attempt
 from imagenet_mds.process.lifetime import PARENT_VARIABLE
 from imagenet_mds.process.signals import StopRequests, collected_stop_signals
+from imagenet_mds_train.config.schema import SystemConfig
 from imagenet_mds_train.interruption.board import Board, Phase
 from imagenet_mds_train.interruption.notice import POLL_SECONDS as NOTICE_SECONDS
 from imagenet_mds_train.interruption.notice import Notice, NoticeWatcher
 from imagenet_mds_train.interruption.stacks import Stacks, collect_stacks
+from imagenet_mds_train.nodes.meeting import Failure, Peers
 from imagenet_mds_train.run.environment import THREADS_VARIABLE, lasting_defaults, rendezvous, threads_per_rank
 from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, killed_rank
 from imagenet_mds_train.run.watchdog import Hang, Watchdog
@@ -37,6 +39,10 @@ the signal into 143), or killed because another rank had ended like this."""
 
 _DEATH_SECONDS = 20.0
 """How long a killed process may take to end. It has memory to give back, and may write a core."""
+
+_PEERS_SECONDS = 15.0
+"""How long to wait for the reason from another node, if this node's ranks only lost others. It gives its own ranks some
+time to print their errors."""
 
 _PORTS_TRIED = 3
 """Starts with another port each, should another program take the port between its choice and its use."""
@@ -88,6 +94,13 @@ class Limits:
     start_seconds: float = 1800.0
     notice_seconds: float = NOTICE_SECONDS
 
+    @classmethod
+    def of(cls, system: SystemConfig) -> "Limits":
+        """Those of a configuration."""
+        return cls(
+            stop_seconds=system.stop_seconds, hang_seconds=system.hang_seconds, start_seconds=system.start_seconds
+        )
+
 
 def launch(
     ranks: int,
@@ -101,6 +114,7 @@ def launch(
     limits: Limits | None = None,
     may_continue: Callable[[], bool] = lambda: True,
     on_notice: Callable[[Notice, int | None], None] = lambda notice, batch: None,
+    peers: Peers | None = None,
 ) -> Ended:
     """Run the ranks to their end.
 
@@ -116,19 +130,27 @@ def launch(
         limits: how long to wait for what; None for the defaults.
         may_continue: whether there is something to continue from, should the ranks be killed after a request to stop.
         on_notice: called with each notice that is obeyed, and the finished batches, None before the first one is begun.
+        peers: the other nodes that start ranks; None for this machine alone. They are told how the ranks ended.
 
     Returns:
         How they ended. The status is done, stopped cleanly, failed, or that of the rank that failed.
     """
     threads = threads or threads_per_rank(ranks)
-    order = _Launch(ranks, job, log_folder, lock, threads, kept, program, limits or Limits(), may_continue, on_notice)
-    for _ in range(_PORTS_TRIED):
-        ended = order.once()
-        if ended.status != EXIT_PORT_TAKEN:
-            return ended
-    reason = "the ports that were free were taken before the ranks could listen"
-    print(f"imagenet-mds: {reason}", file=sys.stderr)
-    return Ended(EXIT_FAILED, reason)
+    order = _Launch(
+        ranks, job, log_folder, lock, threads, kept, program, limits or Limits(), may_continue, on_notice, peers
+    )
+    ended = Ended(EXIT_FAILED, "the ranks did not start")
+    try:
+        for _ in range(1 if peers else _PORTS_TRIED):  # the other nodes know one port
+            ended = order.once()
+            if ended.status != EXIT_PORT_TAKEN:
+                return ended
+        ended = Ended(EXIT_FAILED, "the ports that were free were taken before the ranks could listen")
+        print(f"imagenet-mds: {ended.reason}", file=sys.stderr)
+        return ended
+    finally:
+        if peers:
+            peers.close(ended.status, ended.reason)
 
 
 @dataclass(frozen=True)
@@ -159,13 +181,20 @@ class _Launch:
     limits: Limits
     may_continue: Callable[[], bool]
     on_notice: Callable[[Notice, int | None], None]
+    peers: Peers | None
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the ranks of this machine."""
+        first = self.peers.first_rank if self.peers else 0
+        return range(first, first + self.ranks)
 
     def once(self) -> Ended:
         """Run the ranks with one port; see `launch`."""
-        processes: list[subprocess.Popen[bytes]] = []
-        ended: list[int | None] = []
+        processes: dict[int, subprocess.Popen[bytes]] = {}
+        ended: dict[int, int | None] = {}
         late: _Late | Hang | None = None
-        with attempt() as mine, contextlib.closing(Board.create(self.ranks)) as board:
+        with attempt() as mine, contextlib.closing(Board.create(self.numbers.stop)) as board:
             signal.signal(signal.SIGTSTP, partial(_answer_ctrl_z, self.kept))
             try:
                 # Before the first rank starts: an interruption during the starts must not leave ranks behind.
@@ -174,50 +203,55 @@ class _Launch:
                     with contextlib.closing(NoticeWatcher(self.limits.notice_seconds)) as watcher:
                         late = self._wait(processes, requests, watcher, board)
                     if late and self.kept:
-                        running = [(rank, process) for rank, process in enumerate(processes) if process.poll() is None]
+                        running = [(rank, process) for rank, process in processes.items() if process.poll() is None]
                         asked = [Stacks(one.pid, _stacks(mine, rank), self._log(rank)) for rank, one in running]
                         collect_stacks(asked, late.text)
-                    ended = [process.poll() for process in processes]
+                    ended = {rank: process.poll() for rank, process in processes.items()}
                     if requests.count > 1 and self.kept:
                         print("Killed before saving: the last checkpoint is kept.", file=sys.stderr, flush=True)
             finally:
                 signal.signal(signal.SIGTSTP, signal.SIG_DFL)
                 codes = _kill(processes)
-            batch, reasons = _reached(board, self.ranks), [board.reason(rank) for rank in range(self.ranks)]
+            batch, reasons = _reached(board, self.numbers), {rank: board.reason(rank) for rank in self.numbers}
         if late:
             return replace(self._late(late), batch=batch)
-        if requests.count and set(codes) != {EXIT_DONE} and all(code in _STOPPED_CODES for code in codes):
+        how = set(codes.values())
+        if requests.count and how != {EXIT_DONE} and how <= _STOPPED_CODES:
             return Ended(EXIT_STOPPED)
-        if EXIT_PORT_TAKEN in codes:
+        if EXIT_PORT_TAKEN in how:
             return Ended(EXIT_PORT_TAKEN)
-        explained = replace(self._explained(codes, ended, reasons), batch=batch)
+        if failure := self._failure_elsewhere(codes, ended):
+            print(f"imagenet-mds: {failure.reason}", file=sys.stderr, flush=True)
+            explained = Ended(failure.status, failure.reason, batch)
+        else:
+            explained = replace(self._explained(codes, ended, reasons), batch=batch)
         if requests.count and explained.status == EXIT_FAILED and self.kept and self.may_continue():
             return Ended(EXIT_STOPPED)  # it was to end, and not to be restarted
         return explained
 
-    def _start(self, processes: list[subprocess.Popen[bytes]], mine: Attempt, board: Board) -> None:
+    def _start(self, processes: dict[int, subprocess.Popen[bytes]], mine: Attempt, board: Board) -> None:
         """Start the ranks, each of which is in `processes` at once."""
         # Those of another launcher would send the ranks to its store.
         own = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC_", "GROUP_"))}
         environment = lasting_defaults() | own | mine.environment() | board.environment() | rendezvous(self.ranks)
+        if self.peers:
+            environment |= self.peers.environment
         environment |= {THREADS_VARIABLE: str(self.threads), PARENT_VARIABLE: str(os.getpid())}
         with contextlib.ExitStack() as logs:
-            for rank in range(self.ranks):
+            for place, rank in enumerate(self.numbers):
                 output = None
                 if rank:
                     output = logs.enter_context(open(self._log(rank), "ab"))
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, "-c", self.program, str(self.job), str(_stacks(mine, rank))],
-                        env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                        pass_fds=[one for one in (self.lock, board.descriptor) if one is not None],
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=output,
-                        # Its own session: Ctrl-C in the terminal reaches only the launcher, and a kill reaches the
-                        # rank's workers too.
-                        start_new_session=True,
-                    )
+                processes[rank] = subprocess.Popen(
+                    [sys.executable, "-c", self.program, str(self.job), str(_stacks(mine, rank))],
+                    env=environment | {"RANK": str(rank), "LOCAL_RANK": str(place)},
+                    pass_fds=[one for one in (self.lock, board.descriptor) if one is not None],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    # Its own session: Ctrl-C in the terminal reaches only the launcher, and a kill reaches the rank's
+                    # workers too.
+                    start_new_session=True,
                 )
 
     def _log(self, rank: int) -> Path:
@@ -230,7 +264,7 @@ class _Launch:
 
     def _wait(
         self,
-        processes: list[subprocess.Popen[bytes]],
+        processes: dict[int, subprocess.Popen[bytes]],
         requests: StopRequests,
         watcher: NoticeWatcher,
         board: Board,
@@ -245,17 +279,18 @@ class _Launch:
         watchdog = Watchdog(board, self.limits.hang_seconds, self.limits.start_seconds)
         failed_at: float | None = None
         stop_at: float | None = None
-        while running := {rank: process.pid for rank, process in enumerate(processes) if process.poll() is None}:
+        while running := {rank: process.pid for rank, process in processes.items() if process.poll() is None}:
             if notice := watcher.next():
                 self._obey(notice, requests, board)
             if requests.count > 1:
                 return None
             if requests.count and stop_at is None:
                 stop_at = time.monotonic() + self.limits.stop_seconds
-                for process in processes:
+                for process in processes.values():
                     process.send_signal(signal.SIGTERM)
-            if failed_at is None and any(
-                process.poll() not in (None, EXIT_DONE, EXIT_STOPPED) for process in processes
+            if failed_at is None and (
+                any(process.poll() not in (None, EXIT_DONE, EXIT_STOPPED) for process in processes.values())
+                or (self.peers and self.peers.failure())
             ):
                 failed_at = time.monotonic()
             if failed_at is not None and time.monotonic() - failed_at > self.limits.failure_grace_seconds:
@@ -282,7 +317,14 @@ class _Launch:
         print(f"imagenet-mds: {late.text} and had to be killed before the first checkpoint{logs}", file=sys.stderr)
         return Ended(EXIT_FAILED, late.text)
 
-    def _explained(self, codes: list[int], ended: list[int | None], reasons: list[str | None]) -> Ended:
+    def _failure_elsewhere(self, codes: dict[int, int], ended: dict[int, int | None]) -> Failure | None:
+        """How another node failed, if no rank here failed by itself; see `_explained` for the arguments."""
+        if self.peers is None or set(codes.values()) <= {EXIT_DONE, EXIT_STOPPED}:
+            return None
+        themselves = {code for code in ended.values() if code is not None} - {EXIT_DONE, EXIT_STOPPED, EXIT_PEER_LOST}
+        return None if themselves else self.peers.failure(_PEERS_SECONDS)
+
+    def _explained(self, codes: dict[int, int], ended: dict[int, int | None], reasons: dict[int, str | None]) -> Ended:
         """The end of the run, with the failure explained on standard error.
 
         Args:
@@ -290,9 +332,9 @@ class _Launch:
             ended: how each had ended before the rest was killed here.
             reasons: why each failed, as far as it has said so.
         """
-        if all(code == EXIT_DONE for code in codes):
+        if set(codes.values()) == {EXIT_DONE}:
             return Ended(EXIT_DONE)
-        if all(code in (EXIT_DONE, EXIT_STOPPED) for code in codes):
+        if set(codes.values()) <= {EXIT_DONE, EXIT_STOPPED}:
             return Ended(EXIT_STOPPED)
         rank, code = _to_report(codes, ended)
         reason = reasons[rank] or f"rank {rank} failed"
@@ -315,7 +357,7 @@ class _Launch:
         if notice.kind == "trouble":
             print(f"note: {notice.text}", file=sys.stderr, flush=True)
             return
-        self.on_notice(notice, _reached(board, self.ranks))
+        self.on_notice(notice, _reached(board, self.numbers))
         if notice.kind == "stop":
             if requests.announce():
                 self._announce_stop(notice.text)
@@ -330,12 +372,12 @@ def _answer_ctrl_z(kept: bool, number: int, frame: FrameType | None) -> None:
     print(f"Ctrl-Z is ignored, because the ranks would run on. {way_on}.", file=sys.stderr, flush=True)
 
 
-def _kill(processes: list[subprocess.Popen[bytes]]) -> list[int]:
+def _kill(processes: dict[int, subprocess.Popen[bytes]]) -> dict[int, int]:
     """Kill what is left, loader workers included: each rank leads a process group. Return how each rank ended."""
-    for process in processes:
+    for process in processes.values():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    for rank, process in enumerate(processes):
+    for rank, process in processes.items():
         try:
             process.wait(_DEATH_SECONDS)
         except subprocess.TimeoutExpired:
@@ -345,7 +387,10 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> list[int]:
                 file=sys.stderr,
                 flush=True,
             )
-    return [-signal.SIGKILL if process.returncode is None else process.returncode for process in processes]
+    return {
+        rank: -signal.SIGKILL if process.returncode is None else process.returncode
+        for rank, process in processes.items()
+    }
 
 
 def _stacks(mine: Attempt, rank: int) -> Path:
@@ -353,14 +398,14 @@ def _stacks(mine: Attempt, rank: int) -> Path:
     return mine.temporary / f"rank{rank}.stacks"
 
 
-def _reached(board: Board, ranks: int) -> int | None:
+def _reached(board: Board, ranks: Iterable[int]) -> int | None:
     """The batches that were finished when the ranks ended; None if none was begun."""
-    places = [board.read(rank) for rank in range(ranks)]
+    places = [board.read(rank) for rank in ranks]
     return max((place.batch for place in places if place.phase != Phase.START), default=None)
 
 
-def _to_report(codes: list[int], ended: list[int | None]) -> tuple[int, int]:
+def _to_report(codes: dict[int, int], ended: dict[int, int | None]) -> tuple[int, int]:
     """The number and exit code of the rank that failed by itself: not one that lost another, nor one killed here."""
-    failed = [(rank, code) for rank, code in enumerate(codes) if code not in (EXIT_DONE, EXIT_STOPPED)]
+    failed = [(rank, code) for rank, code in codes.items() if code not in (EXIT_DONE, EXIT_STOPPED)]
     themselves = [(rank, code) for rank, code in failed if ended[rank] is not None and code != EXIT_PEER_LOST]
     return (themselves or failed)[0]

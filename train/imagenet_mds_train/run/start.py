@@ -20,12 +20,16 @@ from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.config.subset import refuse_subset
 from imagenet_mds_train.interruption.notice import Notice
 from imagenet_mds_train.loggers.lines import append_event
+from imagenet_mds_train.nodes.meeting import Leader
+from imagenet_mds_train.nodes.place import Nodes
+from imagenet_mds_train.nodes.wire import Interrupted
 from imagenet_mds_train.run.environment import threads_per_rank
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.fork import Fork
 from imagenet_mds_train.run.identity import WAY_ON, refuse_other, run_identity
 from imagenet_mds_train.run.job import RankJob, SplitJob
 from imagenet_mds_train.run.launch import Ended, Limits, launch
+from imagenet_mds_train.run.lead import lead
 from imagenet_mds_train.run.microbatch import AUTO, find_largest, recorded_size, with_microbatch_size
 from imagenet_mds_train.run.room import refuse_full_disk
 from imagenet_mds_train.sweep.curve import Sweep
@@ -33,10 +37,10 @@ from imagenet_mds_train.sweep.curve import Sweep
 _LAST_LAYER_STRIDE = 32
 """Pixels of the image to one of the last feature map of a ResNet, on each side."""
 
-_THREADS = "threads_per_rank"
+THREADS_KEY = "threads_per_rank"
 """The key of a deterministic run's identity."""
 
-_REPLAY_WAY_ON = "Pass the dataset, and the OMP_NUM_THREADS if any, that it was started with"
+_REPLAY_WAY_ON = "Pass the dataset, and the OMP_NUMTHREADS_KEY if any, that it was started with"
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Start:
     """The group of runs that this one is of, if any."""
     sweep: Sweep | None = None
     """The learning rates to try; None for a run."""
+    nodes: Nodes | None = None
+    """The machines that train; None for this one alone."""
 
     @classmethod
     def prepare(
@@ -72,6 +78,7 @@ class Start:
         planned: bool = False,
         sweep: Sweep | None = None,
         replayed: CheckpointRecord | None = None,
+        nodes: Nodes | None = None,
     ) -> "Start":
         """Look at the dataset and the run's folder, and refuse what cannot work. Nothing is written.
 
@@ -85,6 +92,7 @@ class Start:
             sweep: the learning rates to try, in a run that saves nothing; None for a run.
             replayed: the run's checkpoint after which some batches are trained again and nothing is saved; None to
                 continue from the newest.
+            nodes: the machines that train; None for this one alone.
 
         Raises:
             UserError: no dataset, splits that do not fit together, too few images or GPUs, too small a disk, a run of
@@ -107,16 +115,17 @@ class Start:
                 f"pass a smaller one"
             )
         _refuse_single_values(config)
-        without_gpus = _missing_gpus(config)
+        ranks_here = nodes.ranks_here(config.ranks) if nodes else config.ranks
+        without_gpus = _missing_gpus(config, ranks_here)
         if without_gpus and not planned:
             raise UserError(without_gpus)
         run.refuse_bare_checkpoints()
         if fork:
             fork.refuse_misfit(config, train.info.classes_fingerprint)
         identity = run_identity(config, train, val)
-        if config.system.deterministic and device_of(config) == "cpu" and (before is None or _THREADS in before):
+        if config.system.deterministic and device_of(config) == "cpu" and (before is None or THREADS_KEY in before):
             # Sums depend on how they are split over threads. A continued run keeps its number on any machine.
-            identity[_THREADS] = threads_per_rank(config.ranks, (before or {}).get(_THREADS))
+            identity[THREADS_KEY] = threads_per_rank(ranks_here, (before or {}).get(THREADS_KEY))
         # A run that was started from another one's weights keeps that, if it is continued without saying so again.
         if begun_from := fork.identity() if fork else (before or {}).get("start"):
             identity["start"] = begun_from
@@ -137,7 +146,12 @@ class Start:
         of_dataset = [train.warning] if train.warning else []
         few = _few_classes(train)
         said = (*of_dataset, *few, *warnings, *([without_gpus] if without_gpus else []))
-        return cls(config, dataset, train, val, run, checkpoint, said, identity, fork, experiment, sweep)
+        return cls(config, dataset, train, val, run, checkpoint, said, identity, fork, experiment, sweep, nodes)
+
+    @property
+    def ranks_here(self) -> int:
+        """The ranks of this machine."""
+        return self.nodes.ranks_here(self.config.ranks) if self.nodes else self.config.ranks
 
     @property
     def on_cpu(self) -> bool:
@@ -218,7 +232,13 @@ class Start:
         ledger.save()
         return warnings
 
-    def launch(self, lock: int | None = None, until_batch: int | None = None, generation: int = 0) -> Ended:
+    def launch(
+        self,
+        lock: int | None = None,
+        until_batch: int | None = None,
+        generation: int = 0,
+        leader: Leader | None = None,
+    ) -> Ended:
         """Start the ranks and wait for them.
 
         Args:
@@ -226,17 +246,18 @@ class Start:
             until_batch: the batch to end after, with a validation of one batch if no epoch ended before; None to train
                 to the end.
             generation: of the lease of a run in S3.
+            leader: waits for the other nodes and has them start their ranks; None for this machine alone.
 
         Returns:
             How they ended.
 
         Raises:
-            UserError: the cache's limit or disk is too small.
-            WorldError, OSError: the cache cannot be written, or the dataset not read.
+            UserError: the cache's limit or disk is too small; another node refuses the job.
+            WorldError, OSError: the cache cannot be written, or the dataset not read; another node does not come.
         """
         for split, shards in self.shards():
             split.shard_cache.prepare(shards)  # ranks expect the index in the cache
-        path, system = self.run.path / "job.json", self.config.system
+        path = self.run.path / "job.json"
         job = self.job(until_batch, generation)
         job.write(path)
 
@@ -245,18 +266,23 @@ class Start:
                 with contextlib.suppress(OSError):  # the run saves and stops without the line
                     self._log("notice", job.attempt, batch, kind=notice.kind, text=notice.text)
 
+        peers = None
+        if leader:
+            try:
+                peers = lead(leader, job, self.checkpoint.batch if self.checkpoint else 0)
+            except Interrupted:
+                return Ended(EXIT_STOPPED)
         ended = launch(
-            self.config.ranks,
+            self.ranks_here,
             path,
             self.run.path,
             lock,
             threads=self.threads_per_rank,
             kept=self.sweep is None,
-            limits=Limits(
-                stop_seconds=system.stop_seconds, hang_seconds=system.hang_seconds, start_seconds=system.start_seconds
-            ),
+            limits=Limits.of(self.config.system),
             may_continue=lambda: bool(self.run.checkpoints.names()),
             on_notice=log_notice,
+            peers=peers,
         )
         # What the user has to change is no event of the run, which may not even have a name yet.
         if self.sweep is None and ended.status not in (EXIT_DONE, EXIT_STOPPED, EXIT_USER):
@@ -272,7 +298,7 @@ class Start:
     @property
     def threads_per_rank(self) -> int | None:
         """Threads of each rank, where the run's identity has their number."""
-        threads: int | None = self.identity.get(_THREADS)
+        threads: int | None = self.identity.get(THREADS_KEY)
         return threads
 
     def job(self, until_batch: int | None = None, generation: int = 0) -> RankJob:
@@ -344,8 +370,8 @@ def device_of(config: TrainConfig) -> Literal["cpu", "gpu"]:
     return config.system.device
 
 
-def _missing_gpus(config: TrainConfig) -> str | None:
-    """What is wrong if the ranks lack GPUs here."""
+def _missing_gpus(config: TrainConfig, ranks_here: int) -> str | None:
+    """What is wrong if the ranks of this machine lack GPUs."""
     if device_of(config) == "cpu":
         return None
     found = gpus()
@@ -354,8 +380,9 @@ def _missing_gpus(config: TrainConfig) -> str | None:
             "this configuration trains on GPUs (system.device=gpu), and there is none here: rent a machine with one, "
             "or pass system.device=cpu to train on the processor all the same"
         )
-    if found < config.ranks:
-        return f"{config.ranks} ranks need a GPU each and there are {found}: pass --ranks {found}"
+    if found < ranks_here:
+        whole = config.ranks // ranks_here * found
+        return f"{ranks_here} ranks need a GPU each and there are {found}: pass --ranks {whole}"
     return None
 
 
