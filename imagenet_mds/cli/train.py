@@ -61,10 +61,10 @@ def train(
         typer.Option(metavar="RUN", help="Run, or its .pt file, whose weights a new run starts from."),
     ] = None,
     pretrained: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE",
-            help="ResNet weights (torchvision, timm or `export`) that a new run starts from; its classes may differ.",
+            help="ResNet weights (torchvision, timm or `export`; a file or s3:// address) that a new run starts from.",
         ),
     ] = None,
     deterministic: Annotated[

@@ -1,5 +1,5 @@
-# Prefixes: code/ (archives of the program), launches/ (what an instance is to do), runs/ (one folder a run), mds/ (the
-# dataset) and volumes/ (what is known of volumes and snapshots).
+# Prefixes: code/ (archives of the program), weights/ (files that runs start from), launches/ (what an instance is to do),
+# runs/ (one folder a run), mds/ (the dataset) and volumes/ (what is known of volumes and snapshots).
 resource "aws_s3_bucket" "this" {
   bucket        = "${var.name}-${local.account}-${var.region}"
   force_destroy = var.force_destroy

@@ -1,6 +1,7 @@
 """What an instance is started for: a record in the bucket, user data, and the group's next instance.
 
     code/<sha256>.tar.gz                   the program; see `code.py`
+    weights/<xxh64>-<name>                 what a run starts from, if that was a file of the user's
     launches/<run>.json                    what its instances run, with which budget
     launches/<run>/<instance id>.json      an instance: type, zone, price, since when and until when; see `ledger.py`
     launches/<run>.end.json                how it ended, if it has
@@ -15,12 +16,13 @@ import json
 import re
 import shlex
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.resources import resource_folder
 from imagenet_mds.storage.atomic import json_bytes
-from imagenet_mds.storage.base import Storage
+from imagenet_mds.storage.base import Storage, file_xxh64
 from imagenet_mds.storage.s3 import S3Storage
 from imagenet_mds_infra.account import RUN_TAG, TAG
 from imagenet_mds_infra.code import pack
@@ -137,6 +139,22 @@ def upload_code(stack: Stack) -> str:
     if storage.size_bytes(f"{digest}.tar.gz") != len(packed):
         storage.write(f"{digest}.tar.gz", packed)
     return digest
+
+
+def upload_weights(stack: Stack, file: Path) -> str:
+    """Put a file of weights into the bucket, unless it is there; return its address.
+
+    Raises:
+        UserError, WorldError: it cannot be written.
+        OSError: likewise, or it cannot be read.
+    """
+    storage, name = S3Storage(stack.bucket, "weights"), f"{file_xxh64(file)}-{file.name}"
+    size_bytes = file.stat().st_size
+    if stack.account.dry_run:
+        stack.account.dry_run(f"s3 put_object weights/{name} ({size_bytes:,} bytes)")
+    elif storage.size_bytes(name) != size_bytes:
+        storage.write(name, file.read_bytes())
+    return f"{storage.location}/{name}"
 
 
 def user_data(stack: Stack, run: str, digest: str, data: DataVolume) -> str:

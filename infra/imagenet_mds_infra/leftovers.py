@@ -16,7 +16,7 @@ from imagenet_mds_infra.prices import (
 from imagenet_mds_infra.stack import Stack
 from imagenet_mds_infra.worker import read_end
 
-Kind = Literal["group", "instance", "volume", "snapshot", "template version", "code", "run"]
+Kind = Literal["group", "instance", "volume", "snapshot", "template version", "code", "weights", "run"]
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,12 @@ def _versions(stack: Stack) -> list[Leftover]:
 
 
 def _objects(stack: Stack) -> list[Leftover]:
-    """The program's archives, which a launch that has not ended needs, and the runs."""
+    """What a launch that has not ended needs, the program's archives and weights, and the runs."""
     found = []
-    storage = S3Storage(stack.bucket, "code")
-    for entry in storage.walk():
-        found.append(_object(stack, "code", storage, [entry.name], entry.name, entry.size_bytes, stack.is_busy))
+    for kind in ("code", "weights"):
+        storage = S3Storage(stack.bucket, kind)
+        for entry in storage.walk():
+            found.append(_object(stack, kind, storage, [entry.name], entry.name, entry.size_bytes, stack.is_busy))
     runs = S3Storage(stack.bucket, "runs")
     sizes: dict[str, list[tuple[str, int]]] = {}
     for entry in runs.walk():

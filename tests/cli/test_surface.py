@@ -24,8 +24,8 @@ imagenet-mds --version --install-completion --show-completion
 imagenet-mds aws
 imagenet-mds aws clean --all --name --region --dry-run --yes
 imagenet-mds aws cost --runs-per-month --name --region --json
-imagenet-mds aws launch overrides --phase --data --spot --run-name --instance-type --max-dollars --max-hours \
---wait-minutes --name --region --dry-run --yes
+imagenet-mds aws launch overrides --phase --data --spot --run-name --instance-type --pretrained --max-dollars \
+--max-hours --wait-minutes --name --region --dry-run --yes
 imagenet-mds aws logs run --lines --follow --name --region
 imagenet-mds aws status run --name --region --json
 imagenet-mds aws stop --name --region --dry-run

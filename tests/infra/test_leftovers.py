@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,3 +143,36 @@ def test_an_ended_run_whose_group_still_has_an_instance_is_found(stack: Stack, c
     )
     assert cloud.aws("clean", "--yes").status == 0
     assert cloud.group["DesiredCapacity"] == 0
+
+
+def test_weights_go_with_a_launch_and_are_left_over_after_it(cloud: Cloud, tmp_path: Path) -> None:
+    file = tmp_path / "resnet50.pth"
+    file.write_bytes(b"weights")
+    known = (*LAUNCH, _snapshot(cloud), "--run-name", "tuned", "--wait-minutes", 0)
+    assert cloud.aws(*known, "--pretrained", file, "--dry-run").out.count("weights/") == 3
+    launched = cloud.aws(*known, "--pretrained", file, "--yes")
+    assert launched.status == 0, launched.err
+    launch = Launch.read(launches.launches(cloud.bucket), "tuned")
+    address = launch.arguments[launch.arguments.index("--pretrained") + 1]
+    folder, _, name = address.rpartition("/")
+    assert name.endswith("-resnet50.pth")
+    assert S3Storage.at(folder).read(name) == b"weights"
+    assert "--pretrained" in launch.first[0]
+
+    def left() -> list[tuple[str, bool]]:
+        found = leftovers.find(Stack.find(Account.of(NAME, REGION)))
+        return [(one.name, one.in_use) for one in found if one.kind == "weights"]
+
+    assert left() == [(address, True)]
+    cloud.client("autoscaling").set_desired_capacity(AutoScalingGroupName=NAME, DesiredCapacity=0)
+    assert left() == [(address, False)]
+    assert cloud.aws("clean", "--yes").status == 0
+    assert left() == []
+
+
+def test_weights_that_are_none_are_refused_before_anything_is_made(cloud: Cloud, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    for given in ("none.pth", tmp_path / "notes.txt", tmp_path):
+        refused = cloud.aws(*LAUNCH, "s3://bucket/mds", "--pretrained", given, "--yes")
+        assert refused.status == 2
+        assert "pass a file that ends in .pth, .bin, .safetensors, or an s3:// address" in refused.err

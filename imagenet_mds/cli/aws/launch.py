@@ -1,6 +1,7 @@
 """`imagenet-mds aws launch`: rent a machine that trains a phase."""
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,6 +40,12 @@ def launch(
     instance_type: Annotated[
         list[str] | None, typer.Option(metavar="TYPE", help="Type to rent, may be given several times.")
     ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Weights that a new run starts from, as in `train`; a file here is uploaded."
+        ),
+    ] = None,
     max_dollars: Annotated[
         float | None, typer.Option(min=0.01, help="Budget over all instances of the run; it is saved and ended then.")
     ] = None,
@@ -55,7 +62,7 @@ def launch(
     again continues a run.
     """
     from imagenet_mds_infra.group import wait_for_instance
-    from imagenet_mds_infra.launches import Launch, refuse_name
+    from imagenet_mds_infra.launches import Launch, refuse_name, upload_weights
     from imagenet_mds_infra.launches import launch as start
     from imagenet_mds_infra.prices import TYPES, offers
     from imagenet_mds_infra.volumes import describe_snapshot, from_snapshot
@@ -67,6 +74,7 @@ def launch(
     run = run_name or f"phase{phase}"
     refuse_name("--run-name", run)
     config = load_config(f"phase{phase}", tuple(overrides or ()))
+    weights = _weights(pretrained)
     if {one.gpus for one in types} != {config.ranks}:
         gpus = ", ".join(f"{one.name} {one.gpus}" for one in types)
         raise UserError(f"the configuration has {counted(config.ranks, 'rank')}, and GPUs are: {gpus}")
@@ -88,10 +96,12 @@ def launch(
     _print_ways(needed_gb, best.type.nvme_gb, price)
     nvme_gb = min(TYPES[offer.type.name].nvme_gb for offer in found)
     arguments = ["train", "--phase", phase, *_where(data, needed_gb, nvme_gb), "--save", f"s3://{stack.bucket}/runs"]
-    arguments += ["--run-name", run, *(overrides or ())]
     if not dry_run:
         kind = "spot" if spot else "on-demand"
         ask(f"Start {run} on {kind} instances, about ${hours[best.type.name] * price:,.2f}?", yes)
+    if weights:
+        arguments += ["--pretrained", weights if isinstance(weights, str) else upload_weights(stack, weights)]
+    arguments += ["--run-name", run, *(overrides or ())]
     since = time.time()
     wanted = Launch(
         run,
@@ -126,6 +136,18 @@ def _types(phase: str, names: list[str] | None) -> "list[InstanceType]":
     if unknown := [one for one in wanted if one not in TYPES]:
         raise UserError(f"--instance-type {unknown[0]}: pass one of {', '.join(TYPES)}")
     return [TYPES[one] for one in wanted]
+
+
+def _weights(given: str | None) -> Path | str | None:
+    """The file of weights here, or the address of one."""
+    from imagenet_mds_train.run.find import WEIGHTS
+
+    if given is None or given.startswith("s3://"):
+        return given
+    file = Path(given)
+    if file.suffix not in WEIGHTS or not file.is_file():
+        raise UserError(f"--pretrained {given}: pass a file that ends in {', '.join(WEIGHTS)}, or an s3:// address")
+    return file
 
 
 def _where(data: str, needed_gb: float, nvme_gb: int) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage import open_storage
-from imagenet_mds_train.run.find import find_checkpoint
+from imagenet_mds_train.run.find import find_checkpoint, find_weights
 from imagenet_mds_train.run.lease import Lease, LostLease
 from imagenet_mds_train.run.mirror import RunMirror
 from imagenet_mds_train.run.permissions import check_permissions
@@ -391,3 +391,20 @@ def test_a_result_that_was_not_pushed_is_known_to_be_missing(machines: Machines)
     mirror.push_files()
     lacking.append(mirror.lacks_result)
     assert lacking == [False, True, False]
+
+
+def test_weights_in_s3_are_fetched_as_they_are_now(machines: Machines) -> None:
+    machines.on("a")
+    storage, location = open_storage(f"s3://{BUCKET}/weights"), f"s3://{BUCKET}/weights/resnet50.pth"
+    for content in (b"first", b"again"):
+        storage.write("resnet50.pth", content)
+        file = find_weights(location)
+        assert (file.name, file.read_bytes()) == ("resnet50.pth", content)
+    with pytest.raises(UserError, match=f"there is no file at s3://{BUCKET}/weights/none.safetensors"):
+        find_weights(f"s3://{BUCKET}/weights/none.safetensors")
+
+
+def test_weights_may_be_those_of_a_run_in_s3(machines: Machines) -> None:
+    save(machines.begun("a"), 3)
+    machines.on("b")
+    assert find_weights(LOCATION).read_bytes() == find_checkpoint(LOCATION).read_bytes()

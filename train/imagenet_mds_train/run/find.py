@@ -77,6 +77,32 @@ def find_checkpoint(location: str, warn: Callable[[str], None] = lambda warning:
     raise UserError(f"there is no checkpoint at {path}: give the file, or the folder of a run")
 
 
+WEIGHTS = (".pth", ".bin", ".safetensors")
+"""The names of files of weights alone."""
+
+
+def find_weights(location: str) -> Path:
+    """The weights that a user means: a file of any program, here or in S3, or the newest checkpoint of a run.
+
+    Raises:
+        UserError: there are none.
+        WorldError: the run's checkpoints are broken.
+        OSError: the storage refuses.
+    """
+    if not location.startswith("s3://") or not location.endswith(WEIGHTS):
+        return find_checkpoint(location)
+    folder, _, name = location.rpartition("/")
+    place = xxhash.xxh64_hexdigest(location.encode())
+    kept = default_cache() / "weights" / place / name
+    try:
+        data = open_storage(folder).read(name)
+    except FileNotFoundError:
+        raise UserError(f"there is no file at {location}: pass one that ends in {', '.join(WEIGHTS)}") from None
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(kept, data)
+    return kept
+
+
 def _fetch_newest(location: str, warn: Callable[[str], None]) -> Path:
     """The newest whole checkpoint of a run in S3, or the one that is named, in this machine's cache.
 

@@ -8,10 +8,8 @@ from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import file_xxh64
 from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import TrainConfig
-from imagenet_mds_train.run.find import find_checkpoint
+from imagenet_mds_train.run.find import WEIGHTS, find_checkpoint, find_weights
 from imagenet_mds_train.run.folder import read_object
-
-_WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -37,16 +35,16 @@ class Fork:
         return cls(path, file_xxh64(path), read_object(path.parent.parent / "run.json"))
 
     @classmethod
-    def pretrained(cls, file: Path) -> "Fork":
-        """Weights of any origin, or the newest checkpoint of a run's folder.
+    def pretrained(cls, location: str) -> "Fork":
+        """Weights of any origin, or the newest checkpoint of a run; see `find_weights`.
 
         Raises:
             UserError: there are none.
             WorldError: the run's checkpoints are broken.
         """
-        path = find_checkpoint(str(file)).absolute()
-        if path.suffix not in _WEIGHTS:
-            raise UserError(f"{path} is no file of weights: pass one that ends in {', '.join(_WEIGHTS)}")
+        path = find_weights(location).absolute()
+        if path.suffix not in (".pt", *WEIGHTS):
+            raise UserError(f"{path} is no file of weights: pass one that ends in .pt, {', '.join(WEIGHTS)}")
         return cls(path, file_xxh64(path), is_pretrained=True)
 
     def refuse_misfit(self, config: TrainConfig, classes_fingerprint: str | None) -> None:
