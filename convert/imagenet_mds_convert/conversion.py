@@ -160,6 +160,7 @@ class SplitConversion:
             check=self.policy.check,
             scaling=_scaling(self.policy),
             form=self.policy.form,
+            tile_growth=self.policy.tile_growth_limit,
             compiled_check=compiled_check_pays(len(self.plan.order)),
             size_limit_bytes=self.policy.shard_size_bytes,
             destination=self.destination,

@@ -109,6 +109,7 @@ def convert(
     from imagenet_mds.cli.options import parse_size
     from imagenet_mds.dataset.manifest import DEFAULT_QUALITY, Policy
     from imagenet_mds.dataset.subsets import parse_subset
+    from imagenet_mds.jpeg.tile_table import TILE_GROWTH
     from imagenet_mds.storage import open_storage
     from imagenet_mds_convert.destination import refuse_inside
     from imagenet_mds_convert.run import class_notes, convert_splits, plan_splits
@@ -125,6 +126,7 @@ def convert(
             min_side=min_side,
             quality=DEFAULT_QUALITY if quality is None else quality,
             tiles=tiles,
+            tile_growth=TILE_GROWTH if tiles else None,
             raw=raw,
             classes=classes,
             val_fraction=val_fraction,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from imagenet_mds.dataset.mds import INDEX_BASENAME, Count, ShardInfo
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.fingerprint import fingerprint
+from imagenet_mds.jpeg.tile_table import EARLIER_TILE_GROWTH
 from imagenet_mds.storage.base import Readable, Storage
 from imagenet_mds.vocabulary import SPLITS, CheckLevel, ClassNumbers, SplitName, StoredForm
 from imagenet_mds.words import counted
@@ -73,6 +74,9 @@ class Policy(_Frozen):
     min_side: int | None = Field(default=None, ge=16)
     quality: int = Field(default=DEFAULT_QUALITY, ge=1, le=100)
     tiles: bool = False
+    tile_growth: float | None = None
+    """A file that tiles would make larger by a greater share is stored without them. None where there are no tiles, or
+    where a version made them that did not record its limit; see `tile_growth_limit`."""
     raw: bool = False
     classes: ClassNumbers = "imagenet"
     val_fraction: float | None = None
@@ -109,12 +113,17 @@ class Policy(_Frozen):
         return self.max_side is not None or self.min_side is not None
 
     @property
+    def tile_growth_limit(self) -> float:
+        """The share by which tiles may make a file larger."""
+        return EARLIER_TILE_GROWTH if self.tile_growth is None else self.tile_growth
+
+    @property
     def form(self) -> StoredForm:
         """How images are stored."""
         return "raw" if self.raw else "tiles" if self.tiles else "file"
 
 
-_ADDED_LATER = ("classes", "val_fraction")
+_ADDED_LATER = ("classes", "val_fraction", "tile_growth")
 """Keys of `Policy` that datasets of earlier versions do not have."""
 
 

@@ -26,6 +26,14 @@ from imagenet_mds.jpeg.markers import APP11, Array
 LONGEST_SEGMENT_BYTES = 65_535
 """Limit of the table's uint16."""
 
+TILE_GROWTH = 0.25
+"""A file that tiles would make larger by a greater share is stored without them. Of 1,000 photographs of ImageNet (one
+of each class) the one that grows most grows by 15.6%, and all together by 1.95%. A flat image may double."""
+
+EARLIER_TILE_GROWTH = 0.05
+"""The limit of versions that did not record it. It left 78 of the same photographs without tiles, whose crops are made
+1.25 to 1.56 times as fast with them: no less than those of the others. Together they grew by 1.58%."""
+
 _IDENTIFIER = b"MDSTILES\0"
 _PART_BYTES = 65_535 - 2 - len(_IDENTIFIER) - 2
 _MOST_PARTS = 255

@@ -19,6 +19,7 @@ from PIL import Image
 from imagenet_mds.dataset.raw_pixels import decode_raw, encode_raw, is_raw
 from imagenet_mds.dataset.rgb import to_rgb
 from imagenet_mds.jpeg.decoder_messages import damage_in, decoder_reason
+from imagenet_mds.jpeg.tile_table import TILE_GROWTH
 from imagenet_mds.vocabulary import CheckLevel, StoredForm
 from imagenet_mds_convert.images.policy import AS_IT_IS, REENCODE_QUALITY, Scaling, Stored, decide
 from imagenet_mds_convert.jpeg.walk import Frame, read_frame, refuse_huge, walk_to_end
@@ -30,6 +31,7 @@ def prepare(
     check: CheckLevel,
     scaling: Scaling = AS_IT_IS,
     form: StoredForm = "file",
+    tile_growth: float = TILE_GROWTH,
     compiled_check: bool = False,
 ) -> Stored:
     """Check one source image and return what to store.
@@ -40,6 +42,7 @@ def prepare(
             reads only the header. An image that is scaled, tiled or stored raw is read to its end in any case.
         scaling: scales larger images down.
         form: how the image is stored.
+        tile_growth: see `TILE_GROWTH`.
         compiled_check: try the compiled walk before the decoder; the result is the same. See `compiled_check_pays`.
 
     Raises:
@@ -59,7 +62,7 @@ def prepare(
         stored = _scaled_jpeg(data, frame, scaling)
     else:
         stored = _to_rgb_jpeg(data, scaling)
-    if form == "tiles" and (tiled := _tile(stored.image)):
+    if form == "tiles" and (tiled := _tile(stored.image, tile_growth)):
         return replace(stored, image=tiled, tiled=True)
     if frame and action == "keep":
         _check_kept(data, frame, "structure" if form == "tiles" and check == "none" else check, compiled_check)
@@ -97,13 +100,13 @@ def _check_kept(data: bytes, frame: Frame, check: CheckLevel, compiled_check: bo
         _decode(data)
 
 
-def _tile(jpeg: bytes) -> bytes | None:
+def _tile(jpeg: bytes, growth_limit: float) -> bytes | None:
     """A JPEG with restart tiles, None if it cannot have them."""
     from imagenet_mds_convert.jpeg.baseline import NotTileable  # numba takes a third of a second to import
     from imagenet_mds_convert.jpeg.tiling import tile_jpeg
 
     try:
-        return tile_jpeg(jpeg)
+        return tile_jpeg(jpeg, growth_limit)
     except NotTileable:
         return None
 

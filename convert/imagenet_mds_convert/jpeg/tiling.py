@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 from imagenet_mds.jpeg.markers import DHT, DRI, Array, header_segments
-from imagenet_mds.jpeg.tile_table import LONGEST_SEGMENT_BYTES, Table, table_part
+from imagenet_mds.jpeg.tile_table import LONGEST_SEGMENT_BYTES, TILE_GROWTH, Table, table_part
 from imagenet_mds_convert.jpeg import huffman, restarts
 from imagenet_mds_convert.jpeg.baseline import (
     Damaged,
@@ -30,14 +30,10 @@ from imagenet_mds_convert.jpeg.baseline import (
     unstuff,
 )
 
-GROWTH_LIMIT = 0.05
-"""Largest relative growth of a tiled JPEG. Photographs grow by about one percent. Files that grow more are flat or
-coarse, with a few bits per block, and decode so fast that cutting saves little."""
-
 _NO_RESTARTS = 1 << 62
 
 
-def tile_jpeg(data: bytes, growth_limit: float = GROWTH_LIMIT) -> bytes:
+def tile_jpeg(data: bytes, growth_limit: float = TILE_GROWTH) -> bytes:
     """Add restart markers, and a table of their offsets, to a JPEG without changing a coefficient.
 
     Args:

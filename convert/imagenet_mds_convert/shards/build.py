@@ -42,6 +42,7 @@ class ShardTask:
     check: CheckLevel
     scaling: Scaling
     form: StoredForm
+    tile_growth: float
     compiled_check: bool
     size_limit_bytes: int
     destination: Storage
@@ -165,7 +166,7 @@ def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spe
         got = time.perf_counter()
         spent.read += got - started
     try:
-        return data, prepare(data, task.check, task.scaling, task.form, task.compiled_check)
+        return data, prepare(data, task.check, task.scaling, task.form, task.tile_growth, task.compiled_check)
     finally:
         spent.decode += time.perf_counter() - got
 

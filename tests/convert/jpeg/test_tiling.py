@@ -65,8 +65,11 @@ def test_a_tiled_jpeg_is_tiled_once() -> None:
 
 def test_what_would_grow_too_much_stays_as_it_is() -> None:
     coarse = SOURCES["coarse"]()
+    assert 0.05 < len(tile_jpeg(coarse)) / len(coarse) - 1 < 0.25
     with pytest.raises(NotTileable, match=r"it would grow by more than 5%"):
-        tile_jpeg(coarse)
+        tile_jpeg(coarse, 0.05)
+    with pytest.raises(NotTileable, match=r"it would grow by more than 25%"):
+        tile_jpeg(jpeg(Image.new("RGB", (500, 375), (200, 30, 90))))
     photograph = jpeg(picture(500, 375), quality=93)
     assert len(photograph) < len(tile_jpeg(photograph)) < 1.01 * len(photograph)
     growth = len(tile_jpeg(coarse, ANY_SIZE)) / len(coarse) - 1

@@ -58,6 +58,10 @@ def test_a_manifest_records_no_time_place_or_speed(dataset: Path) -> None:
 def test_the_fingerprints_of_content_and_conversion_never_change() -> None:
     source = SourceEntry(kind="tree", samples=2, fingerprint="0123456789abcdef")
     assert conversion_fingerprint("train", source, Policy()) == "79fa7c26a1fef0bf"
+    earlier = Policy(tiles=True)
+    assert conversion_fingerprint("train", source, earlier) == "fd815656c38f563d"
+    assert earlier.tile_growth_limit == 0.05, "its repair makes the same bytes"
+    assert conversion_fingerprint("train", source, Policy(tiles=True, tile_growth=0.25)) != "fd815656c38f563d"
     assert content_fingerprint([], []) == "23ed6cdbf2403e14"
 
 
