@@ -34,12 +34,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """List where two trees differ, one line per path with both values, sorted by path."""
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], names: tuple[str, str] = ("before", "now")
+) -> list[str]:
+    """List where two trees differ, one line per path with both values, sorted by path. `names` say which is which."""
     old, new = flatten(before), flatten(now)
     missing = "(not there)"
     return [
-        f"{path}: {old.get(path, missing)!r} before, {new.get(path, missing)!r} now"
+        f"{path}: {old.get(path, missing)!r} {names[0]}, {new.get(path, missing)!r} {names[1]}"
         for path in sorted(old.keys() | new.keys())
         if old.get(path, missing) != new.get(path, missing)
     ]

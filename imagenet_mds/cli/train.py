@@ -105,7 +105,8 @@ def train(
     name = config_name(phase, config)
     data = given_data(data)
     settings = load_config(name, tuple(overrides or ()), ranks, deterministic=deterministic)
-    nodes = Nodes.given(node_count, node_rank, master)
+    if nodes := Nodes.given(node_count, node_rank, master):
+        nodes.ranks_here(settings.ranks)
     run_name = Path(name).stem if run_name is None else run_name
     for option, given in (("--run-name", run_name), ("--experiment-name", experiment_name)):
         if given is not None and (given in (".", "..") or "/" in given):
@@ -271,17 +272,28 @@ def _run(start: "Start", run: "RunFolder", lock: int, mirror: "RunMirror | None"
     if mirror:
         mirror.prepare(start.checkpoint)
     print("starting the ranks ...", file=sys.stderr, flush=True)
-    ended = start.launch(lock, generation=mirror.lease.generation if mirror and mirror.lease else 0, leader=leader)
-    if mirror is None:
-        return ended
-    if ended.status == EXIT_DONE:
+    try:
+        ended = start.launch(lock, generation=mirror.lease.generation if mirror and mirror.lease else 0, leader=leader)
+    except UserError:
+        _give_name_back(run, mirror)
+        raise
+    if ended.status == EXIT_USER:
+        _give_name_back(run, mirror)
+    elif mirror and ended.status == EXIT_DONE:
         mirror.push_files()
-    elif ended.status == EXIT_USER and run.is_untouched:
-        mirror.forget()
-    elif ended.status != EXIT_USER:
+    elif mirror:
         # The checkpoint is there already: S3 that does not answer now must not hide how the run ended.
         mirror.push_files_if_it_answers()
     return ended
+
+
+def _give_name_back(run: "RunFolder", mirror: "RunMirror | None") -> None:
+    """Let another run have the name of one that was refused before its first batch."""
+    if not run.is_untouched:
+        return
+    if mirror:
+        mirror.forget()
+    run.forget()
 
 
 def _conclude(ended: "Ended", start: "Start", run: "RunFolder") -> int:
@@ -294,8 +306,6 @@ def _conclude(ended: "Ended", start: "Start", run: "RunFolder") -> int:
         _summarize(start, run, result)
     elif status == EXIT_STOPPED:
         print(f"{run.location} is stopped: run the same command again to continue", file=sys.stderr)
-    elif status == EXIT_USER and run.is_untouched:
-        run.forget()
     elif status != EXIT_USER:
         print(
             f"imagenet-mds: {run.location} failed. Its checkpoints are kept: once the cause is fixed, run the same "

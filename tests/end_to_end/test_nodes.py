@@ -130,9 +130,10 @@ def test_nodes_that_would_train_something_else_are_refused_everywhere(dataset: P
     other = Node(dataset, tmp_path, 1, port, "optimizer.lr=0.7")
     assert (first.end(), other.end()) == (2, 2), first.said + other.said
     for node in (first, other):
-        assert "optimizer.lr: 0.1 there, 0.7 here" in node.said
+        assert "something else than node 0: recipe.optimizer.lr: 0.1 on node 0, 0.7 on node 1." in node.said
         assert node.said.count("imagenet-mds: ") == 1, node.said
-    assert "node 1 (127.0.0.1)" in first.said
+    assert "node 1 (127.0.0.1): it would train" in first.said
+    assert not (tmp_path / "node0" / "several").exists(), "the run's name is free"
 
 
 def test_mistakes_that_one_node_makes(dataset: Path, tmp_path: Path) -> None:

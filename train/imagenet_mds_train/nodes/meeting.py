@@ -35,7 +35,7 @@ _HELLO_SECONDS = 10.0
 
 _READY_SECONDS = 300.0
 _RETRY_SECONDS = 0.5
-_DISMISSAL_SECONDS = 20.0
+_DISMISSAL_SECONDS = 5.0
 """How long node 0, which ends before a meeting, waits for the others to tell them."""
 
 _FINE = (EXIT_DONE, EXIT_STOPPED)
@@ -126,7 +126,7 @@ class Leader:
         self.nodes = nodes
         self._say = say
         self._meeting_seconds = meeting_seconds
-        self._has_met = False
+        self._told: set[int] = set()  # the nodes that have taken part, or know that there is nothing to take part in
         try:
             self._listener = _listen(nodes.port)
         except OSError as error:
@@ -181,28 +181,27 @@ class Leader:
             status = gone.exit_status if isinstance(gone, (UserError, WorldError)) else EXIT_STOPPED
             for connection in found.values():
                 _tell_end(connection, status, str(gone) or "node 0 is stopped")
+            self._told |= found.keys()
             if gone is error:
                 raise
             raise gone from None
-        self._has_met = True
+        self._told |= found.keys()
         return Peers(self.nodes, ranks, port, found)
 
     def dismiss(self, status: int, words: str) -> None:
-        """Tell the other nodes that the run ends without them, unless they were part of it.
+        """Tell the other nodes that the run ends without them, unless they were part of it or know it already.
 
         Args:
             status: the exit status of this node.
             words: why, in a line.
         """
-        if self._has_met or status == EXIT_STOPPED:
+        if status == EXIT_STOPPED:
             return
-        told: set[int] = set()
         until = time.monotonic() + _DISMISSAL_SECONDS
-        with contextlib.suppress(Interrupted):
-            while len(told) < self.nodes.count - 1 and time.monotonic() < until:
-                for connection, hello in self._arrivals(_RETRY_SECONDS, lambda: False):
-                    told.add(hello.get("hello", 0))
-                    _tell_end(connection, status, words)
+        while len(self._told) < self.nodes.count - 1 and time.monotonic() < until:
+            for connection, hello in self._arrivals(_RETRY_SECONDS, lambda: False):
+                _tell_end(connection, status, words)
+                self._told.add(hello.get("hello", 0))
 
     def _gather(self, found: dict[int, Connection], run: str, ranks: int, is_interrupted: Callable[[], bool]) -> None:
         """Fill `found` with all nodes."""
@@ -211,6 +210,7 @@ class Leader:
             for connection, hello in self._arrivals(_RETRY_SECONDS, is_interrupted):
                 if fault := self._fault(hello, run, ranks):
                     _tell_end(connection, EXIT_USER, fault)
+                    self._told.add(hello.get("hello", 0))
                     raise UserError(f"{connection.peer} cannot take part: {fault}")
                 node = int(hello["hello"])
                 if node in found:  # it was started again

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from imagenet_mds.errors import EXIT_STOPPED, CommandError, UserError
+from imagenet_mds.fingerprint import differences
 from imagenet_mds.process.signals import collected_stop_signals
 from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.nodes.meeting import Follower, Over, Peers
 from imagenet_mds_train.nodes.wire import Interrupted
-from imagenet_mds_train.run.identity import refuse_other
 from imagenet_mds_train.run.job import RankJob, SplitJob
 from imagenet_mds_train.run.launch import Ended, Limits, launch
 from imagenet_mds_train.run.microbatch import AUTO, with_microbatch_size
@@ -94,9 +94,11 @@ class Follow:
             here = with_microbatch_size(here, config.system.device_microbatch_size)
         kept = {"dataset": given.identity["dataset"], "recipe": given.identity["recipe"]}
         own = {"dataset": start.identity["dataset"], "recipe": here.what_is_fixed()}
-        refuse_other(
-            "the run of node 0", kept, own, "Run the same command, on a copy of the same dataset, on all nodes"
-        )
+        if found := differences(kept, own, ("on node 0", f"on node {self._nodes.rank}")):
+            raise UserError(
+                f"it would train something else than node 0: {'; '.join(found)}. Run the same command on all nodes, "
+                f"each with a copy of the same dataset"
+            )
         if (device := device_of(here)) != given.device:
             raise UserError(f"node 0 computes on the {given.device}, and node {self._nodes.rank} on the {device}")
         for split, shards in start.shards():
