@@ -1,11 +1,13 @@
-"""Drawn images for the benchmarks, which take as long to read as those of ImageNet.
+"""Images for the benchmarks: photographs of the user's, or drawn ones, which take as long to read as those of ImageNet.
 
-They match ImageNet in size (mostly 500 x 375 pixels), in bytes (107 kB on average), in encoding (qualities of 90 to 96,
-four of five images with halved chroma) and in their spectrum (1/f, as in photographs), which decides how many
-coefficients a block has. What they show does not matter. ImageNet itself may not be passed on.
+Drawn images match ImageNet in size (mostly 500 x 375 pixels), in bytes (107 kB on average), in encoding (qualities of
+90 to 96, four of five images with halved chroma) and in their spectrum (1/f, as in photographs), which decides how many
+coefficients a block has. What they show does not matter. ImageNet itself may not be passed on; a user may have it.
 """
 
 import multiprocessing
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +50,27 @@ def make_image(seed: int, path: Path) -> None:
 
 def make_tree(root: Path, images: int) -> int:
     """Draw images as a tree of class folders, `root`/train/<wnid>/*.JPEG; return their size in bytes."""
-    jobs = []
+    places = _places(root, images)
+    with multiprocessing.Pool() as pool:
+        pool.starmap(make_image, enumerate(places))
+    return sum(path.stat().st_size for path in places)
+
+
+def photos_in(folder: Path) -> list[Path]:
+    """The JPEG files below a folder, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+
+
+def copy_tree(root: Path, photos: Sequence[Path]) -> None:
+    """Copy photographs into a tree as `make_tree` draws it."""
+    for photo, place in zip(photos, _places(root, len(photos)), strict=True):
+        shutil.copyfile(photo, place)
+
+
+def _places(root: Path, images: int) -> list[Path]:
+    places = []
     for number in range(images):
         folder = root / "train" / f"n{number % CLASSES:08}"
         folder.mkdir(parents=True, exist_ok=True)
-        jobs.append((number, folder / f"n{number % CLASSES:08}_{number}.JPEG"))
-    with multiprocessing.Pool() as pool:
-        pool.starmap(make_image, jobs)
-    return sum(path.stat().st_size for _, path in jobs)
+        places.append(folder / f"n{number % CLASSES:08}_{number}.JPEG")
+    return places

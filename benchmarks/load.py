@@ -1,6 +1,6 @@
 """How fast stored images become training batches, compared with other loaders.
 
-Every side of `sides.py` is a process that makes uint8 batches of 128 of the same drawn images, with RandomResizedCrop
+Every side of `sides.py` is a process that makes uint8 batches of 128 of the same images, with RandomResizedCrop
 and flip, out of the page cache. All sides are started and stopped with SIGSTOP. Then one at a time runs for a window of
 a second. The windows of the baseline alternate with the others, and the rate of a side is divided by the mean of the
 baseline's before and after it, so a machine that slows down slows both. A figure is the median of such ratios, of
@@ -8,7 +8,8 @@ images per CPU second of all processes of the side and of images per second of w
 batches that it had ready when it was stopped, so the first part of a window is not counted. Running one side after the
 other would be simpler, but on a shared machine it is wrong by a factor of two.
 
-Usage: python benchmarks/load.py [--sizes PX ...] [--cores N ...] [--sides TEXT ...] [--rounds N] [--json FILE]
+Usage: python benchmarks/load.py [--photos FOLDER] [--sizes PX ...] [--cores N ...] [--sides TEXT ...] [--rounds N]
+[--json FILE]
 """
 
 import argparse
@@ -30,7 +31,7 @@ from typing import Any
 
 import numpy as np
 from formats import WRITERS
-from images import make_tree
+from images import copy_tree, make_tree, photos_in
 from peers import python_of, why_missing
 from shares import print_shares, shares_of
 from sides import BASELINE, BATCH_SIZE, COUNTER_SLOTS, OURS, SIDES
@@ -240,20 +241,24 @@ def measure_case(
     return {name: one.row() for name, one in taken.items()}
 
 
-def prepare(folder: Path, images: int, names: Sequence[str], missing: dict[str, str]) -> dict[str, int]:
-    """Draw the images and write the formats of these sides, unless they exist; return the size of each in bytes."""
+def prepare(
+    folder: Path, images: int, photos: Sequence[Path], names: Sequence[str], missing: dict[str, str]
+) -> dict[str, int]:
+    """Copy the photographs, or draw as many images, and write the formats of these sides, unless they exist; return
+    the size of each in bytes."""
+    what = "\n".join(map(str, (images, *photos)))
     for form in dict.fromkeys(("tree", *(SIDES[name].form for name in names))):
         ready = folder / f"{form}.ready"
-        if ready.exists() and ready.read_text(encoding="utf-8") == str(images):
+        if ready.exists() and ready.read_text(encoding="utf-8") == what:
             continue
         shutil.rmtree(folder / form, ignore_errors=True)
         if form == "tree":
-            make_tree(folder / form, images)
+            copy_tree(folder / form, photos) if photos else make_tree(folder / form, images)
         elif reason := _write(folder, form):
             failed = [name for name in names if SIDES[name].form == form]
             missing.update(dict.fromkeys(failed, f"cannot write its format here: {reason}"))
             continue
-        ready.write_text(str(images), encoding="utf-8")
+        ready.write_text(what, encoding="utf-8")
         say(f"{form} is written")
     return {
         ready.stem: sum(path.stat().st_size for path in (folder / ready.stem).rglob("*") if path.is_file())
@@ -292,7 +297,8 @@ def print_table(cases: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measure and print tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000, help="number of images; with --photos at most that many")
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="your JPEG files, in place of drawn images")
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 176, 128])
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
     parser.add_argument(
@@ -313,9 +319,20 @@ def main() -> None:
         name for name in SIDES if name == BASELINE or not options.sides or any(text in name for text in options.sides)
     ]
     missing = {name: reason for name in wanted if (peer := SIDES[name].peer) and (reason := why_missing(peer))}
+    photos = photos_in(options.photos)[: options.images] if options.photos else []
+    if options.photos and not photos:
+        parser.error(f"there is no JPEG file in {options.photos}")
+    images = len(photos) or options.images
     cases: list[dict[str, Any]] = []
     shares: list[dict[str, Any]] = []
-    found = {"images": options.images, "rounds": options.rounds, "cases": cases, "shares": shares, "missing": missing}
+    found = {
+        "images": images,
+        "photos": len(photos),
+        "rounds": options.rounds,
+        "cases": cases,
+        "shares": shares,
+        "missing": missing,
+    }
 
     def save() -> None:
         if options.json:
@@ -324,7 +341,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = options.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        size_bytes = prepare(folder, options.images, [name for name in wanted if name not in missing], missing)
+        size_bytes = prepare(folder, images, photos, [name for name in wanted if name not in missing], missing)
         found["bytes"] = size_bytes
         for size_px in options.sizes:
             for cores in options.cores:
@@ -339,7 +356,8 @@ def main() -> None:
                 parts = shares_of(folder, form, options.sizes[0], resize)
                 shares.append({"side": side, "size_px": options.sizes[0]} | parts)
                 save()
-    print(f"{options.images:,} images of {size_bytes['tree'] / options.images / 1000:.0f} kB, {options.rounds} rounds")
+    kind = "photographs" if photos else "drawn images"
+    print(f"{images:,} {kind} of {size_bytes['tree'] / images / 1000:.0f} kB, {options.rounds} rounds")
     print_table(cases)
     print_shares(shares)
     for name, reason in missing.items():

@@ -11,6 +11,7 @@
     FOLDER/NAME/wandb.json             the id of the run at Weights & Biases, if it is logged there
     FOLDER/NAME/wandb/, tensorboard/   what those programs read
     FOLDER/NAME/result.json            the final figures
+    FOLDER/NAME/node<N>/               on the other machines of a run on several, see `run.follow`
     FOLDER/NAME/report.html            the page of `imagenet-mds runs report`, if it was asked for
 
 The result is written last: where it exists, the run is over. `docs/runs.md` describes the files for readers.
