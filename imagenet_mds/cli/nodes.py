@@ -56,6 +56,7 @@ def follow(config: "TrainConfig", dataset: "Dataset", run: "RunFolder", nodes: "
         nodes: the machines.
         until_done: whether to start again after a failure.
     """
+    from imagenet_mds_train.nodes.meeting import Follower
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.follow import Follow
     from imagenet_mds_train.run.launch import Ended
@@ -63,10 +64,15 @@ def follow(config: "TrainConfig", dataset: "Dataset", run: "RunFolder", nodes: "
     from imagenet_mds_train.run.until_done import run_until_done
 
     folder = RunFolder(run.path / f"node{nodes.rank}")
-    start = Start.prepare(config, dataset, folder, nodes=nodes)
-    print_notes(start.warnings)
-    with folder.lock():
-        check_data(start)
+    with contextlib.ExitStack() as stack:
+        try:
+            start = Start.prepare(config, dataset, folder, nodes=nodes)
+            print_notes(start.warnings)
+            stack.enter_context(folder.lock())
+            check_data(start)
+        except CommandError as error:
+            Follower(nodes, run.path.name, config.ranks).decline(error.exit_status, str(error))
+            raise
         part = Follow(start, run.path.name)
         where = f"{nodes.host}:{nodes.port}"
         print(f"node {nodes.rank} of {nodes.count}: waiting for node 0 at {where} ...", file=sys.stderr, flush=True)

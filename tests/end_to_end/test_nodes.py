@@ -133,7 +133,19 @@ def test_nodes_that_would_train_something_else_are_refused_everywhere(dataset: P
         assert "something else than node 0: recipe.optimizer.lr: 0.1 on node 0, 0.7 on node 1." in node.said
         assert node.said.count("imagenet-mds: ") == 1, node.said
     assert "node 1 (127.0.0.1): it would train" in first.said
+    assert f"nodes:             2, this is node 0; they meet at 127.0.0.1:{port}\n" in first.said
     assert not (tmp_path / "node0" / "several").exists(), "the run's name is free"
+
+
+def test_a_node_that_lacks_its_dataset_does_not_keep_the_others_waiting(dataset: Path, tmp_path: Path) -> None:
+    port = free_port()
+    first = Node(dataset, tmp_path, 0, port)
+    wait_until(lambda: "starting the ranks" in first.said, "node 0", first.process)
+    other = Node(tmp_path / "none", tmp_path, 1, port)
+    assert (first.end(), other.end()) == (2, 2), first.said + other.said
+    why = f"there is no dataset at {tmp_path / 'none'}"
+    assert f"imagenet-mds: {why}" in other.said
+    assert f"imagenet-mds: node 1 (127.0.0.1): {why}" in first.said
 
 
 def test_mistakes_that_one_node_makes(dataset: Path, tmp_path: Path) -> None:

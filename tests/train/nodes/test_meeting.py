@@ -16,6 +16,7 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds_train.nodes.meeting import FORMAT, Failure, Follower, Leader, Orders, Over, Peers
 from imagenet_mds_train.nodes.place import Nodes
 from imagenet_mds_train.nodes.wire import Connection, Gone, Interrupted
+from imagenet_mds_train.run.launch import Ended, Limits, launch
 
 ORDERS = {"job": {"a": [1, 2]}, "batch": 7}
 
@@ -241,6 +242,49 @@ def test_nobody_is_waited_for_after_a_meeting_or_a_stop(cluster: Cluster) -> Non
         peers.close(1, None)
     cluster.leader.dismiss(1, "failed")
     assert time.monotonic() - begun < 15.0
+
+
+@pytest.mark.parametrize(("status", "kind"), [(2, UserError), (1, WorldError)])
+def test_a_node_that_cannot_take_part_says_why(cluster: Cluster, status: int, kind: type[Exception]) -> None:
+    led = cluster.lead()
+    cluster.follower(1).decline(status, "there is no GPU")
+    with pytest.raises(kind, match=r"node 1 \(127.0.0.1\): there is no GPU"):
+        led.result()
+    Follower(Nodes(2, 1, "127.0.0.1", 1), "run", 2).decline(2, "nobody is there to hear it")
+
+
+STOPS = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\ntime.sleep(10_000)"
+
+
+def launched(cluster: Cluster, program: str, status: int, reason: str | None) -> Ended:
+    """How the ranks of node 0 end after those of node 1 have ended with a status and a reason."""
+    first, second = cluster.met()
+    second.close(status, reason)
+    limits = Limits(failure_grace_seconds=0.2)
+    return launch(1, cluster.folder / "job", cluster.folder, program=program, limits=limits, peers=first)
+
+
+def test_a_node_that_stops_before_the_ranks_have_met_stops_the_others(
+    cluster: Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert launched(cluster, STOPS, 75, None) == Ended(75)
+    assert "Node 1 is stopped. Saving, then exiting." in capfd.readouterr().err
+
+
+def test_ranks_do_not_wait_for_those_of_a_node_that_failed(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+    ended = launched(cluster, "import time; time.sleep(10_000)", 78, "its disk is full")
+    assert (ended.status, ended.reason) == (78, "node 1: its disk is full")
+    assert capfd.readouterr().err == "imagenet-mds: node 1: its disk is full\n"
+
+
+def test_a_rank_that_fails_by_itself_is_the_reason(cluster: Cluster) -> None:
+    ended = launched(cluster, "import sys; sys.exit(78)", 1, "node 0 is gone")
+    assert (ended.status, ended.reason) == (78, "rank 0 failed")
+
+
+def test_a_rank_that_only_lost_others_is_not_the_reason(cluster: Cluster) -> None:
+    ended = launched(cluster, "import sys; sys.exit(76)", 1, "rank 1 was killed")
+    assert (ended.status, ended.reason) == (1, "node 1: rank 1 was killed")
 
 
 def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

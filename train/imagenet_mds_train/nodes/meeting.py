@@ -1,6 +1,6 @@
 """How the launchers of several nodes start their ranks together, and learn how the others' ended. Imports no torch.
 
-    node N -> node 0   hello: who it is
+    node N -> node 0   hello: who it is; or why it cannot take part
     node 0 -> node N   orders: the job of the ranks, and the file that they start from; or the end of the run
     node N -> node 0   ready, or refused
     node 0 -> node N   go: where the ranks meet, once all nodes are ready
@@ -73,6 +73,12 @@ class Peers:
         self._ended: dict[int, int] = {}
         self._failure: Failure | None = None
 
+    def stopped(self) -> int | None:
+        """A node whose ranks have stopped at a request, None if none has. It may have come before they had met those of
+        the other nodes, which would wait for them."""
+        self._look_at_all()
+        return next((node for node, status in self._ended.items() if status == EXIT_STOPPED), None)
+
     def failure(self, wait_seconds: float = 0.0) -> Failure | None:
         """How a node failed, None if none has.
 
@@ -81,9 +87,7 @@ class Peers:
         """
         until = time.monotonic() + wait_seconds
         while self._failure is None:
-            for node, connection in self._connections.items():
-                if node not in self._ended:
-                    self._look(node, connection)
+            self._look_at_all()
             if len(self._ended) == len(self._connections) or time.monotonic() >= until:
                 break
             time.sleep(0.05)
@@ -95,6 +99,11 @@ class Peers:
             with contextlib.suppress(Gone):
                 connection.send(ended=status, reason=reason)
             connection.close()
+
+    def _look_at_all(self) -> None:
+        for node, connection in self._connections.items():
+            if node not in self._ended:
+                self._look(node, connection)
 
     def _look(self, node: int, connection: Connection) -> None:
         try:
@@ -158,7 +167,7 @@ class Leader:
             is_interrupted: whether this process is to stop.
 
         Raises:
-            UserError: a node refuses the orders, or is of another run or version.
+            UserError: a node cannot take part, refuses the orders, or is of another run or version.
             WorldError: a node has not come, or is gone.
             Interrupted: this process is to stop.
         """
@@ -208,6 +217,11 @@ class Leader:
         begun, said = time.monotonic(), False
         while len(found) < self.nodes.count - 1:
             for connection, hello in self._arrivals(_RETRY_SECONDS, is_interrupted):
+                if why := hello.get("declined"):
+                    connection.close()
+                    self._told.add(hello.get("hello", 0))
+                    failed = UserError if why["status"] == EXIT_USER else WorldError
+                    raise failed(f"node {hello.get('hello')} ({connection.peer}): {why['words']}")
                 if fault := self._fault(hello, run, ranks):
                     _tell_end(connection, EXIT_USER, fault)
                     self._told.add(hello.get("hello", 0))
@@ -298,7 +312,7 @@ class Follower:
         nodes: Nodes,
         run: str,
         ranks: int,
-        is_interrupted: Callable[[], bool],
+        is_interrupted: Callable[[], bool] = lambda: False,
         meeting_seconds: float = MEETING_SECONDS,
     ) -> None:
         self.nodes = nodes
@@ -343,6 +357,18 @@ class Follower:
             return Orders(message["orders"], None)
         connection.receive_file(file, size_bytes, _READY_SECONDS)
         return Orders(message["orders"], file)
+
+    def decline(self, status: int, words: str) -> None:
+        """Tell node 0, if it is there, that this node cannot take part.
+
+        Args:
+            status: the exit status of this node.
+            words: why, in a line.
+        """
+        with contextlib.suppress(WorldError, Gone, Interrupted):
+            connection = self._connected(time.monotonic() + _DISMISSAL_SECONDS)
+            with contextlib.closing(connection):
+                connection.send(hello=self.nodes.rank, declined={"status": status, "words": words})
 
     def refuse(self, why: str) -> None:
         """Tell node 0 that the orders cannot be followed here, which ends the run."""

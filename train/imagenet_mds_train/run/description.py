@@ -5,6 +5,7 @@ from typing import Any
 from imagenet_mds.process.gpus import gpus
 from imagenet_mds.words import counted, duration
 from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.nodes.place import Nodes
 from imagenet_mds_train.run.estimate import in_words
 from imagenet_mds_train.run.microbatch import AUTO
 from imagenet_mds_train.run.start import Start, device_of
@@ -23,7 +24,8 @@ def describe(start: Start) -> list[tuple[str, str]]:
         ),
         ("validation images", f"{start.val_samples:,}" if start.val else "none, as evaluation.every_epochs says"),
         ("model", f"ResNet-{config.model.depth} at {_sizes(config)} px"),
-        ("device", _device(config) + ("; deterministic" if config.system.deterministic else "")),
+        ("device", _device(start) + ("; deterministic" if config.system.deterministic else "")),
+        *([("nodes", _nodes(start.nodes))] if start.nodes else []),
         ("batch", _batch(config)),
         ("steps", f"{total:,} = {config.schedule.epochs} epochs x {start.batches_per_epoch:,}"),
         ("learning rate", f"{_lr(config)}, warm-up {config.schedule.warmup_epochs:g} epochs, cosine"),
@@ -45,10 +47,15 @@ def _sizes(config: TrainConfig) -> str:
     return f"{last}" if first == last else f"{first} to {last}"
 
 
-def _device(config: TrainConfig) -> str:
+def _device(start: Start) -> str:
+    config, here = start.config, start.ranks_here
     if device_of(config) == "gpu":
-        return f"{config.ranks} of {gpus()} GPUs" if gpus() else counted(config.ranks, "GPU")
+        return f"{here} of {gpus()} GPUs" if gpus() else counted(here, "GPU")
     return "CPU, as system.device says" if config.system.device == "cpu" else "CPU: there is no GPU here"
+
+
+def _nodes(nodes: Nodes) -> str:
+    return f"{nodes.count}, this is node {nodes.rank}; they meet at {nodes.host}:{nodes.port}"
 
 
 def _batch(config: TrainConfig) -> str:

@@ -282,6 +282,8 @@ class _Launch:
         while running := {rank: process.pid for rank, process in processes.items() if process.poll() is None}:
             if notice := watcher.next():
                 self._obey(notice, requests, board)
+            if self.peers and not requests.count and (node := self.peers.stopped()) is not None and requests.announce():
+                self._announce_stop(f"Node {node} is stopped")
             if requests.count > 1:
                 return None
             if requests.count and stop_at is None:
