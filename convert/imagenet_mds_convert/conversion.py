@@ -212,7 +212,7 @@ class SplitConversion:
 
     @property
     def sizes_known(self) -> bool:
-        """Whether nearly all images are stored in the size of their files; restart tiles add one percent."""
+        """Whether nearly all images are stored in the size of their files; restart tiles add two percent."""
         return _scaling(self.policy).most_pixels is None and not self.source.drawn
 
     def finished(self) -> Manifest | None:

@@ -15,7 +15,7 @@ from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, CommandError, WorldErro
 if TYPE_CHECKING:
     from imagenet_mds.dataset.access import Dataset
     from imagenet_mds_train.config.schema import TrainConfig
-    from imagenet_mds_train.nodes.meeting import Leader
+    from imagenet_mds_train.nodes.leader import Leader
     from imagenet_mds_train.nodes.place import Nodes
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.launch import Ended
@@ -32,7 +32,7 @@ def leading(nodes: "Nodes | None") -> "Iterator[Leader | None]":
     if nodes is None:
         yield None
         return
-    from imagenet_mds_train.nodes.meeting import Leader
+    from imagenet_mds_train.nodes.leader import Leader
 
     with Leader(nodes, partial(print_line, to_stderr=True)) as leader:
         try:
@@ -56,7 +56,7 @@ def follow(config: "TrainConfig", dataset: "Dataset", run: "RunFolder", nodes: "
         nodes: the machines.
         until_done: whether to start again after a failure.
     """
-    from imagenet_mds_train.nodes.meeting import Follower
+    from imagenet_mds_train.nodes.follower import Follower
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.follow import Follow
     from imagenet_mds_train.run.launch import Ended

@@ -32,7 +32,7 @@ from imagenet_mds.words import counted, duration
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imagenet_mds_train.nodes.meeting import Leader
+    from imagenet_mds_train.nodes.leader import Leader
     from imagenet_mds_train.run.folder import RunFolder
     from imagenet_mds_train.run.launch import Ended
     from imagenet_mds_train.run.mirror import RunMirror

@@ -100,7 +100,7 @@ def test_an_error_of_aws_says_what_to_do(stack: Stack, proxy: Proxy, code: str, 
 
 
 def test_an_answer_that_is_none_of_aws_is_one_line(stack: Stack, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a proxy of a company gives it."""
+    """A gateway on the way answers with a page of HTML."""
     monkeypatch.setattr("imagenet_mds.storage.retry.REQUEST_RETRIES", 1)
     proxy.respond = lambda body: (502, "<html>Bad gateway") if "Action=DescribeAutoScaling" in body else None
     with pytest.raises(WorldError, match="AWS does not answer"):

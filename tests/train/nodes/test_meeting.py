@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from imagenet_mds.errors import UserError, WorldError
-from imagenet_mds_train.nodes.meeting import FORMAT, Failure, Follower, Leader, Orders, Over, Peers
+from imagenet_mds_train.nodes.follower import Follower, Orders, Over
+from imagenet_mds_train.nodes.leader import Leader
+from imagenet_mds_train.nodes.meeting import FORMAT
+from imagenet_mds_train.nodes.peers import Failure, Peers
 from imagenet_mds_train.nodes.place import Nodes
 from imagenet_mds_train.nodes.wire import Connection, Gone, Interrupted
 from imagenet_mds_train.run.launch import Ended, Limits, launch
@@ -121,10 +124,11 @@ def test_orders_and_their_file_arrive_whole(cluster: Cluster, tmp_path: Path) ->
 
 
 def test_others_than_nodes_are_ignored(cluster: Cluster) -> None:
-    raw = [socket.create_connection(("127.0.0.1", cluster.port)) for _ in range(3)]
+    raw = [socket.create_connection(("127.0.0.1", cluster.port)) for _ in range(4)]
     raw[0].sendall(b"GET / HTTP/1.1\r\n\r\n")
     raw[1].close()
     raw[2].sendall(b'["no node"]\n')
+    raw[3].sendall(b'{"format": 1}\n')
     for peers in cluster.met():
         peers.close(0, None)
     for one in raw:

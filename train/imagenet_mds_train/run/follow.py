@@ -15,7 +15,8 @@ from imagenet_mds.errors import EXIT_STOPPED, CommandError, UserError
 from imagenet_mds.fingerprint import differences
 from imagenet_mds.process.signals import collected_stop_signals
 from imagenet_mds_train.config.load import parse_config
-from imagenet_mds_train.nodes.meeting import Follower, Over, Peers
+from imagenet_mds_train.nodes.follower import Follower, Over
+from imagenet_mds_train.nodes.peers import Peers
 from imagenet_mds_train.nodes.wire import Interrupted
 from imagenet_mds_train.run.job import RankJob, SplitJob
 from imagenet_mds_train.run.launch import Ended, Limits, launch

@@ -27,7 +27,7 @@ from imagenet_mds_train.interruption.board import Board, Phase
 from imagenet_mds_train.interruption.notice import POLL_SECONDS as NOTICE_SECONDS
 from imagenet_mds_train.interruption.notice import Notice, NoticeWatcher
 from imagenet_mds_train.interruption.stacks import Stacks, collect_stacks
-from imagenet_mds_train.nodes.meeting import Failure, Peers
+from imagenet_mds_train.nodes.peers import Failure, Peers
 from imagenet_mds_train.run.environment import THREADS_VARIABLE, lasting_defaults, rendezvous, threads_per_rank
 from imagenet_mds_train.run.failures import EXIT_PEER_LOST, EXIT_PORT_TAKEN, killed_rank
 from imagenet_mds_train.run.watchdog import Hang, Watchdog

@@ -4,7 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from imagenet_mds.process.signals import collected_stop_signals
-from imagenet_mds_train.nodes.meeting import Leader, Peers
+from imagenet_mds_train.nodes.leader import Leader
+from imagenet_mds_train.nodes.peers import Peers
 from imagenet_mds_train.run.job import RankJob
 
 

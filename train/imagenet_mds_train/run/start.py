@@ -20,7 +20,7 @@ from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.config.subset import refuse_subset
 from imagenet_mds_train.interruption.notice import Notice
 from imagenet_mds_train.loggers.lines import append_event
-from imagenet_mds_train.nodes.meeting import Leader
+from imagenet_mds_train.nodes.leader import Leader
 from imagenet_mds_train.nodes.place import Nodes
 from imagenet_mds_train.nodes.wire import Interrupted
 from imagenet_mds_train.run.environment import threads_per_rank
