@@ -118,6 +118,16 @@ def test_shared_memory_is_numbered_from_the_attempts_base(dataset: Path) -> None
 
 
 @pytest.mark.usefixtures("blocks")
+def test_a_dataset_opens_no_block_of_those_before_it(dataset: Path) -> None:
+    def opened() -> int:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        stream(dataset / "val", 10)
+        return len(list(Path("/proc/self/fd").iterdir())) - before
+
+    assert len({opened() for _ in range(4)}) == 1
+
+
+@pytest.mark.usefixtures("blocks")
 def test_augmentation_does_not_depend_on_what_else_draws(dataset: Path) -> None:
     config = parse_config(
         {
