@@ -39,7 +39,7 @@ CONFIG: dict[str, Any] = {
 
 def make_shards(folder: Path, shards: int) -> list[Any]:
     """Write a training split of small images, with an index and without a manifest."""
-    from imagenet_mds.dataset.mds import Record, describe_shard, index_json, shard_basename
+    from imagenet_mds.dataset.mds import Layout, Record, describe_shard, index_json, shard_basename
     from imagenet_mds.storage.atomic import write_json
     from tests.support.shards import encode_shard
 
@@ -54,7 +54,7 @@ def make_shards(folder: Path, shards: int) -> list[Any]:
         data = encode_shard(records, 1 << 26)
         (folder / shard_basename(number)).write_bytes(data)
         made.append(describe_shard(shard_basename(number), data, SAMPLES_PER_SHARD))
-    write_json(folder / "index.json", index_json(made, 1 << 26))
+    write_json(folder / "index.json", index_json(made, Layout(1 << 26)))
     return made
 
 

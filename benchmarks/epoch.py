@@ -57,7 +57,7 @@ def write_shard(job: tuple[Path, int, int, int, bytes]) -> Any:
 
 def make_dataset(folder: Path, samples: int) -> None:
     """Write a training split with an index and without a manifest."""
-    from imagenet_mds.dataset.mds import index_json
+    from imagenet_mds.dataset.mds import Layout, index_json
     from imagenet_mds.storage.atomic import write_json
 
     folder.mkdir(parents=True)
@@ -66,7 +66,7 @@ def make_dataset(folder: Path, samples: int) -> None:
     jobs = [(folder, n, start, end - start, image) for n, (start, end) in enumerate(itertools.pairwise(edges))]
     with multiprocessing.Pool() as pool:
         shards = pool.map(write_shard, jobs)
-    write_json(folder / "index.json", index_json(shards, 1 << 26))
+    write_json(folder / "index.json", index_json(shards, Layout(1 << 26)))
 
 
 def memory_bytes(pid: int) -> int:

@@ -50,10 +50,14 @@ def reencode(folder: Path) -> None:
             image.save(target, "JPEG", quality=90)
 
 
-def reencoded(folder: Path) -> None:
-    """Write the images of `reencode`, tiled."""
-    reencode(folder)
-    mds("reencoded", "--tiles", tree="reencoded_tree")(folder)
+def reencoded(name: str, *options: str) -> Callable[[Path], None]:
+    """Return a writer of the images of `reencode`."""
+
+    def write(folder: Path) -> None:
+        reencode(folder)
+        mds(name, *options, tree="reencoded_tree")(folder)
+
+    return write
 
 
 class _Images:
@@ -133,7 +137,9 @@ WRITERS: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "ordinary": (mds("ordinary"), None),
     "tiles": (mds("tiles", "--tiles"), None),
     "max_side": (mds("max_side", "--max-side", 500, "--quality", 90, "--tiles"), None),
-    "reencoded": (reencoded, None),
+    "half": (mds("half", "--tiles", "--half"), None),
+    "reencoded": (reencoded("reencoded", "--tiles"), None),
+    "reencoded_half": (reencoded("reencoded_half", "--tiles", "--half"), None),
     "raw": (mds("raw", "--raw", "--min-side", 256), None),
     "ffcv_jpeg": (ffcv_jpeg, "ffcv"),
     "ffcv_raw": (ffcv_raw, "ffcv"),

@@ -58,7 +58,7 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
     from imagenet_mds.jpeg.tiles import cut
     from imagenet_mds.seeds import SampleRandom, sample_seed
     from imagenet_mds_train.augment.crop import draw_crop, on_grid
-    from imagenet_mds_train.augment.decode import OVERSAMPLING, decode_fast, jpeg_size, part_of, tiles_of
+    from imagenet_mds_train.augment.decode import decode_crop, fractions, jpeg_size, part_of, tiles_of
     from imagenet_mds_train.augment.decode import resize as resized
     from imagenet_mds_train.augment.views import Augmentation
     from imagenet_mds_train.data.loaders import TrainingImages
@@ -70,7 +70,8 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
     with own_resources():
         images = TrainingImages(config, ShardCache(local), samples_of(local))
         samples = range(0, images.num_samples, images.num_samples // IMAGES)[:IMAGES]
-        files = [images.read(sample)[0] for sample in samples]
+        stored = [images.read(sample)[0] for sample in samples]
+        files, halves = ([one.image for one in stored], [one.half for one in stored])
         seeds = [sample_seed(config.seed, 0, sample) for sample in samples]
         raw = is_raw(files[0])
         sizes = [decode_raw(data).shape[1::-1] if raw else jpeg_size(data) for data in files]
@@ -79,25 +80,26 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
             random = SampleRandom(seeds[at])
             crop = draw_crop(random, *sizes[at], augment.scale, augment.ratio)
             flip = random.uniform() < augment.flip_probability
-            return crop if raw else on_grid(crop, *sizes[at], size_px, OVERSAMPLING[resize]), flip
+            return crop if raw else on_grid(crop, *sizes[at], size_px, fractions(resize, halves[at])), flip
 
         drawn = [draw(at) for at in range(IMAGES)]
-        boxes = [(c.left, c.top, c.left + c.width, c.top + c.height) for c, _ in drawn]
 
         def slice_out(at: int) -> bytes:
             """Do everything that happens to the bytes before they are decoded."""
-            data = files[at]
+            data, crop = files[at], drawn[at][0]
             jpeg_size(data)
+            if halves[at] and crop.denominator > 1:
+                data, crop = halves[at], crop.halved
             if (tiles := tiles_of(data)) is None:
                 return data
-            small, _ = cut(data, tiles, boxes[at])
+            small, _ = cut(data, tiles, (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
             jpeg_size(small)
             return small
 
         def part(at: int) -> Any:
             if raw:
                 return part_of(decode_raw(files[at]), drawn[at][0])
-            return decode_fast(files[at], drawn[at][0], sizes[at], tiles_of(files[at]), resize)
+            return decode_crop(files[at], halves[at], drawn[at][0], sizes[at], resize)
 
         parts = [part(at) for at in range(IMAGES)]
         smalls = [b"" if raw else slice_out(at) for at in range(IMAGES)]
@@ -113,7 +115,7 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
             "resize": lambda at: resized(parts[at], size_px, resize),
             "flipped": lambda at: resized(parts[at], size_px, resize, flip=drawn[at][1]),
             "draw": draw,
-            "view": lambda at: augmentation.view(files[at], seeds[at], 0),
+            "view": lambda at: augmentation.view(files[at], seeds[at], 0, halves[at]),
         }
         if not raw:
             steps |= {"slice": slice_out, "entropy": entropy}

@@ -295,8 +295,10 @@ BYTES_ONLY = "bytes only"
 _FORMS = {
     "ordinary shards": "ordinary",
     "--tiles": "tiles",
+    "--tiles --half": "half",
     "--max-side 500 --tiles": "max_side",
     "all q90/500, --tiles": "reencoded",
+    "all q90/500, --tiles --half": "reencoded_half",
     "--raw --min-side 256": "raw",
 }
 

@@ -124,7 +124,7 @@ class SplitConversion:
             seed=policy.seed,
             shard_size_bytes=policy.shard_size_bytes,
             subset=policy.subset,
-            likely_bytes=partial(likely_bytes, scaling=_scaling(policy), form=policy.form),
+            likely_bytes=partial(likely_bytes, scaling=_scaling(policy), form=policy.form, half=policy.layout.half),
         )
         return cls(
             source.of(read_from),
@@ -161,14 +161,15 @@ class SplitConversion:
             scaling=_scaling(self.policy),
             form=self.policy.form,
             tile_growth=self.policy.tile_growth_limit,
+            half_quality=self.policy.half_quality,
             compiled_check=compiled_check_pays(len(self.plan.order)),
-            size_limit_bytes=self.policy.shard_size_bytes,
+            layout=self.policy.layout,
             destination=self.destination,
         )
 
     def index(self, shards: Sequence[ShardInfo]) -> dict[str, Any]:
         """The split's `index.json`."""
-        return index_json(shards, self.policy.shard_size_bytes, raw=self.policy.raw)
+        return index_json(shards, self.policy.layout)
 
     def stored(self, left_out: Set[str]) -> list[Sample]:
         """The samples of the split in stored order, without those whose keys are in `left_out`."""
@@ -177,8 +178,8 @@ class SplitConversion:
 
     def likely_bytes(self, indices: Iterable[int]) -> int:
         """Estimated bytes as stored of the images at these indices of the sorted source."""
-        scaling, form = _scaling(self.policy), self.policy.form
-        return sum(likely_bytes(self.samples[index].size_bytes, scaling, form) for index in indices)
+        scaling, form, half = _scaling(self.policy), self.policy.form, self.policy.layout.half
+        return sum(likely_bytes(self.samples[index].size_bytes, scaling, form, half=half) for index in indices)
 
     def source_bytes(self, shards: Iterable[int]) -> int:
         """Bytes in the source of the images of these shards."""
@@ -213,7 +214,8 @@ class SplitConversion:
     @property
     def sizes_known(self) -> bool:
         """Whether nearly all images are stored in the size of their files; restart tiles add two percent."""
-        return _scaling(self.policy).most_pixels is None and not self.source.drawn
+        as_files = _scaling(self.policy).most_pixels is None and not self.policy.layout.half
+        return as_files and not self.source.drawn
 
     def finished(self) -> Manifest | None:
         """The manifest if this conversion is complete at the destination; None if it must be started or continued.

@@ -30,6 +30,8 @@ class Cost:
     gathered_bytes: int = 0
     """Disk space that gathering images takes beside the shards, and how often the source is read for that."""
     reads: int = 0
+    half_bytes: int = 0
+    """What half-size copies take of the bytes."""
 
     @property
     def s3_dollars_once(self) -> float:
@@ -54,10 +56,11 @@ def requests_for(shard_bytes: int) -> int:
 @dataclass(frozen=True)
 class Measured:
     """Measurements of the first images of a split: `seconds` of one process per image, reading included unless images
-    are gathered, and `growth`, the bytes stored per byte in the plan."""
+    are gathered; `growth`, the bytes stored per byte in the plan; and the share of them that half-size copies take."""
 
     seconds: float
     growth: float
+    half_share: float = 0.0
 
 
 def measure(conversion: SplitConversion) -> Measured:
@@ -76,7 +79,8 @@ def measure(conversion: SplitConversion) -> Measured:
         seconds = (time.perf_counter() - started) / len(indices)
     if conversion.sizes_known or record.info is None:
         return Measured(seconds, 1.0)
-    return Measured(seconds, record.info.size_bytes / conversion.likely_bytes(indices))
+    stored_bytes = record.info.size_bytes
+    return Measured(seconds, stored_bytes / conversion.likely_bytes(indices), record.half_bytes / stored_bytes)
 
 
 def _measured(conversion: SplitConversion) -> list[int]:
@@ -107,7 +111,8 @@ def estimate(conversion: SplitConversion, workers: int) -> Cost:
     gathered_bytes = conversion.gathered_bytes(everything, sum(shards))
     reads = math.ceil(conversion.source_bytes(everything) / gathered_bytes) if gathered_bytes else 0
     seconds = measured.seconds * images / workers + reads * conversion.listing_seconds
-    return Cost(images, len(shards), sum(shards), seconds / 60, requests, gathered_bytes, reads)
+    half_bytes = round(measured.half_share * sum(shards))
+    return Cost(images, len(shards), sum(shards), seconds / 60, requests, gathered_bytes, reads, half_bytes)
 
 
 def needed_bytes(conversion: SplitConversion, shards: Iterable[int]) -> int:

@@ -86,6 +86,7 @@ def publish(conversion: SplitConversion, records: list[ShardRecord]) -> Manifest
         ],
         scaled=sum(record.scaled for record in records),
         tiled=sum(record.tiled for record in records),
+        half_bytes=sum(record.half_bytes for record in records),
         duplicates=find_duplicates(stored, [digest for record in records for digest in record.digests]),
         policy=conversion.policy,
         source=conversion.source_entry,

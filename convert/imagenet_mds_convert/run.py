@@ -87,12 +87,13 @@ OnConverted = Callable[[SplitConversion, Manifest, Tally | None], None]
 def plan_splits(
     source: Source, splits: Sequence[SplitName], dataset: Storage, policy: Policy, track: Track = untracked
 ) -> list[SplitConversion]:
-    """Plan each split. A subset applies to train only, and classes that are present in any split of the source count.
+    """Plan each split. A subset and half-size copies are of train only, because validation reads every image whole.
+    Classes that are present in any split of the source count.
 
     Raises:
         UserError, WorldError: as `SplitConversion.plan_for`.
     """
-    whole = policy.model_copy(update={"subset": None})
+    whole = policy.model_copy(update={"subset": None, "half_quality": None})
     needed = source.splits if policy.classes == "present" else dict.fromkeys(map(policy.read_from, splits))
     # Listed once, because an archive or parquet file is read for it.
     listed = {split: listing(source, split, track) for split in needed}

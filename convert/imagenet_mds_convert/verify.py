@@ -203,7 +203,7 @@ def _decode_shard(task: _DeepCheck) -> tuple[str, dict[int, str]]:
 def _images_of(task: _DeepCheck) -> Sequence[Callable[[], object]]:
     """The images of a shard as calls that decode one each."""
     records = decode_shard(task.split.read(task.shard), f"{task.split.location}/{task.shard}")
-    return [partial(check_stored, record.image, task.compiled_check) for record in records]
+    return [partial(check_stored, record.image, record.half, task.compiled_check) for record in records]
 
 
 def _without_crashing(task: _DeepCheck, crashing: Mapping[int, str]) -> _DeepCheck:
@@ -227,8 +227,7 @@ def _index_faults(split: Storage, manifest: Manifest) -> Iterator[Fault]:
 
 
 def _index(manifest: Manifest) -> dict[str, Any]:
-    policy = manifest.policy
-    return index_json(manifest.shards, policy.shard_size_bytes, raw=policy.raw)
+    return index_json(manifest.shards, manifest.policy.layout)
 
 
 def repair_split(

@@ -84,6 +84,10 @@ def convert(
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Add restart markers, losslessly, so that training decodes only its crops.")
     ] = False,
+    half: Annotated[
+        bool,
+        typer.Option("--half", help="Store a half-size copy beside each training image, which small crops decode."),
+    ] = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="Store the pixels of scaled images, so that training decodes nothing.")
     ] = False,
@@ -112,6 +116,7 @@ def convert(
     from imagenet_mds.jpeg.tile_table import TILE_GROWTH
     from imagenet_mds.storage import open_storage
     from imagenet_mds_convert.destination import refuse_inside
+    from imagenet_mds_convert.images.policy import HALF_QUALITY
     from imagenet_mds_convert.run import class_notes, convert_splits, plan_splits
     from imagenet_mds_convert.sources import open_source
     from imagenet_mds_convert.sources.checksums import verify_checksums
@@ -128,6 +133,7 @@ def convert(
             tiles=tiles,
             tile_growth=TILE_GROWTH if tiles else None,
             raw=raw,
+            half_quality=HALF_QUALITY if half else None,
             classes=classes,
             val_fraction=val_fraction,
         )
@@ -278,6 +284,9 @@ class _Output:
             if cost.reads:
                 times, size_gb = counted(cost.reads, "time"), cost.gathered_bytes / 1e9
                 print(f"{conversion.split}: the source is read {times}, with {size_gb:,.1f} GB of it on disk meanwhile")
+            if cost.half_bytes:
+                share = cost.half_bytes / cost.size_bytes
+                print(f"{conversion.split}: half-size copies take {cost.half_bytes:,} of the bytes ({share:.0%})")
         if free is None:
             requests = sum(cost.s3_requests for cost in costs)
             once, monthly = sum(cost.s3_dollars_once for cost in costs), sum(cost.s3_dollars_monthly for cost in costs)
@@ -300,6 +309,7 @@ def _print_json_plan(conversion: "SplitConversion", cost: "Cost", free_bytes: in
             bytes=cost.size_bytes,
             minutes=round(cost.minutes, 3),
             conversion=conversion.fingerprint,
+            **({"half_bytes": cost.half_bytes} if cost.half_bytes else {}),
             **({"gathered_bytes": cost.gathered_bytes, "source_reads": cost.reads} if cost.reads else {}),
             **({"s3_requests": cost.s3_requests, **dollars} if free_bytes is None else {"free_bytes": free_bytes}),
         )

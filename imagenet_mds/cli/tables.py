@@ -87,6 +87,9 @@ def report_exceptions(manifest: "Manifest") -> None:
         print_line(
             f"  with restart tiles: {manifest.tiled:,} images; {untiled:,} cannot have them and are stored unchanged"
         )
+    if manifest.policy.half_quality is not None:
+        share = manifest.half_bytes / manifest.size_bytes
+        print_line(f"  with half-size copies: {manifest.half_bytes / 1e6:,.1f} MB, {share:.0%} of all")
     for group in manifest.not_taken:
         what = f"{group.suffix} files" if group.suffix else "files without a suffix"
         print_line(f"  not taken: {group.files:,} {what} in {group.place}, such as {group.example}")

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from imagenet_mds.dataset.mds import INDEX_BASENAME, Count, ShardInfo
+from imagenet_mds.dataset.mds import INDEX_BASENAME, Count, Layout, ShardInfo
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.jpeg.tile_table import EARLIER_TILE_GROWTH
@@ -78,6 +78,8 @@ class Policy(_Frozen):
     """A file that tiles would make larger by a greater share is stored without them. None where there are no tiles, or
     where a version made them that did not record its limit; see `tile_growth_limit`."""
     raw: bool = False
+    half_quality: int | None = Field(default=None, ge=1, le=100)
+    """JPEG quality of the half-size copies; None where there are none."""
     classes: ClassNumbers = "imagenet"
     val_fraction: float | None = None
 
@@ -96,6 +98,8 @@ class Policy(_Frozen):
             raise ValueError(f"--val-fraction {self.val_fraction:g}: choose a share between 0 and 1, such as 0.1")
         if self.raw and self.tiles:
             raise ValueError("give --raw or --tiles, not both: raw samples are pixels, and tiles need JPEG files")
+        if self.raw and self.half_quality is not None:
+            raise ValueError("give --raw or --half, not both: nothing is decoded of raw samples")
         if self.raw and not self.scaled:
             raise ValueError(
                 "--raw stores pixels, which takes many times the disk for whole photographs: "
@@ -118,12 +122,17 @@ class Policy(_Frozen):
         return EARLIER_TILE_GROWTH if self.tile_growth is None else self.tile_growth
 
     @property
+    def layout(self) -> Layout:
+        """How the samples of a shard are laid out."""
+        return Layout(self.shard_size_bytes, raw=self.raw, half=self.half_quality is not None)
+
+    @property
     def form(self) -> StoredForm:
         """How images are stored."""
         return "raw" if self.raw else "tiles" if self.tiles else "file"
 
 
-_ADDED_LATER = ("classes", "val_fraction", "tile_growth")
+_ADDED_LATER = ("classes", "val_fraction", "tile_growth", "half_quality")
 """Keys of `Policy` that datasets of earlier versions do not have."""
 
 
@@ -156,6 +165,8 @@ class Manifest(_Frozen):
     changed: list[Changed]
     scaled: Count
     tiled: Count = 0
+    half_bytes: Count = 0
+    """Bytes of all half-size copies together."""
     duplicates: list[Duplicate]
     policy: Policy
     source: SourceEntry

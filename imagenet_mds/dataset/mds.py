@@ -6,7 +6,7 @@ order of their names. Streaming's own writer (`streaming/base/format/mds/writer.
 but copies each column on the way and takes twice as long. A test checks that Streaming reads these shards.
 
 The columns are those of StreamingImageNet: `i` (int64: the index in the sorted source), `x` (the JPEG file's bytes) and
-`y` (int64: the label).
+`y` (int64: the label). `x_half` is beside them in a dataset with half-size copies; stock readers return it as bytes.
 """
 
 import errno
@@ -31,32 +31,56 @@ INDEX_BASENAME = "index.json"
 Count = Annotated[int, Field(ge=0)]
 
 _VERSION = 2
-_LAYOUT: dict[str, Any] = {
-    "column_names": ["i", "x", "y"],
-    "column_sizes": [8, None, 8],
-    "compression": None,
-    "format": "mds",
-    "hashes": ["xxh64"],
-    "version": _VERSION,
-}
+IMAGE_COLUMN, HALF_COLUMN, LABEL_COLUMN = "x", "x_half", "y"
 
 
-def _layout(size_limit_bytes: int, raw: bool) -> dict[str, Any]:
-    return _LAYOUT | {"column_encodings": ["int", "pil" if raw else "jpeg", "int"], "size_limit": size_limit_bytes}
+@dataclass(frozen=True)
+class Layout:
+    """How the samples of a shard are laid out.
+
+    `size_limit_bytes` is the shard size limit recorded in the header, which readers do not use. `raw` says that images
+    are raw samples instead of JPEG files, `half` that half-size copies are beside them.
+    """
+
+    size_limit_bytes: int
+    raw: bool = False
+    half: bool = False
+
+    def header(self) -> dict[str, Any]:
+        """The JSON header of a shard, and what the index repeats of it."""
+        columns = {"i": ("int", 8), IMAGE_COLUMN: ("pil" if self.raw else "jpeg", None)}
+        if self.half:
+            columns[HALF_COLUMN] = ("bytes", None)
+        columns[LABEL_COLUMN] = ("int", 8)
+        return {
+            "column_encodings": [encoding for encoding, _ in columns.values()],
+            "column_names": list(columns),
+            "column_sizes": [size for _, size in columns.values()],
+            "compression": None,
+            "format": "mds",
+            "hashes": ["xxh64"],
+            "size_limit": self.size_limit_bytes,
+            "version": _VERSION,
+        }
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Bytes of a sample beside its image and copy: their lengths, `i` and `y`."""
+        return (8 if self.half else 4) + 8 + 8
 
 
 _OFFSETS_END = 1 << 32
-_FIXED_BYTES_PER_SAMPLE = 4 + 8 + 8  # the length of x, then i and y
 
 
 @dataclass(frozen=True)
 class Record:
     """One stored sample: its `index` in the sorted source, its `image` (a JPEG file's bytes, or a raw sample, see
-    `raw_pixels.py`), and its class as the number `label`."""
+    `raw_pixels.py`), its class as the number `label`, and its half-size copy `half` (a JPEG, empty if it has none)."""
 
     index: int
     image: bytes
     label: int
+    half: bytes = b""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -84,25 +108,19 @@ class ShardEncoder:
 
     Args:
         most_samples: upper bound of the number of samples.
-        size_limit_bytes: the shard size limit recorded in the header. Readers do not use it.
+        layout: the layout of the samples.
         buffer: memory to work in; a larger one is allocated if it does not suffice. Reusing one for all shards of a
             process spares the kernel clearing fresh pages, which costs as much as copying the images.
-        images_bytes: expected size of all images, to allocate the memory at once.
-        raw: the images are raw samples instead of JPEG files.
+        images_bytes: expected size of all images and copies, to allocate the memory at once.
     """
 
     def __init__(
-        self,
-        most_samples: int,
-        size_limit_bytes: int,
-        buffer: bytearray | None = None,
-        *,
-        images_bytes: int = 0,
-        raw: bool = False,
+        self, most_samples: int, layout: Layout, buffer: bytearray | None = None, *, images_bytes: int = 0
     ) -> None:
-        self._header = json.dumps(_layout(size_limit_bytes, raw), sort_keys=True).encode("utf-8")
+        self._layout = layout
+        self._header = json.dumps(layout.header(), sort_keys=True).encode("utf-8")
         self._start = self._end = self._head_bytes(most_samples)
-        likely = self._start + images_bytes + most_samples * _FIXED_BYTES_PER_SAMPLE
+        likely = self._start + images_bytes + most_samples * layout.fixed_bytes
         self._buffer = buffer if buffer is not None and len(buffer) >= likely else bytearray(likely)
         self._ends: list[int] = []
 
@@ -125,8 +143,14 @@ class ShardEncoder:
         Raises:
             ValueError: the shard would reach 4 GiB, the limit of its offsets.
         """
-        length = len(record.image)
-        at, end = self._end, self._end + length + _FIXED_BYTES_PER_SAMPLE
+        parts = [struct.pack("<I", len(record.image))]
+        if self._layout.half:
+            parts.append(struct.pack("<I", len(record.half)))
+        parts += [struct.pack("<q", record.index), record.image]
+        if self._layout.half:
+            parts.append(record.half)
+        parts.append(struct.pack("<q", record.label))
+        at, end = self._end, self._end + sum(map(len, parts))
         if end >= _OFFSETS_END:
             raise ValueError(f"a shard of {end:,} bytes cannot be addressed: MDS offsets end at {_OFFSETS_END:,}")
         if end > len(self._buffer):
@@ -134,9 +158,9 @@ class ShardEncoder:
             longer = bytearray(max(end, len(self._buffer) * 5 // 4))
             longer[:at] = memoryview(self._buffer)[:at]
             self._buffer = longer
-        struct.pack_into("<Iq", self._buffer, at, length, record.index)
-        self._buffer[at + 12 : at + 12 + length] = record.image
-        struct.pack_into("<q", self._buffer, at + 12 + length, record.label)
+        for part in parts:
+            self._buffer[at : at + len(part)] = part
+            at += len(part)
         self._end = end
         self._ends.append(end)
 
@@ -162,12 +186,12 @@ def describe_shard(basename: str, data: bytes | memoryview, samples: int) -> Sha
     return ShardInfo(basename, len(data), xxhash.xxh64(data).hexdigest(), samples)
 
 
-def index_json(shards: Sequence[ShardInfo], size_limit_bytes: int, *, raw: bool = False) -> dict[str, Any]:
+def index_json(shards: Sequence[ShardInfo], layout: Layout) -> dict[str, Any]:
     """Return the content of `index.json`, which makes a folder of shards a dataset for every Streaming reader."""
     return {
         "version": _VERSION,
         "shards": [
-            _layout(size_limit_bytes, raw)
+            layout.header()
             | {
                 "raw_data": {
                     "basename": shard.basename,
@@ -283,7 +307,7 @@ def decode_stock_shard(data: bytes, path: str) -> Iterator[Record]:
         header = json.loads(data[4 + 4 * len(offsets) : offsets[0]])
         columns = {name: number for number, name in enumerate(header["column_names"])}
         sizes, encodings = header["column_sizes"], header["column_encodings"]
-        images, labels = columns["x"], columns["y"]
+        images, labels = columns[IMAGE_COLUMN], columns[LABEL_COLUMN]
         for place, (start, end) in enumerate(pairwise(offsets)):
             cells = [data[slice(*span)] for span in column_spans(data, sizes, start, end)]
             index = int.from_bytes(cells[columns["i"]], "little", signed=True) if "i" in columns else place
@@ -324,17 +348,28 @@ def decode_shard(data: bytes, path: str) -> Iterator[Record]:
         ValueError: the file is not such a shard, or is truncated.
     """
     offsets = _offsets(data, path)
+    try:
+        header = json.loads(data[4 + offsets.nbytes : int(offsets[0])])
+        names = header["column_names"]
+        layout = Layout(0, half=HALF_COLUMN in names)
+        if names != layout.header()["column_names"]:
+            raise ValueError(f"its columns are {', '.join(map(str, names))}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} has no header of a shard of ours ({error!r})") from None
+    sizes = layout.header()["column_sizes"]
     for place, (start, end) in enumerate(pairwise(offsets.tolist())):
-        if not 4 + offsets.nbytes <= start <= end - _FIXED_BYTES_PER_SAMPLE:
+        if not 4 + offsets.nbytes <= start <= end - layout.fixed_bytes:
             raise ValueError(f"{path}: sample {place} lies from byte {start} to {end}, which is impossible")
         try:
-            index, image, label = column_spans(data, _LAYOUT["column_sizes"], start, end)
+            spans = column_spans(data, sizes, start, end)
         except ValueError as error:
             raise ValueError(f"{path}: sample {place} is damaged: {error}") from None
+        cells = {name: data[slice(*span)] for name, span in zip(names, spans, strict=True)}
         yield Record(
-            int.from_bytes(data[slice(*index)], "little", signed=True),
-            data[slice(*image)],
-            int.from_bytes(data[slice(*label)], "little", signed=True),
+            int.from_bytes(cells["i"], "little", signed=True),
+            cells[IMAGE_COLUMN],
+            int.from_bytes(cells[LABEL_COLUMN], "little", signed=True),
+            cells.get(HALF_COLUMN, b""),
         )
 
 

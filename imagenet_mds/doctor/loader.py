@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from imagenet_mds.dataset.access import Dataset, Split
 from imagenet_mds.errors import UserError
+from imagenet_mds.vocabulary import StoredForm
 from imagenet_mds_train.config.load import load_config
 from imagenet_mds_train.config.schema import TrainConfig
 
@@ -23,12 +24,14 @@ _FETCHED_BYTES = 512 << 20
 _SHORT_OF_WORKERS = 0.97
 """More workers are not worth it once the loader reaches this share of its best speed."""
 
-_FORMS: dict[str, tuple[str, dict[str, int]]] = {
-    "--tiles": ("tiles", {}),
-    "--max-side 400": ("file", {"max_side": 400}),
-    "--max-side 400 --tiles": ("tiles", {"max_side": 400}),
-    "--raw --min-side 256": ("raw", {"min_side": 256}),
+_FORMS: dict[str, tuple[StoredForm, dict[str, int], bool]] = {
+    "--tiles": ("tiles", {}, False),
+    "--tiles --half": ("tiles", {}, True),
+    "--max-side 400": ("file", {"max_side": 400}, False),
+    "--max-side 400 --tiles": ("tiles", {"max_side": 400}, False),
+    "--raw --min-side 256": ("raw", {"min_side": 256}, False),
 }
+"""Form, sides in pixels, and whether there are half-size copies, by options of `convert`."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,11 @@ def _prefix(train: Split) -> Split:
 
 def _measure(config: TrainConfig, train: Split) -> Findings:
     """Measure every part for about a second, and the loader with several numbers of workers."""
-    from imagenet_mds_convert.images.policy import Scaling
+    from imagenet_mds_convert.images.policy import HALF_QUALITY, Scaling
     from imagenet_mds_convert.images.prepare import prepare
     from imagenet_mds_convert.sources.base import Unusable
     from imagenet_mds_train.data import speed
+    from imagenet_mds_train.data.stream import StoredImage
 
     info = train.info
     processors = len(os.sched_getaffinity(0))
@@ -134,14 +138,16 @@ def _measure(config: TrainConfig, train: Split) -> Findings:
     parts = speed.measure_parts(config, train, files)
     forms: dict[str, float] = {}
     if not info.raw:
-        for options, (form, sides) in _FORMS.items():
+        for options, (form, sides, half) in _FORMS.items():
+            quality = HALF_QUALITY if half else None
             try:
-                made = [prepare(data, "none", Scaling(**sides), form).image for data in files]  # type: ignore[arg-type] # the table holds plain strings
+                stored = [prepare(file.image, "none", Scaling(**sides), form, half_quality=quality) for file in files]
             except Unusable as reason:
                 where = train.storage.parent.location
                 raise UserError(
                     f"{where}: a stored image is damaged ({reason}): run `imagenet-mds verify {where} --deep`"
                 ) from None
+            made = [StoredImage(one.image, one.half) for one in stored]
             forms[options] = 1.0 if made == files else speed.view_ratio(config, files, stored=made)
     tried = sorted({0, 1, 2, *(processors * share // 4 for share in (2, 3, 4))})
     return Findings(

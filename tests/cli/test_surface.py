@@ -41,7 +41,7 @@ imagenet-mds configs ls
 imagenet-mds configs show name overrides --json
 imagenet-mds configs validate name overrides
 imagenet-mds convert source dest --split --source-format --verify-source --subset --workers --check \
---max-side --min-side --quality --classes --val-fraction --tiles --raw --shard-size --engine --seed --plan \
+--max-side --min-side --quality --classes --val-fraction --tiles --half --raw --shard-size --engine --seed --plan \
 --strict --overwrite --log-json
 imagenet-mds demo folder
 imagenet-mds doctor overrides --data --save --config --cache --cache-limit --json

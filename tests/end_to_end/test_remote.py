@@ -223,9 +223,9 @@ def test_a_dataset_of_stock_tools_is_trained_on_without_its_fingerprint_and_subs
     images_alone = tmp_path / "images alone" / "train"
     with MDSWriter(columns={"x": "jpeg", "y": "int"}, out=str(images_alone), size_limit=1 << 16) as writer:
         for sample in range(20):
-            writer.write({"x": ours.read(sample)[0], "y": ours.read(sample)[1]})
+            writer.write({"x": ours.read(sample)[0].image, "y": ours.read(sample)[1]})
     facts = json.loads(run("inspect", images_alone.parent, "--sample", 11, "--json").out)
-    assert (facts["class"], facts["bytes"]) == (ours.read(11)[1], len(ours.read(11)[0]))
+    assert (facts["class"], facts["bytes"]) == (ours.read(11)[1], len(ours.read(11)[0].image))
     refused = run(*command, "--run-name", "subset", "data.subset=40")
     assert (refused.status, len(refused.err.splitlines())) == (2, 1)
     assert "pass data.subset=null to train on all of it" in refused.err

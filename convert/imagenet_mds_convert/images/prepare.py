@@ -21,7 +21,14 @@ from imagenet_mds.dataset.rgb import to_rgb
 from imagenet_mds.jpeg.decoder_messages import damage_in, decoder_reason
 from imagenet_mds.jpeg.tile_table import TILE_GROWTH
 from imagenet_mds.vocabulary import CheckLevel, StoredForm
-from imagenet_mds_convert.images.policy import AS_IT_IS, REENCODE_QUALITY, Scaling, Stored, decide
+from imagenet_mds_convert.images.policy import (
+    AS_IT_IS,
+    HALF_FROM_PX,
+    REENCODE_QUALITY,
+    Scaling,
+    Stored,
+    decide,
+)
 from imagenet_mds_convert.jpeg.walk import Frame, read_frame, refuse_huge, walk_to_end
 from imagenet_mds_convert.sources.base import Unusable
 
@@ -33,17 +40,20 @@ def prepare(
     form: StoredForm = "file",
     tile_growth: float = TILE_GROWTH,
     compiled_check: bool = False,
+    half_quality: int | None = None,
 ) -> Stored:
     """Check one source image and return what to store.
 
     Args:
         data: the file's bytes.
         check: `decode` reads every coefficient, `structure` walks the markers to the end and reads no pixel, `none`
-            reads only the header. An image that is scaled, tiled or stored raw is read to its end in any case.
+            reads only the header. An image that is scaled, tiled, stored raw or copied at half its size is read to its
+            end in any case.
         scaling: scales larger images down.
         form: how the image is stored.
         tile_growth: see `TILE_GROWTH`.
         compiled_check: try the compiled walk before the decoder; the result is the same. See `compiled_check_pays`.
+        half_quality: JPEG quality of the half-size copy; None makes none.
 
     Raises:
         Unusable: it is not a complete image.
@@ -62,18 +72,21 @@ def prepare(
         stored = _scaled_jpeg(data, frame, scaling)
     else:
         stored = _to_rgb_jpeg(data, scaling)
+    if half_quality is not None:
+        stored = replace(stored, half=_half(stored.image, half_quality, form, tile_growth))
     if form == "tiles" and (tiled := _tile(stored.image, tile_growth)):
         return replace(stored, image=tiled, tiled=True)
-    if frame and action == "keep":
+    if frame and action == "keep" and not stored.half:
         _check_kept(data, frame, "structure" if form == "tiles" and check == "none" else check, compiled_check)
     return stored
 
 
-def check_stored(image: bytes, compiled_check: bool = False) -> None:
+def check_stored(image: bytes, half: bytes = b"", compiled_check: bool = False) -> None:
     """Check that the stored bytes of a sample decode.
 
     Args:
         image: the bytes.
+        half: its half-size copy, if any.
         compiled_check: as in `prepare`.
 
     Raises:
@@ -86,6 +99,11 @@ def check_stored(image: bytes, compiled_check: bool = False) -> None:
             raise Unusable(str(error)) from None
     else:
         prepare(image, "decode", compiled_check=compiled_check)
+    if half:
+        try:
+            prepare(half, "decode", compiled_check=compiled_check)
+        except Unusable as error:
+            raise Unusable(f"its half-size copy: {error}") from None
 
 
 def _check_kept(data: bytes, frame: Frame, check: CheckLevel, compiled_check: bool) -> None:
@@ -98,6 +116,27 @@ def _check_kept(data: bytes, frame: Frame, check: CheckLevel, compiled_check: bo
     walk_to_end(data, frame)
     if check == "decode":
         _decode(data)
+
+
+def _half(jpeg: bytes, quality: int, form: StoredForm, tile_growth: float) -> bytes:
+    """The half-size copy of a stored JPEG, with restart tiles if the image may have them: scaled in the DCT domain,
+    which is within 0.3 dB of the mean of four pixels; sides are rounded up. Small images get none.
+
+    Raises:
+        Unusable: the image does not decode whole.
+    """
+    frame = read_frame(jpeg)
+    if min(frame.width, frame.height) < HALF_FROM_PX:
+        return b""
+    walk_to_end(jpeg, frame)
+    half = (frame.width + 1) // 2, (frame.height + 1) // 2
+    pixels = _pixels(jpeg, half)
+    if pixels.size != half:  # Pillow decoded it, which has no scaled decode of every kind
+        pixels = pixels.convert("RGB").resize(half, Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    pixels.save(buffer, "JPEG", quality=quality)
+    copy = buffer.getvalue()
+    return (_tile(copy, tile_growth) if form == "tiles" else None) or copy
 
 
 def _tile(jpeg: bytes, growth_limit: float) -> bytes | None:

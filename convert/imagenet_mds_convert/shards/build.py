@@ -11,7 +11,7 @@ from functools import partial
 
 import xxhash
 
-from imagenet_mds.dataset.mds import Record, ShardEncoder, describe_shard, shard_basename
+from imagenet_mds.dataset.mds import Layout, Record, ShardEncoder, describe_shard, shard_basename
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.atomic import json_bytes
 from imagenet_mds.storage.base import Storage, Writing
@@ -43,8 +43,9 @@ class ShardTask:
     scaling: Scaling
     form: StoredForm
     tile_growth: float
+    half_quality: int | None
     compiled_check: bool
-    size_limit_bytes: int
+    layout: Layout
     destination: Storage
     crashing: Mapping[str, str] = field(default_factory=dict)
     """Keys of images that crash the process that decodes them, each with the reason; they are left out unread."""
@@ -53,8 +54,8 @@ class ShardTask:
 @dataclass
 class Spent:
     """Seconds spent in one process: `read`ing the source; `decode`, which is all work on images (checking, scaling,
-    encoding, adding restart tiles); `pack`, assembling and hashing the shard; `write`, waiting until it is written or
-    uploaded."""
+    encoding, adding restart tiles and half-size copies); `pack`, assembling and hashing the shard; `write`, waiting
+    until it is written or uploaded."""
 
     read: float = 0.0
     decode: float = 0.0
@@ -90,13 +91,14 @@ def build_shard(
         WorldError: the source's storage failed.
     """
     spent = spent or Spent()
-    likely = sum(likely_bytes(sample.size_bytes, task.scaling, task.form) for _, sample in task.samples)
+    likely = sum(
+        likely_bytes(sample.size_bytes, task.scaling, task.form, half=task.layout.half) for _, sample in task.samples
+    )
     encoder = ShardEncoder(
         len(task.samples),
-        task.size_limit_bytes,
+        task.layout,
         buffer,
-        images_bytes=min(likely, task.size_limit_bytes),  # one image alone may be longer
-        raw=task.form == "raw",
+        images_bytes=min(likely, task.layout.size_limit_bytes),  # one image alone may be longer
     )
     record = ShardRecord(task.shard, None)
     written, _ = encoder.filled
@@ -114,9 +116,10 @@ def build_shard(
             record.changed.append((sample.key, stored.change))
         record.scaled += stored.scaled
         record.tiled += stored.tiled
+        record.half_bytes += len(stored.half)
         record.source_bytes += len(data)
         try:
-            encoder.add(Record(index, stored.image, sample.label))
+            encoder.add(Record(index, stored.image, sample.label, stored.half))
         except ValueError as error:
             raise UserError(
                 f"{task.destination.location}/{shard_basename(task.shard)}: {error}. Its images up to {sample.key} "
@@ -166,7 +169,9 @@ def _take(task: ShardTask, sample: Sample, read: Callable[[], bytes], spent: Spe
         got = time.perf_counter()
         spent.read += got - started
     try:
-        return data, prepare(data, task.check, task.scaling, task.form, task.tile_growth, task.compiled_check)
+        return data, prepare(
+            data, task.check, task.scaling, task.form, task.tile_growth, task.compiled_check, task.half_quality
+        )
     finally:
         spent.decode += time.perf_counter() - got
 

@@ -16,7 +16,8 @@ class ShardRecord:
     """The result of a shard task: enough to write index and manifest without reading the shard again.
 
     `info` is None if no sample of the shard was usable; then there is no file. `left_out` and `changed` are (key,
-    reason). `scaled` counts images that were scaled down, `tiled` those stored with restart tiles. `digests` are the
+    reason). `scaled` counts images that were scaled down, `tiled` those stored with restart tiles. `half_bytes` are
+    those of all half-size copies. `digests` are the
     xxh3-64 of the source bytes of each stored sample, in order; duplicates are found by them.
     """
 
@@ -26,6 +27,7 @@ class ShardRecord:
     changed: list[tuple[str, str]] = field(default_factory=list)
     scaled: int = 0
     tiled: int = 0
+    half_bytes: int = 0
     digests: list[str] = field(default_factory=list)
     source_bytes: int = 0
 

@@ -1,6 +1,8 @@
 """The three forms of a stored image: the file, the file with restart tiles, pixels."""
 
 import io
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,10 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("train", "val"):
         for folder in (tree / split).iterdir():
             for number in range(3):
-                picture = noise(160, 120, seed=number)
+                picture = noise(160, 130, seed=number)
                 (folder / f"{folder.name}_{split}{number}.JPEG").write_bytes(encoded(picture, quality=90))
-            (folder / f"{folder.name}_p.JPEG").write_bytes(encoded(noise(160, 120), progressive=True))
-            (folder / f"{folder.name}_q.JPEG").write_bytes(_png(noise(160, 120)))
+            (folder / f"{folder.name}_p.JPEG").write_bytes(encoded(noise(160, 130), progressive=True))
+            (folder / f"{folder.name}_q.JPEG").write_bytes(_png(noise(160, 130)))
     return tree
 
 
@@ -107,6 +109,69 @@ def test_raw_samples_are_images_to_stock_readers(
     assert run("preview", tmp_path / "raw", tmp_path / "sheet.png").status == 0
 
 
+@pytest.mark.parametrize("tiles", [False, True])
+@pytest.mark.usefixtures("in_process")
+def test_half_size_copies_are_beside_training_images_and_stock_readers_ignore_them(
+    photographs: Path, tmp_path: Path, tiles: bool
+) -> None:
+    assert convert_here(photographs, tmp_path / "plain", tiles=tiles) == 0
+    assert convert_here(photographs, tmp_path / "half", tiles=tiles, half=True) == 0
+    for split in ("train", "val"):
+        plain, copied = (
+            [r for shard in sorted((tmp_path / name / split).glob("*.mds")) for r in read_shard(shard)]
+            for name in ("plain", "half")
+        )
+        assert [replace(record, half=b"") for record in copied] == plain
+        if split == "val":
+            assert not any(record.half for record in copied)
+            continue
+        manifest = manifest_at(tmp_path / "half" / split)
+        assert manifest.half_bytes == sum(len(record.half) for record in copied) > 0
+        for key, record in zip(keys_at(tmp_path / "half" / split), copied, strict=True):
+            with Image.open(io.BytesIO(record.image)) as image:
+                if min(image.size) < 128:
+                    assert not record.half
+                    continue
+                with Image.open(io.BytesIO(record.half)) as half:
+                    assert half.size == (image.width // 2, image.height // 2), key
+                    assert _decibels(half, image.reduce(2)) > 30
+            assert (TileMap.parse(record.half) is not None) == tiles
+        stock = StreamingDataset(local=str(tmp_path / "half" / split), batch_size=1, validate_hash="xxh64")
+        for number, record in enumerate(plain):
+            assert np.array_equal(np.asarray(stock[number]["x"].convert("RGB")), _pixels(record.image))
+    shown = run("inspect", tmp_path / "half")
+    assert "with half-size copies" in shown.out
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_damaged_copy_is_found_and_repaired(photographs: Path, tmp_path: Path) -> None:
+    assert convert_here(photographs, tmp_path / "half", half=True, split="train") == 0
+    assert run("verify", tmp_path / "half", "--deep").status == 0
+    shard = next((tmp_path / "half" / "train").glob("*.mds"))
+    whole = shard.read_bytes()
+    half = next(record.half for record in read_shard(shard) if record.half)
+    shard.write_bytes(whole.replace(half, half[: len(half) // 2] + bytes(len(half) - len(half) // 2)))
+    assert run("verify", tmp_path / "half").status == 1
+    assert run("verify", tmp_path / "half", "--repair", photographs).status == 0
+    assert shard.read_bytes() == whole
+    with pytest.raises(Unusable, match="its half-size copy: "):
+        check_stored(encoded(noise(160, 130)), half[: len(half) // 2])
+
+
+def test_the_plan_says_what_copies_take(photographs: Path, tmp_path: Path) -> None:
+    planning = ("convert", photographs, tmp_path / "mds", "--half", "--plan")
+    shown = run(*planning)
+    assert shown.status == 0
+    assert "train: half-size copies take " in shown.out
+    assert "val: half-size" not in shown.out
+    planned = [json.loads(line) for line in run(*planning, "--log-json").out.splitlines()]
+    train = next(line for line in planned if line["split"] == "train")
+    assert 0 < train["half_bytes"] < train["bytes"]
+    refused = run("convert", photographs, tmp_path / "mds", "--half", "--raw", "--min-side", 64)
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "give --raw or --half, not both" in refused.err
+
+
 def test_a_scaled_image_gets_tiles_too() -> None:
     stored = prepare(encoded(noise(400, 300), quality=90), "decode", Scaling(max_side=200), "tiles")
     assert stored.scaled
@@ -115,12 +180,12 @@ def test_a_scaled_image_gets_tiles_too() -> None:
         assert image.size == (200, 150)
 
 
-@pytest.mark.parametrize("form", ["tiles", "raw"])
-def test_a_damaged_image_is_left_out_in_every_form(form: StoredForm) -> None:
-    data = encoded(noise(160, 120), quality=90)
+@pytest.mark.parametrize(("form", "half"), [("tiles", None), ("raw", None), ("file", 90), ("tiles", 90)])
+def test_a_damaged_image_is_left_out_in_every_form(form: StoredForm, half: int | None) -> None:
+    data = encoded(noise(160, 130), quality=90)
     for broken in (data[: len(data) // 2], data[: len(data) // 2] + b"\xff\xd9", b"", b"no picture"):
         with pytest.raises(Unusable):
-            prepare(broken, "decode", Scaling(), form)
+            prepare(broken, "decode", Scaling(), form, half_quality=half)
 
 
 def test_a_raw_sample_cut_short_is_found() -> None:
@@ -160,6 +225,7 @@ def test_raw_shards_respect_the_size_and_are_the_same_from_archives(tmp_path: Pa
     [
         ({}, 110_000, 110_000),
         ({"tiles": True}, 110_000, 110_000),
+        ({"half_quality": 90}, 120_000, 140_000),
         ({"min_side": 256}, 110_000, 600 + 256 * 341 // 2),
         ({"min_side": 256}, 9_000, 9_000),
         ({"max_side": 400}, 110_000, 600 + 400 * 300 // 2),
@@ -170,7 +236,8 @@ def test_raw_shards_respect_the_size_and_are_the_same_from_archives(tmp_path: Pa
 )
 def test_an_image_is_planned_as_it_will_most_likely_be(options: dict[str, Any], size_bytes: int, expected: int) -> None:
     policy = Policy(**options)
-    assert likely_bytes(size_bytes, Scaling(policy.max_side, policy.min_side), policy.form) == expected
+    scaling = Scaling(policy.max_side, policy.min_side)
+    assert likely_bytes(size_bytes, scaling, policy.form, half=policy.layout.half) == expected
 
 
 @pytest.mark.usefixtures("in_process")
@@ -190,6 +257,11 @@ def test_raw_and_tiles_exclude_each_other(photographs: Path, tmp_path: Path) -> 
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "give --raw or --tiles, not both" in outcome.err
     assert not files(tmp_path)
+
+
+def _decibels(one: Image.Image, other: Image.Image) -> float:
+    error = np.mean((np.asarray(one.convert("L"), float) - np.asarray(other.convert("L"), float)) ** 2)
+    return float(10 * np.log10(255**2 / error))
 
 
 def _pixels(data: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":

@@ -40,6 +40,7 @@ def test_a_manifest_records_no_time_place_or_speed(dataset: Path) -> None:
         "duplicates",
         "fingerprint",
         "format",
+        "half_bytes",
         "keys_xxh64",
         "left_out",
         "not_taken",

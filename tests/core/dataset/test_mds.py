@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from streaming.vision import StreamingImageNet
 
 from imagenet_mds.dataset import mds
 from imagenet_mds.dataset.mds import (
+    Layout,
     NotAClass,
     Record,
     ShardEncoder,
@@ -47,9 +49,26 @@ def test_a_shard_gives_back_its_records(shard_file: Path, records: list[Record])
     assert list(read_shard(shard_file)) == records
 
 
+@given(RECORDS, st.binary(max_size=20))
+def test_a_shard_with_copies_gives_back_its_records(shard_file: Path, records: list[Record], half: bytes) -> None:
+    copied = [replace(record, half=half[: number * 5]) for number, record in enumerate(records)]
+    shard_file.write_bytes(encode_shard(copied, 1 << 26, half=True))
+    assert list(read_shard(shard_file)) == copied
+
+
+def test_a_shard_of_other_columns_is_none_of_ours(tmp_path: Path) -> None:
+    for number, columns in enumerate(({"x": "bytes", "y": "int"}, {"i": "int", "x": "bytes", "y": "int", "z": "int"})):
+        with MDSWriter(out=str(tmp_path / str(number)), columns=columns, progress_bar=False) as out:
+            out.write({"i": 1, "x": b"", "y": 1, "z": 1})
+        with pytest.raises(ValueError, match=r"no header of a shard of ours.*its columns are"):
+            list(read_shard(tmp_path / str(number) / shard_basename(0)))
+
+
 def test_the_bytes_of_a_shard_never_change() -> None:
     data = encode_shard(THREE, 1 << 26)
     assert (len(data), xxhash.xxh64(data).hexdigest()) == (302, "b9a45eb827e0aa37")
+    copied = encode_shard([replace(record, half=b"half") for record in THREE], 1 << 26, half=True)
+    assert (len(copied), xxhash.xxh64(copied).hexdigest()) == (351, "b6eabf266d94f370")
 
 
 def test_a_shard_equals_that_of_streamings_own_writer(tree: Path, tmp_path: Path) -> None:
@@ -61,7 +80,19 @@ def test_a_shard_equals_that_of_streamings_own_writer(tree: Path, tmp_path: Path
                 out.write({"i": index, "x": image, "y": index % 2})
     ours = encode_shard([Record(index, path.read_bytes(), index % 2) for index, path in enumerate(files)], 1 << 20)
     assert ours == (tmp_path / shard_basename(0)).read_bytes()
-    described = index_json([describe_shard(shard_basename(0), ours, len(files))], 1 << 20)
+    described = index_json([describe_shard(shard_basename(0), ours, len(files))], Layout(1 << 20))
+    assert described == json.loads((tmp_path / "index.json").read_bytes())
+
+
+def test_a_shard_with_copies_equals_that_of_streamings_own_writer(tmp_path: Path) -> None:
+    columns = {"i": "int", "x": "jpeg", "x_half": "bytes", "y": "int"}
+    records = [replace(record, half=bytes(record.index % 5)) for record in THREE]
+    with MDSWriter(out=str(tmp_path), columns=columns, hashes=["xxh64"], size_limit=1 << 20, progress_bar=False) as out:
+        for one in records:
+            out.write({"i": one.index, "x": one.image, "x_half": one.half, "y": one.label})
+    ours = encode_shard(records, 1 << 20, half=True)
+    assert ours == (tmp_path / shard_basename(0)).read_bytes()
+    described = index_json([describe_shard(shard_basename(0), ours, len(records))], Layout(1 << 20, half=True))
     assert described == json.loads((tmp_path / "index.json").read_bytes())
 
 
@@ -143,14 +174,14 @@ def test_a_reused_buffer_and_missing_samples_do_not_change_a_shard(
     records = [Record(index, jpeg, index % 3) for index, (jpeg, _) in enumerate(drawn)]
     kept = [record for record, (_, keep) in zip(records, drawn, strict=True) if keep]
     buffer = bytearray(b"\xaa" * 700)
-    encoder = ShardEncoder(len(records), 1 << 26, buffer)
+    encoder = ShardEncoder(len(records), Layout(1 << 26), buffer)
     for record in kept:
         encoder.add(record)
     assert bytes(encoder.finish()) == encode_shard(kept, 1 << 26)
 
 
 def test_a_view_does_not_change_when_the_buffer_grows() -> None:
-    encoder = ShardEncoder(100, 1 << 26, bytearray(600), images_bytes=50)
+    encoder = ShardEncoder(100, Layout(1 << 26), bytearray(600), images_bytes=50)
     views = []
     for index in range(100):
         _, at = encoder.filled

@@ -13,7 +13,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
 from imagenet_mds.seeds import SampleRandom, sample_seed
-from imagenet_mds_train.augment.crop import Crop, draw_crop, on_grid
+from imagenet_mds_train.augment.crop import DCT_DENOMINATORS, Crop, draw_crop, on_grid
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 DRAWS = 100_000
@@ -53,13 +53,13 @@ def test_pictures_of_any_shape_give_a_crop_within(width: int, height: int) -> No
     st.integers(1, 3000),
     st.integers(0, 1 << 40),
     st.integers(8, 400),
-    st.sampled_from([1.0, 2.0]),
+    st.sampled_from([DCT_DENOMINATORS, (2,), ()]),
 )
 def test_a_crop_on_the_grid_is_the_nearest_one_there(
-    width: int, height: int, seed: int, size_px: int, oversampling: float
+    width: int, height: int, seed: int, size_px: int, denominators: tuple[int, ...]
 ) -> None:
     drawn = draw_crop(SampleRandom(seed), width, height, SCALE, RATIO)
-    crop = on_grid(drawn, width, height, size_px, oversampling)
+    crop = on_grid(drawn, width, height, size_px, denominators)
     d = crop.denominator
     assert all(value % d == 0 for value in (crop.left, crop.top, crop.width, crop.height))
     assert 0 <= crop.left <= crop.left + crop.width <= width
@@ -71,7 +71,7 @@ def test_a_crop_on_the_grid_is_the_nearest_one_there(
     if d == 1:
         assert crop == drawn
     else:
-        assert min(crop.width, crop.height) >= d * size_px * oversampling
+        assert min(crop.width, crop.height) >= d * size_px
 
 
 @given(st.integers(0, (1 << 64) - 1))
@@ -95,7 +95,8 @@ def test_draws_are_uniform_and_never_change() -> None:
 
 def test_unlike_pictures_get_unlike_grids() -> None:
     large = Crop(101, 51, 1001, 901)
-    assert on_grid(large, 2000, 1500, 112, 1.0) == Crop(104, 48, 1000, 904, 8)
-    assert on_grid(large, 2000, 1500, 224, 1.0) == Crop(100, 52, 1000, 900, 4)
-    assert on_grid(large, 2000, 1500, 224, 2.0) == Crop(102, 52, 1002, 902, 2)
-    assert on_grid(large, 2000, 1500, 500, 2.0) == large
+    assert on_grid(large, 2000, 1500, 112, DCT_DENOMINATORS) == Crop(104, 48, 1000, 904, 8)
+    assert on_grid(large, 2000, 1500, 224, DCT_DENOMINATORS) == Crop(100, 52, 1000, 900, 4)
+    assert on_grid(large, 2000, 1500, 224, (2,)) == Crop(102, 52, 1002, 902, 2)
+    assert on_grid(large, 2000, 1500, 500, DCT_DENOMINATORS) == large
+    assert on_grid(large, 2000, 1500, 224, (2,)).halved == Crop(51, 26, 501, 451, 1)

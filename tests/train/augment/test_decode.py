@@ -1,6 +1,7 @@
 """Pixels of the fast way: those of Pillow's full decode and antialiased resize, and torchvision's of the same crop."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,18 @@ from torchvision.transforms.v2 import functional
 
 from imagenet_mds.dataset.raw_pixels import encode_raw
 from imagenet_mds.seeds import SampleRandom
+from imagenet_mds.vocabulary import StoredForm
+from imagenet_mds_convert.images.policy import HALF_QUALITY
+from imagenet_mds_convert.images.prepare import prepare
 from imagenet_mds_convert.jpeg.tiling import tile_jpeg
 from imagenet_mds_train.augment.crop import Crop, draw_crop, on_grid
 from imagenet_mds_train.augment.decode import (
-    OVERSAMPLING,
     Resize,
     centre,
     decode_fast,
     decode_picture,
     decode_slowly,
+    fractions,
     jpeg_size,
     part_of,
     resize,
@@ -58,7 +62,7 @@ def test_antialias_is_pillows_result_within_60_decibels(size_px: int) -> None:
         size = jpeg_size(data)
         assert size == (500, 375)
         drawn = draw_crop(SampleRandom(number), *size, (0.08, 1.0), (3 / 4, 4 / 3))
-        crop = on_grid(drawn, *size, size_px, OVERSAMPLING["antialias"])
+        crop = on_grid(drawn, *size, size_px, fractions("antialias", b""))
         part = decode_fast(data, crop, size)
         assert part is not None
         box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
@@ -120,6 +124,51 @@ def test_tiles_do_not_change_a_pixel(resize_as: str, size_px: int) -> None:
             assert np.array_equal(one.pixels, other.pixels)
 
 
+def _half(data: bytes, form: StoredForm = "file") -> bytes:
+    return prepare(data, "none", form=form, half_quality=HALF_QUALITY).half
+
+
+@pytest.mark.parametrize(("resize_as", "least"), [("antialias", 30), ("linear", 26)])
+@pytest.mark.parametrize("size", [(500, 375), (499, 373)])
+def test_a_large_crop_comes_from_the_half_size_copy(resize_as: str, least: float, size: tuple[int, int]) -> None:
+    view = Augmentation(AugmentConfig.model_validate({"size_px": 112, "resize": resize_as}))
+    without = Augmentation(AugmentConfig.model_validate({"size_px": 112, "resize": resize_as, "half_copies": False}))
+    data = encoded(natural(*size, seed=5), quality=93)
+    copies, whole = [_half(data), _half(data, "tiles")], decode_slowly(data)
+
+    def within(crop: Crop) -> bool:
+        return min(crop.left, crop.top, size[0] - crop.left - crop.width, size[1] - crop.top - crop.height) >= 0
+
+    assert copies[0] != copies[1]
+    fractions_seen = set()
+    for seed in range(24):
+        plain, one = view.view(data, seed, 0), view.view(data, seed, 0, copies[0])
+        assert np.array_equal(without.view(data, seed, 0, copies[0]).pixels, plain.pixels)
+        assert np.array_equal(view.view(data, seed, 0, copies[1]).pixels, one.pixels)
+        fractions_seen.add(one.crop.denominator)
+        if one.crop.denominator == 1:
+            assert min(one.crop.width, one.crop.height) < 224
+            assert np.array_equal(one.pixels, plain.pixels)
+            continue
+        assert min(one.crop.width, one.crop.height) >= 224
+        assert not np.array_equal(one.pixels, plain.pixels)
+        near = {
+            (right, down): decibels(one.pixels, resize(part_of(whole, moved), 112, "antialias", flip=one.flip))
+            for right, down in ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))
+            if within(moved := replace(one.crop, left=one.crop.left + right, top=one.crop.top + down))
+        }
+        assert max(near, key=lambda place: near[place]) == (0, 0)
+        assert near[0, 0] > least
+    assert fractions_seen == {1, 2}
+
+
+def test_a_small_size_takes_a_fraction_of_the_copy_where_that_is_allowed() -> None:
+    half = _half(FILES[0])
+    for how, expected in (("antialias", {2}), ("linear", {2, 4, 8})):
+        view = Augmentation(AugmentConfig.model_validate({"size_px": 40, "resize": how}))
+        assert {view.view(FILES[0], seed, 0, half).crop.denominator for seed in range(40)} == expected
+
+
 def test_a_raw_sample_is_cut_and_resized_as_its_picture() -> None:
     view = Augmentation(AugmentConfig(size_px=96))
     raw = encode_raw(decode_slowly(FILES[0]))
@@ -138,6 +187,27 @@ def _stored(form: str) -> bytes:
     if form == "raw":
         return encode_raw(decode_slowly(image))
     return tile_jpeg(image) if form == "tiles" else image
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="torch rounds otherwise without AVX2"
+)
+@pytest.mark.parametrize("form", ["file", "tiles"])
+def test_views_of_half_size_copies_never_change(form: StoredForm) -> None:
+    """Held for crops from the image, from its copy, and from a half and a quarter of the copy."""
+    data = _stored("file")
+    half = _half(data, form)
+    expected = {
+        ("antialias", 112): "3bbdab489e6a29b6",
+        ("antialias", 40): "c5e13a95ceebf9b9",
+        ("linear", 112): "bc8adcc8b0144e93",
+        ("linear", 40): "a5c93587afdb2e90",
+    }
+    for (resize_as, size_px), digest in expected.items():
+        view = Augmentation(AugmentConfig.model_validate({"size_px": size_px, "resize": resize_as}))
+        seen = [view.view(data, seed, 0, half) for seed in range(8)]
+        together = b"".join(one.pixels.tobytes() + repr((one.crop, one.flip)).encode() for one in seen)
+        assert xxhash.xxh64_hexdigest(together) == digest, (resize_as, size_px)
 
 
 @pytest.mark.skipif(

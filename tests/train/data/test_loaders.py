@@ -14,6 +14,7 @@ from PIL import Image
 
 from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.process.attempt import SHARED_MEMORY
+from imagenet_mds.seeds import sample_seed
 from imagenet_mds_train.augment.decode import decode_picture
 from imagenet_mds_train.augment.views import Augmentation, seeded, validation_view
 from imagenet_mds_train.config.augment import AugmentConfig
@@ -22,8 +23,10 @@ from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.config.schema import EvaluationConfig
 from imagenet_mds_train.data.device import PADDING_LABEL
 from imagenet_mds_train.data.loaders import TrainingImages, validation_loader
-from imagenet_mds_train.data.stream import ImageStream, own_resources
+from imagenet_mds_train.data.stream import ImageStream, StoredImage, own_resources
+from tests.support.command import done
 from tests.support.datasets import manifest_at
+from tests.support.drawing import encoded, make_tree, noise
 from tests.support.shards import read_shard
 
 EVALUATION = EvaluationConfig(resize_px=20, crop_px=16, device_batch_size=4, workers_per_rank=0)
@@ -85,8 +88,31 @@ def test_a_subset_is_the_datasets_beginning(dataset: Path) -> None:
     images = stream(dataset / "train", 25)
     stored = [record for path in sorted((dataset / "train").glob("*.mds")) for record in read_shard(path)]
     assert images.size == 25
-    assert [images.read(sample) for sample in range(25)] == [(record.image, record.label) for record in stored[:25]]
+    assert [images.read(sample) for sample in range(25)] == [
+        (StoredImage(record.image), record.label) for record in stored[:25]
+    ]
     assert len(images) == 25
+
+
+@pytest.mark.usefixtures("blocks")
+def test_crops_come_from_half_size_copies_where_the_dataset_has_them(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", n00000001=3, n00000002=3)
+    for number, path in enumerate(sorted(tree.glob("*/*/*.JPEG"))):
+        path.write_bytes(encoded(noise(160, 130, seed=number)))
+    done("convert", tree, tmp_path / "mds", "--half", "--tiles", "--workers", 1)
+    values = {"global_batch_size": 2, "augment": {"size_px": 32}, "optimizer": {"lr": 1}, "schedule": {"epochs": 1}}
+    images = TrainingImages(parse_config(values, "test"), ShardCache(tmp_path / "mds" / "train"), 6)
+    denominators = set()
+    for sample in range(6):
+        stored, label = images.read(sample)
+        assert stored.half
+        view, same_label = images.view(sample, 0)
+        seed = sample_seed(images.seed, 0, sample)
+        expected = images.augmentation.view(stored.image, seed, 0, stored.half)
+        assert (label, view.crop) == (same_label, expected.crop)
+        assert np.array_equal(view.pixels, expected.pixels)
+        denominators.add(view.crop.denominator)
+    assert 2 in denominators
 
 
 @pytest.mark.usefixtures("blocks")

@@ -74,10 +74,10 @@ def test_images_and_labels_are_those_that_the_library_decodes(
         shown = open_sample(split, info, stored)
         assert (shown.mode, shown.size) == (picture.mode, picture.size)
         assert np.array_equal(np.asarray(shown), np.asarray(picture))
-        data, read_label = images.read(number)
+        read, read_label = images.read(number)
         assert read_label == labels[number]
         if mode != "I;16":  # which Pillow would make white
-            assert np.array_equal(decode_slowly(data), np.asarray(picture.convert("RGB")))
+            assert np.array_equal(decode_slowly(read.image), np.asarray(picture.convert("RGB")))
 
 
 def test_a_text_label_is_refused_by_its_column_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,13 @@
 """Which part of an image training sees: torchvision's RandomResizedCrop, drawn from the sample's own seed.
 
 These are pure functions. A crop much larger than the training size can be decoded at a half, a quarter or an eighth of
-its size, which is cheaper. Its edges must then lie on pixels of the smaller image, so they are moved to the nearest
-such place, by at most 4 pixels (for a crop of more than 8 times the training size), and not at all where nothing is
-scaled. The moved crop is the sample's crop, however it is then decoded.
+its size, or from the half-size copy of its image, which is cheaper. Its edges must then lie on pixels of the smaller
+image, so they are moved to the nearest such place, by at most 4 pixels (for a crop of more than 8 times the training
+size), and not at all where nothing is scaled. The moved crop is the sample's crop, however it is then decoded.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imagenet_mds.seeds import SampleRandom
@@ -26,6 +27,11 @@ class Crop:
     width: int
     height: int
     denominator: int = 1
+
+    @property
+    def halved(self) -> "Crop":
+        """The same part of a copy of half the size, of a crop whose `denominator` is even."""
+        return Crop(self.left // 2, self.top // 2, self.width // 2, self.height // 2, self.denominator // 2)
 
 
 def draw_crop(
@@ -59,19 +65,18 @@ def draw_crop(
     return Crop((width - w) // 2, (height - h) // 2, w, h)
 
 
-def on_grid(crop: Crop, width: int, height: int, size_px: int, oversampling: float) -> Crop:
-    """Move a crop's edges to pixels of the image decoded at a fraction of its size, if a fraction is enough.
+def on_grid(crop: Crop, width: int, height: int, size_px: int, denominators: Sequence[int]) -> Crop:
+    """Move a crop's edges to pixels of the image at a fraction of its size, if it has at least `size_px` there.
 
     Args:
         crop: as drawn.
         width: of the image, in pixels.
         height: of the image, in pixels.
         size_px: what the crop is resized to, in pixels on each side.
-        oversampling: the decoded crop has at least this many times `size_px` on each side.
+        denominators: of the fractions that there are, the largest first.
     """
-    for denominator in DCT_DENOMINATORS:
-        least = oversampling * size_px * denominator
-        if crop.width >= least and crop.height >= least:
+    for denominator in denominators:
+        if min(crop.width, crop.height) >= size_px * denominator:
             left, w = _snap(crop.left, crop.width, width, denominator)
             top, h = _snap(crop.top, crop.height, height, denominator)
             return Crop(left, top, w, h, denominator)

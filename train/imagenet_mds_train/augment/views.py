@@ -20,16 +20,15 @@ from imagenet_mds.dataset.raw_pixels import is_raw
 from imagenet_mds.seeds import SampleRandom
 from imagenet_mds_train.augment.crop import Crop, draw_crop, on_grid
 from imagenet_mds_train.augment.decode import (
-    OVERSAMPLING,
     Pixels,
     centre,
-    decode_fast,
+    decode_crop,
     decode_picture,
     decode_slowly,
+    fractions,
     jpeg_size,
     part_of,
     resize,
-    tiles_of,
 )
 from imagenet_mds_train.augment.jitter import IDENTITY, JitterRow, draw_jitter
 from imagenet_mds_train.config.augment import AugmentConfig
@@ -75,28 +74,30 @@ class Augmentation:
         jitter = IDENTITY if self.config.color_jitter else None
         return View(np.zeros((size_px, size_px, 3), np.uint8), crop, False, jitter, False)
 
-    def view(self, data: bytes, seed: int, epoch: int) -> View:
+    def view(self, data: bytes, seed: int, epoch: int, half: bytes = b"") -> View:
         """What training sees of a file.
 
         Args:
             data: the stored file.
             seed: of the sample in this epoch; see `seeds.sample_seed`.
             epoch: counted from 0; decides the size.
+            half: the stored half-size copy of the file, empty if it has none.
 
         Raises:
             Exception: any kind that Pillow's plugins raise, where the file does not decode.
         """
         config, random, size_px = self.config, SampleRandom(seed), self.config.size_at(epoch, self.epochs)
+        half = half if config.half_copies else b""
         size, whole = jpeg_size(data), None
         if size is None:
             whole = decode_slowly(data)
             size = whole.shape[1], whole.shape[0]
         crop = draw_crop(random, *size, config.scale, config.ratio)
         if whole is None:
-            crop = on_grid(crop, *size, size_px, OVERSAMPLING[config.resize])
+            crop = on_grid(crop, *size, size_px, fractions(config.resize, half))
         flip = random.uniform() < config.flip_probability
         jitter = draw_jitter(random, config.color_jitter) if config.color_jitter else None
-        part = decode_fast(data, crop, size, tiles_of(data), config.resize) if whole is None else None
+        part = decode_crop(data, half, crop, size, config.resize) if whole is None else None
         slowly = part is None and not is_raw(data)
         if part is None:
             part = part_of(decode_slowly(data) if whole is None else whole, crop)

@@ -63,6 +63,10 @@ class AugmentConfig(Section):
     """`antialias` weighs every pixel, as Pillow and torchvision do; `linear` takes the nearest four, as tf.data
     does."""
 
+    half_copies: bool = True
+    """Decode crops of at least twice the training size from the half-size copies of a dataset made with
+    `convert --half`. Set it to false to decode every crop from the whole image."""
+
     scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
     """The smallest and largest share of the image's area that a crop takes."""
 

@@ -7,8 +7,10 @@ The contract of the training stream: the batch with global number b of epoch e i
 configuration (`seed`, `data.subset`, `data.order`, `global_batch_size`, `augment`), e and b: which samples are in it
 and every byte of their pixels. It does not depend on the ranks, the workers, what they fetch ahead, where the data come
 from, or where the run was stopped and resumed. Ranks share a batch, so with another number of ranks its samples come in
-another order. Pixels come from libjpeg-turbo and torch; other releases, or a CPU without AVX2, may differ by a level.
-`inspect --config C --epoch E --batch B` prints such a batch.
+another order. A crop of at least twice the training size has its pixels from the half-size copy of its image where the
+dataset has copies (`augment.half_copies`), every other one from the image. libjpeg-turbo and torch make the pixels;
+other releases, or a CPU without AVX2, may differ by a level. `inspect --config C --epoch E --batch B` prints such a
+batch.
 """
 
 import math
@@ -31,7 +33,7 @@ from imagenet_mds_train.config.data import OrderConfig
 from imagenet_mds_train.config.schema import EvaluationConfig, TrainConfig
 from imagenet_mds_train.data.device import PADDING_LABEL, DeviceLoader, Finish
 from imagenet_mds_train.data.slots import Slots
-from imagenet_mds_train.data.stream import ImageStream
+from imagenet_mds_train.data.stream import ImageStream, StoredImage
 
 Viewed: TypeAlias = tuple[View, int]
 """A sample as it is seen, and its class."""
@@ -72,8 +74,9 @@ class TrainingImages(ImageStream):
         """
         return self.seen(sample, self._viewing(sample, epoch))
 
-    def _viewing(self, sample: int, epoch: int) -> Callable[[bytes], View]:
-        return lambda data: self.augmentation.view(data, sample_seed(self.seed, epoch, sample), epoch)
+    def _viewing(self, sample: int, epoch: int) -> Callable[[StoredImage], View]:
+        seed = sample_seed(self.seed, epoch, sample)
+        return lambda stored: self.augmentation.view(stored.image, seed, epoch, stored.half)
 
     def __getitem__(self, sample: int) -> tuple[View, int]:  # type: ignore[override] # the library's is a dictionary
         """Sample number `sample` as the current epoch sees it, and its class. A damaged sample that is replaced is
@@ -125,7 +128,8 @@ class ValidationImages(IterableDataset[Viewed]):
         self.samples, self.rank, self.ranks = samples, rank, ranks
         self.device_batch_size = config.device_batch_size
         self.size_px = config.crop_px
-        self.view = validation_view(config)
+        view = validation_view(config)
+        self.view: Callable[[StoredImage], View] = lambda stored: view(stored.image)
         self.replace_damaged = replace_damaged
         self._counts = _shared_counts(1)
 

@@ -20,7 +20,7 @@ from imagenet_mds_train.augment.views import Augmentation
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.data.device import Batch
 from imagenet_mds_train.data.loaders import TrainingImages, training_loader
-from imagenet_mds_train.data.stream import FETCHES_ON_A_HOST, own_resources
+from imagenet_mds_train.data.stream import FETCHES_ON_A_HOST, StoredImage, own_resources
 
 _SECONDS = 1.0
 """How long each part is measured; the loader longer, by the time its workers take to start."""
@@ -81,19 +81,24 @@ def spread(samples: int, most: int) -> list[int]:
     return sorted({samples * place // most for place in range(most)})
 
 
-def view_rate(config: TrainConfig, files: Sequence[bytes], seconds: float = _SECONDS) -> float:
+def view_rate(config: TrainConfig, files: Sequence[StoredImage], seconds: float = _SECONDS) -> float:
     """Views per second that one process makes of stored samples, with the seeds of an epoch."""
     augmentation = Augmentation(config.augment, config.schedule.epochs)
     last = config.schedule.epochs - 1
 
     def view(number: int) -> None:
-        augmentation.view(files[number % len(files)], sample_seed(config.seed, 0, number), last)
+        stored = files[number % len(files)]
+        augmentation.view(stored.image, sample_seed(config.seed, 0, number), last, stored.half)
 
     return rate(view, seconds)
 
 
 def view_ratio(
-    config: TrainConfig, files: Sequence[bytes], *, size_px: int | None = None, stored: Sequence[bytes] | None = None
+    config: TrainConfig,
+    files: Sequence[StoredImage],
+    *,
+    size_px: int | None = None,
+    stored: Sequence[StoredImage] | None = None,
 ) -> float:
     """How many times as fast views are at another training size, or from files stored in another form. It is a median
     of pairs, because a busy machine slows now one side and now the other."""
@@ -106,8 +111,8 @@ def view_ratio(
     return statistics.median(second / first for first, second in pairs)
 
 
-def stored_files(config: TrainConfig, train: Split, most: int) -> list[bytes]:
-    """The stored bytes of up to `most` samples, spread evenly over the training split.
+def stored_files(config: TrainConfig, train: Split, most: int) -> list[StoredImage]:
+    """The images of up to `most` samples, spread evenly over the training split.
 
     Raises:
         Undecodable: one of them does not decode.
@@ -120,11 +125,11 @@ def stored_files(config: TrainConfig, train: Split, most: int) -> list[bytes]:
         return [images.read(sample)[0] for sample in samples]
 
 
-def measure_parts(config: TrainConfig, train: Split, files: Sequence[bytes]) -> Parts:
+def measure_parts(config: TrainConfig, train: Split, files: Sequence[StoredImage]) -> Parts:
     """Measure the parts of loading a sample, in this process."""
 
     def decode(number: int) -> None:
-        data = files[number % len(files)]
+        data = files[number % len(files)].image
         if jpeg_size(data) is None:
             decode_slowly(data)
         else:

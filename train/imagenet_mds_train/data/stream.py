@@ -14,7 +14,7 @@ import multiprocessing.util
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import streaming.base.shared.prefix as streaming_prefix
@@ -26,7 +26,15 @@ from streaming.base.format.mds.reader import MDSReader
 from streaming.base.world import World
 
 from imagenet_mds.dataset.manifest import read_keys
-from imagenet_mds.dataset.mds import ShardInfo, column_spans, decode_label, read_sample
+from imagenet_mds.dataset.mds import (
+    HALF_COLUMN,
+    IMAGE_COLUMN,
+    LABEL_COLUMN,
+    ShardInfo,
+    column_spans,
+    decode_label,
+    read_sample,
+)
 from imagenet_mds.dataset.prefetch import Need, Prefetcher
 from imagenet_mds.dataset.shard_cache import ShardCache
 from imagenet_mds.errors import CommandError, UserError, WorldError
@@ -89,7 +97,12 @@ FETCHES_ON_A_HOST = 16
 """Shards that all processes of a machine together fetch at once: one connection to S3 brings some 80 MB/s, and an
 instance's network more than ten times that."""
 
-_IMAGES, _LABELS = "x", "y"
+
+class StoredImage(NamedTuple):
+    """The stored bytes of a sample's image, and of its half-size copy, which are empty if it has none."""
+
+    image: bytes
+    half: bytes = b""
 
 
 class PrefixStream(Stream):
@@ -184,8 +197,8 @@ class ImageStream(StreamingDataset):
         file = reader.raw_data
         return ShardInfo(file.basename, file.bytes, file.hashes.get("xxh64", ""), reader.samples)
 
-    def read(self, sample: int) -> tuple[bytes, int]:
-        """The stored bytes and the class of sample number `sample`. Its shard is fetched if it is not here.
+    def read(self, sample: int) -> tuple[StoredImage, int]:
+        """The image and the class of sample number `sample`. Its shard is fetched if it is not here.
 
         Raises:
             UserError: the label is not a class number.
@@ -210,25 +223,25 @@ class ImageStream(StreamingDataset):
         except ValueError as error:
             raise UserError(f"sample {sample} of {self._dataset} has no class number in y: {error}") from None
 
-    def seen(self, sample: int, view: Callable[[bytes], _View]) -> tuple[_View, int]:
-        """What `view` makes of a sample's stored bytes, and the sample's class.
+    def seen(self, sample: int, view: Callable[[StoredImage], _View]) -> tuple[_View, int]:
+        """What `view` makes of a sample's image, and the sample's class.
 
         Raises:
             Undecodable: the stored bytes do not decode; the sample is named.
             WorldError, OSError: see `read`.
         """
-        data, label = self.read(sample)
+        stored, label = self.read(sample)
         try:
-            return view(data), label
+            return view(stored), label
         except Exception as error:  # Pillow's plugins raise any kind of error on broken files
             raise self._undecodable(sample, error) from error
 
-    def seen_if_whole(self, sample: int, view: Callable[[bytes], _View]) -> tuple[_View, int] | None:
+    def seen_if_whole(self, sample: int, view: Callable[[StoredImage], _View]) -> tuple[_View, int] | None:
         """Like `seen`, but None where the stored bytes do not decode. That saves reading all keys to name the
         sample."""
-        data, label = self.read(sample)
+        stored, label = self.read(sample)
         try:
-            return view(data), label
+            return view(stored), label
         except Exception:  # see `seen`
             return None
 
@@ -304,9 +317,11 @@ class ImageStream(StreamingDataset):
         return sample_ids[: batches * self.device_batch_size]
 
 
-def _image_and_class(data: bytes, reader: MDSReader) -> tuple[bytes, int]:
-    """The two columns that are needed of a sample, whatever other columns it has. The image stays a file: the library's
+def _image_and_class(data: bytes, reader: MDSReader) -> tuple[StoredImage, int]:
+    """The columns that are needed of a sample, whatever other columns it has. The image stays a file: the library's
     decoded pictures stay gray or CMYK."""
     columns = dict(zip(reader.column_names, column_spans(data, reader.column_sizes), strict=True))
-    encoding = reader.column_encodings[reader.column_names.index(_LABELS)]
-    return data[slice(*columns[_IMAGES])], decode_label(encoding, data[slice(*columns[_LABELS])])
+    encoding = reader.column_encodings[reader.column_names.index(LABEL_COLUMN)]
+    half = data[slice(*columns[HALF_COLUMN])] if HALF_COLUMN in columns else b""
+    stored = StoredImage(data[slice(*columns[IMAGE_COLUMN])], half)
+    return stored, decode_label(encoding, data[slice(*columns[LABEL_COLUMN])])
