@@ -43,11 +43,17 @@ def test_a_recommendation_saves_in_mid_epoch_and_a_notice_stops_without_losing_a
     folder, said = tmp_path / "notice", tmp_path / "said"
     # Epochs of ten batches, whose ends are saved in any case.
     arguments = command(dataset, tmp_path, "notice", "global_batch_size=8")
+
+    def in_mid_epoch() -> str | None:
+        """The recommendation, where the save after it is none at the end of an epoch."""
+        last = events(folder, "batch")[-1]["batch"]
+        return json.dumps({"noticeTime": "2030-01-01T00:00:00Z"}) if 1 <= last % 10 <= 6 else None
+
     with metadata_service() as metadata:
         process = start(*arguments, log=said, **metadata.variables)
         try:
             wait_until(lambda: events(folder, "batch"), "a batch", process)
-            metadata.bodies[REBALANCE] = json.dumps({"noticeTime": "2030-01-01T00:00:00Z"})
+            metadata.bodies[REBALANCE] = in_mid_epoch
             wait_until(
                 lambda: any(event["batch"] % 10 for event in events(folder, "checkpoint")),
                 "a checkpoint in mid-epoch",

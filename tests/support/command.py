@@ -62,11 +62,15 @@ def done(*arguments: object, cwd: Path | None = None, **variables: str) -> Outco
 
 
 def wait_until(condition: Callable[[], object], what: str, process: "subprocess.Popen[bytes] | None" = None) -> None:
-    """Wait for a condition, as long as `process` runs, if one is given."""
+    """Wait for a condition, as long as `process` runs, if one is given. A process that is waited for in vain is killed,
+    because tests wait for its end next."""
     deadline = time.monotonic() + HANG_SECONDS
     while not condition():
         assert process is None or process.poll() is None, f"ended with {process.returncode} before {what}"
-        assert time.monotonic() < deadline, f"waited {HANG_SECONDS} s for {what}"
+        if time.monotonic() > deadline:
+            if process is not None:
+                process.kill()
+            raise AssertionError(f"waited {HANG_SECONDS} s for {what}")
         time.sleep(0.002)
 
 

@@ -4,7 +4,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,14 +18,15 @@ TERMINATE = json.dumps({"action": "terminate", "time": "2030-01-02T03:04:05Z"})
 class Metadata:
     """What the service answers, and what it was asked.
 
-    bodies: what each path answers; others answer 404.
+    bodies: what each path answers, or a function that is called for each answer, of which None is 404; others answer
+        404.
     ttl_seconds: the life of the tokens that it gives.
     stalls: whether it takes requests and never answers.
     refused: requests that had no valid token.
     """
 
     port: int
-    bodies: dict[str, str] = field(default_factory=dict)
+    bodies: dict[str, str | Callable[[], str | None]] = field(default_factory=dict)
     ttl_seconds: float = 21_600
     stalls: bool = False
     tokens: dict[str, float] = field(default_factory=dict)
@@ -58,10 +59,10 @@ def metadata_service() -> Iterator[Metadata]:
             if time.monotonic() > metadata.tokens.get(self.headers["X-aws-ec2-metadata-token"], 0.0):
                 metadata.refused += 1
                 self._answer(401, "")
-            elif self.path in metadata.bodies:
-                self._answer(200, metadata.bodies[self.path])
-            else:
-                self._answer(404, "")
+                return
+            body = metadata.bodies.get(self.path)
+            body = body() if callable(body) else body
+            self._answer(404 if body is None else 200, body or "")
 
         def _answer(self, status: int, body: str) -> None:
             if metadata.stalls:
