@@ -1,6 +1,5 @@
 """`imagenet-mds convert`: its options and what it prints."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import typer
 
 from imagenet_mds.cli.tables import json_line, print_line, progress_tracker, report_exceptions, split_fields
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED, UserError
+from imagenet_mds.process.processors import usable_processors
 from imagenet_mds.vocabulary import CheckLevel, ClassNumbers, EngineName, SourceKind, SplitName
 from imagenet_mds.words import counted
 
@@ -141,7 +141,7 @@ def convert(
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
     if quality is not None and (raw or not policy.scaled):
         raise UserError("--quality is for scaled JPEG files: add --max-side or --min-side, and remove --raw")
-    output = _Output(workers or len(os.sched_getaffinity(0)), as_json=log_json)
+    output = _Output(workers or usable_processors(), as_json=log_json)
     track = progress_tracker(as_json=log_json)
     dataset = open_storage(dest)
     refuse_inside(source, dest)

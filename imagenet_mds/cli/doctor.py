@@ -84,8 +84,10 @@ def _print(found: "Findings", data: str) -> None:
         table.add_row(f"loader, {workers} workers", f"{rate:,.0f}", "")
     Console(width=120, highlight=False).print(table)
     print(f"limit: {found.limit}")
+    fewest, auto = found.workers, found.automatic
     print(
-        f"workers: data.workers_per_rank={found.workers} on one rank gives {found.loader[found.workers]:,.0f} images/s"
+        f"workers: auto is {auto} on one rank here, which gives {found.loader[auto]:,.0f} images/s; "
+        f"data.workers_per_rank={fewest}, the fewest that are about as fast as any, gives {found.loader[fewest]:,.0f}"
     )
     table = Table("trained at", *(f"{size} px" for size in found.sizes), box=None, header_style="")
     table.add_row("this loader gives", *(f"{found.loader_at(size):,.0f}" for size in found.sizes))

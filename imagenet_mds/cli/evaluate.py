@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from imagenet_mds.cli.options import AsJson, CacheFolder, CacheLimit, CheckpointArgument, open_dataset
 from imagenet_mds.cli.tables import print_note
 from imagenet_mds.errors import UserError
+from imagenet_mds.process.processors import usable_processors
 from imagenet_mds.vocabulary import SplitName
 from imagenet_mds.words import counted
 
@@ -68,7 +68,7 @@ def evaluate(
     paths = [find_checkpoint(one, print_note) for one in [checkpoint, *([against] if against else [])]]
     opened = open_dataset(data, cache, cache_limit).split(split)
     opened.check_available(opened.info.shards)
-    for warning in [opened.warning, *opened.verify(opened.info.shards, len(os.sched_getaffinity(0)))]:
+    for warning in [opened.warning, *opened.verify(opened.info.shards, usable_processors())]:
         if warning:
             print_note(warning)
     warnings.simplefilter("ignore")  # what torch and Composer deprecate, as in a rank

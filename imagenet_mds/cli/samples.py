@@ -66,7 +66,8 @@ def training_batch(
         UserError: there is no such batch, or training refuses the dataset.
     """
     warnings.simplefilter("ignore")  # torch and Composer warn about what they deprecate
+    from imagenet_mds_train.config.workers import workers_of
     from imagenet_mds_train.data.peek import training_batch as batch_of
 
-    workers = config.data.workers_per_rank if workers is None else workers
+    workers = workers_of(config.data.workers_per_rank, config.ranks) if workers is None else workers
     return batch_of(config, train, epoch=epoch, batch=batch, workers=workers)

@@ -26,6 +26,7 @@ from imagenet_mds.cli.options import (
 from imagenet_mds.cli.starting import check_data, print_given_up, print_notes
 from imagenet_mds.cli.tables import print_line, print_note
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError, WorldError
+from imagenet_mds.process.processors import usable_processors
 from imagenet_mds.process.streams import forgive_lost_output
 from imagenet_mds.words import counted, duration
 
@@ -258,7 +259,7 @@ def _say_restart(run: "RunFolder", ended: "Ended", restart: "Restart") -> None:
 def _run(start: "Start", run: "RunFolder", lock: int, mirror: "RunMirror | None", leader: "Leader | None") -> "Ended":
     """Check what the ranks read, record the run, and start them."""
     check_data(start)
-    processors, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    processors, load = usable_processors(), os.getloadavg()[0]
     if load > processors and start.on_cpu:
         print_notes(
             [f"this machine is busy (load {load:.0f} on {counted(processors, 'processor')}), which slows training down"]

@@ -1,6 +1,5 @@
 """`imagenet-mds verify`: its options and what it prints."""
 
-import os
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ import typer
 from imagenet_mds.cli.options import DatasetArgument
 from imagenet_mds.cli.tables import print_line, progress_tracker
 from imagenet_mds.errors import EXIT_DONE, EXIT_FAILED
+from imagenet_mds.process.processors import usable_processors
 from imagenet_mds.words import counted
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def verify(
         dataset,
         deep=deep,
         source=None if repair is None else partial(reopen_source, repair),
-        threads=len(os.sched_getaffinity(0)),
+        threads=usable_processors(),
         track=progress_tracker(),
         on_split=_print_split,
         on_repair=lambda split, name: print_line(f"repaired: {split.location}/{name}"),

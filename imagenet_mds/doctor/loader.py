@@ -1,12 +1,12 @@
 """How fast a dataset becomes training batches on this machine, and what limits it."""
 
-import os
 import sys
 import warnings
 from dataclasses import dataclass, replace
 
 from imagenet_mds.dataset.access import Dataset, Split
 from imagenet_mds.errors import UserError
+from imagenet_mds.process.processors import usable_processors
 from imagenet_mds.vocabulary import StoredForm
 from imagenet_mds_train.config.load import load_config
 from imagenet_mds_train.config.schema import TrainConfig
@@ -38,8 +38,9 @@ _FORMS: dict[str, tuple[StoredForm, dict[str, int], bool]] = {
 class Findings:
     """What was measured, in images per second unless the name says otherwise.
 
-    `loader` maps a number of workers to its speed. `sizes` and `forms` map a training size in pixels, and options of
-    `convert`, to the speed of views relative to the current one; a form with exactly 1 would change no image.
+    `loader` maps a number of workers to its speed, and `automatic` is the number that training takes by itself. `sizes`
+    and `forms` map a training size in pixels, and options of `convert`, to the speed of views relative to the current
+    one; a form with exactly 1 would change no image.
     """
 
     storage_bytes_per_second: float
@@ -52,6 +53,7 @@ class Findings:
     sizes: dict[int, float]
     forms: dict[str, float]
     processors: int
+    automatic: int
     size_px: int
 
     @property
@@ -127,11 +129,12 @@ def _measure(config: TrainConfig, train: Split) -> Findings:
     from imagenet_mds_convert.images.policy import HALF_QUALITY, Scaling
     from imagenet_mds_convert.images.prepare import prepare
     from imagenet_mds_convert.sources.base import Unusable
+    from imagenet_mds_train.config.workers import workers_of
     from imagenet_mds_train.data import speed
     from imagenet_mds_train.data.stream import StoredImage
 
     info = train.info
-    processors = len(os.sched_getaffinity(0))
+    processors = usable_processors()
     print("measuring for half a minute ...", file=sys.stderr, flush=True)
     storage = speed.storage_bytes_per_second(train)  # first, because the other measurements need fetched shards
     files = speed.stored_files(config, train, _FILES)
@@ -149,7 +152,8 @@ def _measure(config: TrainConfig, train: Split) -> Findings:
                 ) from None
             made = [StoredImage(one.image, one.half) for one in stored]
             forms[options] = 1.0 if made == files else speed.view_ratio(config, files, stored=made)
-    tried = sorted({0, 1, 2, *(processors * share // 4 for share in (2, 3, 4))})
+    automatic = workers_of("auto", 1)
+    tried = sorted({0, 1, 2, automatic, *(processors * share // 4 for share in (2, 3, 4))})
     return Findings(
         storage_bytes_per_second=storage,
         image_bytes=info.size_bytes / info.samples,
@@ -161,5 +165,6 @@ def _measure(config: TrainConfig, train: Split) -> Findings:
         sizes={size_px: speed.view_ratio(config, files, size_px=size_px) for size_px in _SIZES_PX},
         forms=forms,
         processors=processors,
+        automatic=automatic,
         size_px=config.augment.size_px,
     )

@@ -20,6 +20,7 @@ from imagenet_mds.errors import CommandError
 from imagenet_mds.process.attempt import SHARED_MEMORY, leftover_blocks
 from imagenet_mds.process.gpus import describe_gpus
 from imagenet_mds.process.metadata import MetadataService, NoAnswer, is_disabled
+from imagenet_mds.process.processors import usable_processors
 from imagenet_mds.words import counted
 from imagenet_mds_train.run.permissions import check_permissions
 
@@ -270,7 +271,7 @@ def _limits() -> Iterator[Check]:
     words = "unlimited" if hard == resource.RLIM_INFINITY else f"{soft:,} of {hard:,}"
     hint = "" if fine else f"{_LEAST_OPEN_FILES:,} are needed: `ulimit -Hn`, or LimitNOFILE of the unit"
     yield Check("open files", "ok" if fine else "bad", words, hint)
-    yield Check("processors", "ok", f"{len(os.sched_getaffinity(0))}, load {os.getloadavg()[0]:.1f}")
+    yield Check("processors", "ok", f"{usable_processors()}, load {os.getloadavg()[0]:.1f}")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _cgroup_limit()
     words = f"{min(memory, limit or memory) / (1 << 30):.1f} GiB" + (", a limit of the container" if limit else "")

@@ -46,8 +46,9 @@ class DataConfig(Section):
     subset: SubsetName | Positive | None = None
     """Train on this many images, the first of the dataset: a name, a number, or null for all."""
 
-    workers_per_rank: NonNegative = 2
-    """Loader processes of each rank; 0 reads in the rank's own process."""
+    workers_per_rank: NonNegative | Literal["auto"] = "auto"
+    """Loader processes of each rank; 0 reads in the rank's own process. `auto` is one for each processor of the rank's
+    share."""
 
     prefetch_batches: Positive = 2
     """Batches that each worker keeps ready."""

@@ -29,8 +29,8 @@ class EvaluationConfig(Section):
     device_batch_size: Positive = 128
     """Images of one rank's validation batch."""
 
-    workers_per_rank: NonNegative = 2
-    """Loader processes of each rank in validation."""
+    workers_per_rank: NonNegative | Literal["auto"] = "auto"
+    """Loader processes of each rank in validation; `auto` as in training."""
 
     every_epochs: Positive | None = 1
     """Epochs between validations, and one at the end; null never validates."""

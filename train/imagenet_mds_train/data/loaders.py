@@ -31,6 +31,7 @@ from imagenet_mds.seeds import sample_seed
 from imagenet_mds_train.augment.views import Augmentation, View, fixed_view, validation_view
 from imagenet_mds_train.config.data import OrderConfig
 from imagenet_mds_train.config.schema import EvaluationConfig, TrainConfig
+from imagenet_mds_train.config.workers import workers_of
 from imagenet_mds_train.data.device import PADDING_LABEL, DeviceLoader, Finish
 from imagenet_mds_train.data.slots import Slots
 from imagenet_mds_train.data.stream import ImageStream, StoredImage
@@ -188,13 +189,12 @@ def training_loader(
         finish: what is done to each batch ahead of its use; None leaves batches as `Slots.collate` returns them.
         device: where batches are used.
     """
-    slots = Slots(
-        config.data.workers_per_rank, config.data.prefetch_batches, config.device_batch_size, config.augment.size_px
-    )
+    workers = workers_of(config.data.workers_per_rank)
+    slots = Slots(workers, config.data.prefetch_batches, config.device_batch_size, config.augment.size_px)
     return _loader(
         TrainingImages(config, shard_cache, samples),
         config.device_batch_size,
-        config.data.workers_per_rank,
+        workers,
         prefetch_batches=config.data.prefetch_batches,
         drop_last=True,
         collate=slots.collate,
@@ -225,11 +225,12 @@ def validation_loader(
 ) -> DeviceLoader:
     """The validation batches of one rank of `ranks`. See `ValidationImages` for `replace_damaged` and `training_loader`
     for `finish` and `device`, and for how long a batch may be kept."""
-    slots = Slots(config.workers_per_rank, _PREFETCH_BATCHES, config.device_batch_size, config.crop_px)
+    workers = workers_of(config.workers_per_rank)
+    slots = Slots(workers, _PREFETCH_BATCHES, config.device_batch_size, config.crop_px)
     return _loader(
         ValidationImages(config, shard_cache, samples, rank=rank, ranks=ranks, replace_damaged=replace_damaged),
         config.device_batch_size,
-        config.workers_per_rank,
+        workers,
         prefetch_batches=_PREFETCH_BATCHES,
         drop_last=False,
         collate=slots.collate,

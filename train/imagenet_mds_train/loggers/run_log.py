@@ -48,7 +48,13 @@ class RunLog(LoggerDestination):
     def fit_start(self, state: State, logger: Logger) -> None:
         """Write where the run starts, and on what."""
         found = machine(on_gpu=state.device.name == "gpu")
-        self.write("start", batch=state.timestamp.batch.value, ranks=dist.get_world_size(), machine=found)
+        self.write(
+            "start",
+            batch=state.timestamp.batch.value,
+            ranks=dist.get_world_size(),
+            workers_per_rank=getattr(state.train_dataloader, "num_workers", None),
+            machine=found,
+        )
 
     def epoch_start(self, state: State, logger: Logger) -> None:
         """Start a new interval: a line's speed is that of one epoch."""

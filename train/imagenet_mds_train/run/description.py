@@ -3,8 +3,10 @@
 from typing import Any
 
 from imagenet_mds.process.gpus import gpus
+from imagenet_mds.process.processors import usable_processors
 from imagenet_mds.words import counted, duration
 from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.config.workers import workers_of
 from imagenet_mds_train.nodes.place import Nodes
 from imagenet_mds_train.run.estimate import in_words
 from imagenet_mds_train.run.microbatch import AUTO
@@ -26,6 +28,7 @@ def describe(start: Start) -> list[tuple[str, str]]:
         ("model", f"ResNet-{config.model.depth} at {_sizes(config)} px"),
         ("device", _device(start) + ("; deterministic" if config.system.deterministic else "")),
         *([("nodes", _nodes(start.nodes))] if start.nodes else []),
+        ("loader", _loader(start)),
         ("batch", _batch(config)),
         ("steps", f"{total:,} = {config.schedule.epochs} epochs x {start.batches_per_epoch:,}"),
         ("learning rate", f"{_lr(config)}, warm-up {config.schedule.warmup_epochs:g} epochs, cosine"),
@@ -56,6 +59,13 @@ def _device(start: Start) -> str:
 
 def _nodes(nodes: Nodes) -> str:
     return f"{nodes.count}, this is node {nodes.rank}; they meet at {nodes.host}:{nodes.port}"
+
+
+def _loader(start: Start) -> str:
+    """The loader's workers, and where their number comes from."""
+    asked = start.config.data.workers_per_rank
+    words = f"{counted(workers_of(asked, start.ranks_here), 'worker')} of each rank"
+    return f"{words}, which is its share of {counted(usable_processors(), 'processor')}" if asked == "auto" else words
 
 
 def _batch(config: TrainConfig) -> str:

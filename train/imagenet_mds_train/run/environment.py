@@ -7,6 +7,7 @@ import os
 import socket
 
 from imagenet_mds.dataset.cache_folder import default_cache
+from imagenet_mds.process.processors import usable_processors
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 
@@ -16,7 +17,7 @@ def threads_per_rank(ranks: int, before: int | None = None) -> int:
     asked = os.environ.get(THREADS_VARIABLE, "")
     if asked.isdecimal() and int(asked):
         return int(asked)
-    return before or max(1, len(os.sched_getaffinity(0)) // ranks)
+    return before or max(1, usable_processors() // ranks)
 
 
 def lasting_defaults() -> dict[str, str]:

@@ -4,7 +4,6 @@ A mistake shows here within a second, not after every rank has imported a traini
 """
 
 import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from imagenet_mds.dataset.split_info import STOCK_CLASSES
 from imagenet_mds.dataset.verified import VerifiedFiles
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
 from imagenet_mds.process.gpus import gpus
+from imagenet_mds.process.processors import usable_processors
 from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.config.subset import refuse_subset
@@ -228,7 +228,7 @@ class Start:
         """
         ledger, warnings = VerifiedFiles(self.run.path / "verified.json"), []
         for split, shards in self.shards():
-            warnings += split.verify(shards, len(os.sched_getaffinity(0)), on_shard, ledger)
+            warnings += split.verify(shards, usable_processors(), on_shard, ledger)
         ledger.save()
         return warnings
 
