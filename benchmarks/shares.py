@@ -92,7 +92,7 @@ def measure(folder: Path, form: str, size_px: int, resize: Any) -> dict[str, flo
                 data, crop = halves[at], crop.halved
             if (tiles := tiles_of(data)) is None:
                 return data
-            small, _ = cut(data, tiles, (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
+            small, *_ = cut(data, tiles, (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
             jpeg_size(small)
             return small
 

@@ -146,14 +146,14 @@ def bytes_only(job: Job) -> Iterator[Any]:
 
     class Files(ImageStream):
         def __getitem__(self, sample: Any) -> bytes:
-            data = self.read(int(sample))[0]
+            stored, _ = self.read(int(sample))
             job.made()
-            return data
+            return stored.image
 
     local = job.folder / "ordinary" / "train"
     with own_resources():
         files = Files(
-            files=ShardCache(local),
+            shard_cache=ShardCache(local),
             samples=samples_of(local),
             device_batch_size=BATCH_SIZE,
             order=OrderConfig(),

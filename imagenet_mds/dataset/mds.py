@@ -17,7 +17,6 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -373,25 +372,39 @@ def decode_shard(data: bytes, path: str) -> Iterator[Record]:
         )
 
 
-def read_sample(shard: Path, place: int) -> bytes:
-    """Read the bytes of one sample of a shard file, with two reads.
+def read_cells(shard: str, place: int, column_sizes: Sequence[int | None], wanted: Sequence[int]) -> list[bytes]:
+    """Read some columns of one sample of a shard file, and no more.
 
     Args:
-        shard: the file.
+        shard: path of the file.
         place: index of the sample in the shard.
+        column_sizes: as in `column_spans`.
+        wanted: the columns to read, by their numbers.
+
+    Returns:
+        The cell of each of these columns.
 
     Raises:
         FileNotFoundError: there is no such file.
         OSError: the file cannot be read, or ends within the sample.
+        ValueError: the columns do not fill the sample exactly.
     """
     descriptor = os.open(shard, os.O_RDONLY | os.O_CLOEXEC)
     try:
         start, end = struct.unpack("<II", os.pread(descriptor, 8, 4 + 4 * place))
-        data = os.pread(descriptor, end - start, start) if start < end else b""
+        lengths = os.pread(descriptor, 4 * column_sizes.count(None), start)
+        spans = column_spans(lengths, column_sizes, 0, end - start)
+        cells = []
+        for cell_start, cell_end in (spans[column] for column in wanted):
+            cells.append(cell := os.pread(descriptor, cell_end - cell_start, start + cell_start))
+            if len(cell) != cell_end - cell_start:
+                raise _cut_short(shard, place)
     except struct.error:
-        data, start, end = b"", 0, 1
+        raise _cut_short(shard, place) from None
     finally:
         os.close(descriptor)
-    if len(data) != end - start:
-        raise OSError(errno.EIO, f"The shard ends within sample {place}", str(shard))
-    return data
+    return cells
+
+
+def _cut_short(shard: str, place: int) -> OSError:
+    return OSError(errno.EIO, f"The shard ends within sample {place}", shard)

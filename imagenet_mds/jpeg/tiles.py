@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -162,7 +163,16 @@ def _restart_numbers(count: int) -> Array:
     return numbers
 
 
-def cut(jpeg: bytes, tile_map: TileMap, box: tuple[int, int, int, int]) -> tuple[bytes, tuple[int, int]]:
+class Cut(NamedTuple):
+    """A part of a tiled JPEG: a JPEG, its width and height, and where its upper left corner is in the whole image, left
+    and top, in pixels."""
+
+    jpeg: bytes
+    size: tuple[int, int]
+    corner: tuple[int, int]
+
+
+def cut(jpeg: bytes, tile_map: TileMap, box: tuple[int, int, int, int]) -> Cut:
     """Cut the smallest JPEG of whole segments that covers a box out of a tiled JPEG.
 
     Decoded by libjpeg at any of its scales, it has the same pixels within the box as the whole JPEG, and its upper left
@@ -172,9 +182,6 @@ def cut(jpeg: bytes, tile_map: TileMap, box: tuple[int, int, int, int]) -> tuple
         jpeg: the tiled JPEG.
         tile_map: the result of `TileMap.parse` for it.
         box: left, top, right and bottom in pixels; right and bottom are exclusive.
-
-    Returns:
-        The JPEG, and the left and top of its upper left corner in the whole image, in pixels.
 
     Raises:
         ValueError: the box is empty or not within the image.
@@ -202,4 +209,4 @@ def cut(jpeg: bytes, tile_map: TileMap, box: tuple[int, int, int, int]) -> tuple
     markers = tile_map.sizes_bytes[rows, first_column : last_column + 1].cumsum() + (len(header) - 1)
     np.frombuffer(small, np.uint8)[markers] = _restart_numbers(len(markers))
     small[-1] = EOI
-    return bytes(small), (left, top)
+    return Cut(bytes(small), (width, height), (left, top))

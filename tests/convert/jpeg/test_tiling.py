@@ -35,7 +35,7 @@ def test_tiling_changes_no_pixel_and_is_undone_byte_for_byte(name: str) -> None:
     assert tile_map is not None
     grid = tile_map.grid
     box = grid.width // 3, grid.height // 3, grid.width // 3 + 1, grid.height
-    small, (left, top) = cut(tiled, tile_map, box)
+    small, _, (left, top) = cut(tiled, tile_map, box)
     seen = seen_by_pillow(small)[box[1] - top : box[3] - top, box[0] - left : box[2] - left]
     assert np.array_equal(seen, seen_by_pillow(source)[box[1] : box[3], box[0] : box[2]])
 

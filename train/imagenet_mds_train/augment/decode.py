@@ -105,8 +105,7 @@ def decode_fast(
     corner = 0, 0
     if tiles is not None:
         box = crop.left, crop.top, crop.left + crop.width, crop.top + crop.height
-        data, corner = cut(data, tiles, box)
-        size = jpeg_size(data) or size
+        data, size, corner = cut(data, tiles, box)
     whole = _decode_whole(
         data, fastupsample=how == "linear", min_width=-(-size[0] // d), min_height=-(-size[1] // d), min_factor=1
     )

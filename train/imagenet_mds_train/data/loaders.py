@@ -90,7 +90,8 @@ class TrainingImages(ImageStream):
         if seen is None:
             self._counts[1] += 1
             return self.augmentation.black(self.epoch), PADDING_LABEL
-        self._counts[0] += seen[0].slowly
+        if seen[0].slowly:
+            self._counts[0] += 1
         return seen
 
 

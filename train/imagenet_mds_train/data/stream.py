@@ -9,11 +9,13 @@ Private names used here and nowhere else: `shared.prefix._each_prefix_int`; of `
 when their behaviour changes.
 """
 
+import bisect
 import contextlib
 import multiprocessing.util
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,9 +33,8 @@ from imagenet_mds.dataset.mds import (
     IMAGE_COLUMN,
     LABEL_COLUMN,
     ShardInfo,
-    column_spans,
     decode_label,
-    read_sample,
+    read_cells,
 )
 from imagenet_mds.dataset.prefetch import Need, Prefetcher
 from imagenet_mds.dataset.shard_cache import ShardCache
@@ -151,6 +152,8 @@ class ImageStream(StreamingDataset):
             # gives each its own shards if there are canonical nodes for it; otherwise it only changes what a rank gets.
             self._parallel_rank_world = World(1, world.num_ranks, world.workers_per_rank, world.worker)
         self.shard_cache = shard_cache
+        self._starts: list[int] = self.sample_offset_per_shard.tolist()
+        self._known: dict[int, _Columns] = {}
         self.epoch = 0
         self.ahead_samples = predownload
         self.device_batch_size = device_batch_size
@@ -205,23 +208,33 @@ class ImageStream(StreamingDataset):
             WorldError: the shard is not available.
             OSError: the disk fails.
         """
-        shard, place = self.spanner[sample]
-        reader = self.shards[shard]
-        assert isinstance(reader, MDSReader)
-        path = self.shard_cache.path(reader.raw_data.basename)
+        if not 0 <= sample < self.num_samples:
+            raise IndexError(f"there is no sample {sample}: the split has {self.num_samples:,}")
+        shard = bisect.bisect_right(self._starts, sample) - 1
+        columns = self._columns(shard)
         for _ in range(EVICTED_SHARD_DOWNLOADS):
             try:
-                data = read_sample(path, place)
+                cells = read_cells(columns.path, sample - self._starts[shard], columns.sizes, columns.wanted)
             except FileNotFoundError:
                 self.shard_cache.fetch(self._info(shard), protect=self._ahead.in_use if self._ahead else frozenset)
                 continue
+            except ValueError as error:
+                raise UserError(f"sample {sample} of {self._dataset} is damaged: {error}") from None
             break
         else:
-            raise WorldError(f"{path} is evicted as soon as it is fetched: raise --cache-limit")
+            raise WorldError(f"{columns.path} is evicted as soon as it is fetched: raise --cache-limit")
+        label, *images = cells
         try:
-            return _image_and_class(data, reader)
+            return StoredImage(*images), decode_label(columns.label_encoding, label)
         except ValueError as error:
             raise UserError(f"sample {sample} of {self._dataset} has no class number in y: {error}") from None
+
+    def _columns(self, shard: int) -> "_Columns":
+        if (known := self._known.get(shard)) is None:
+            reader = self.shards[shard]
+            assert isinstance(reader, MDSReader)
+            known = self._known[shard] = _Columns.of(reader, str(self.shard_cache.path(reader.raw_data.basename)))
+        return known
 
     def seen(self, sample: int, view: Callable[[StoredImage], _View]) -> tuple[_View, int]:
         """What `view` makes of a sample's image, and the sample's class.
@@ -317,11 +330,25 @@ class ImageStream(StreamingDataset):
         return sample_ids[: batches * self.device_batch_size]
 
 
-def _image_and_class(data: bytes, reader: MDSReader) -> tuple[StoredImage, int]:
-    """The columns that are needed of a sample, whatever other columns it has. The image stays a file: the library's
-    decoded pictures stay gray or CMYK."""
-    columns = dict(zip(reader.column_names, column_spans(data, reader.column_sizes), strict=True))
-    encoding = reader.column_encodings[reader.column_names.index(LABEL_COLUMN)]
-    half = data[slice(*columns[HALF_COLUMN])] if HALF_COLUMN in columns else b""
-    stored = StoredImage(data[slice(*columns[IMAGE_COLUMN])], half)
-    return stored, decode_label(encoding, data[slice(*columns[LABEL_COLUMN])])
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Where the image and the class of a shard's samples are, whatever other columns it has. The image stays a file:
+    the library's decoded pictures stay gray or CMYK.
+
+    path: of the shard's file.
+    sizes: of all columns in bytes, None where it varies.
+    wanted: the numbers of the label's column, the image's and, if there is one, the half-size copy's.
+    label_encoding: see `decode_label`.
+    """
+
+    path: str
+    sizes: list[int | None]
+    wanted: list[int]
+    label_encoding: str
+
+    @classmethod
+    def of(cls, reader: MDSReader, path: str) -> "_Columns":
+        """Describe the columns of a shard."""
+        names = reader.column_names
+        wanted = [names.index(name) for name in (LABEL_COLUMN, IMAGE_COLUMN, HALF_COLUMN) if name in names]
+        return cls(path, reader.column_sizes, wanted, reader.column_encodings[wanted[0]])
