@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -129,7 +129,7 @@ def proxy_before(server_port: int) -> Iterator[Proxy]:
 
 
 def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
-    lock = threading.Lock()
+    lock, creating = threading.Lock(), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -180,11 +180,13 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 self.refuse(400, "ExpiredToken", "The provided token has expired.")
                 return
             time.sleep(5 if fault == "stall" else proxy.delay_seconds)
-            connection = http.client.HTTPConnection("127.0.0.1", proxy.server_port, timeout=60)
-            connection.request(self.command, self.path, body, dict(self.headers.items()))
-            response = connection.getresponse()
-            data = response.read()
-            connection.close()
+            # moto looks for the object and then writes it, so that of two threads both may create it; S3 lets one.
+            with creating if self.headers.get("If-None-Match") else nullcontext():
+                connection = http.client.HTTPConnection("127.0.0.1", proxy.server_port, timeout=60)
+                connection.request(self.command, self.path, body, dict(self.headers.items()))
+                response = connection.getresponse()
+                data = response.read()
+                connection.close()
             if fault == "lost":
                 self.reset()
                 return
