@@ -24,6 +24,7 @@ def test_it_measures_every_part_and_says_what_limits(dataset: Path) -> None:
     assert {"0", "1", "2"} <= found["loader"].keys()
     assert found["forms"].keys() == {
         "--tiles",
+        "--tiles --half",
         "--max-side 400",
         "--max-side 400 --tiles",
         "--raw --min-side 256",
@@ -33,6 +34,7 @@ def test_it_measures_every_part_and_says_what_limits(dataset: Path) -> None:
     assert found["sizes"].keys() == {"224", "176", "128"}
     assert found["read"] > found["view"]
     assert str(found["workers"]) in found["loader"]
+    assert str(found["automatic"]) in found["loader"]
     assert found["limit"]
     assert "Traceback" not in outcome.err
 
@@ -76,6 +78,7 @@ def test_the_limit_follows_from_the_figures(changes: dict[str, object], limit: s
         "loader": {0: 400.0, 1: 450.0, 2: 900.0, 4: 1700.0},
         "sizes": {224: 1.0, 176: 1.25, 128: 2.0},
         "forms": {},
+        "automatic": 4,
         "processors": 4,
         "size_px": 224,
     }
