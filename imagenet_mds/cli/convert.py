@@ -86,7 +86,7 @@ def convert(
     ] = False,
     half: Annotated[
         bool,
-        typer.Option("--half", help="Store a half-size copy beside each training image, which small crops decode."),
+        typer.Option("--half", help="Store a half-size copy of each training image beside it, for large crops."),
     ] = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="Store the pixels of scaled images, so that training decodes nothing.")
