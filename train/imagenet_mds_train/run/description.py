@@ -65,7 +65,7 @@ def _loader(start: Start) -> str:
     """The loader's workers, and where their number comes from."""
     asked = start.config.data.workers_per_rank
     words = f"{counted(workers_of(asked, start.ranks_here), 'worker')} of each rank"
-    return f"{words}, which is its share of {counted(usable_processors(), 'processor')}" if asked == "auto" else words
+    return f"{words}, its share of {counted(usable_processors(), 'processor')} here" if asked == "auto" else words
 
 
 def _batch(config: TrainConfig) -> str:
