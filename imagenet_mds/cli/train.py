@@ -323,7 +323,7 @@ def _summarize(start: "Start", run: "RunFolder", result: dict[str, Any]) -> None
     took = [
         duration(result["hours"]),
         counted(result["starts"], "start"),
-        f"{result['images_per_second'] or 0:,.0f} images/s",
+        f"{rate:,.0f} images/s" if (rate := result["images_per_second"]) else "too short for a speed",
     ]
     if result["dollars"] is not None:
         took.append(f"${result['dollars']:,.2f}")
