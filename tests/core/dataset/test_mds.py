@@ -25,6 +25,7 @@ from imagenet_mds.dataset.mds import (
     decode_stock_shard,
     describe_shard,
     index_json,
+    read_cells,
     shard_basename,
 )
 from imagenet_mds.dataset.raw_pixels import open_stored
@@ -102,6 +103,28 @@ def test_a_truncated_shard_is_refused(shard_file: Path) -> None:
         shard_file.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"shard\.00000\.mds"):
             list(read_shard(shard_file))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_cells_are_read_alone_and_never_from_a_shard_that_is_cut_short(shard_file: Path, half: bool) -> None:
+    records = [replace(record, half=b"half"[: number + 1] if half else b"") for number, record in enumerate(THREE)]
+    whole = encode_shard(records, 1 << 26, half=half)
+    shard_file.write_bytes(whole)
+    sizes = Layout(0, half=half).header()["column_sizes"]
+    for place, record in enumerate(records):
+        cells = [record.label.to_bytes(8, "little"), record.image, *([record.half] if half else [])]
+        assert read_cells(str(shard_file), place, sizes, [len(sizes) - 1, 1, 2][: len(cells)]) == cells
+    for length in range(len(whole)):
+        shard_file.write_bytes(whole[:length])
+        with pytest.raises(OSError, match="The shard ends within sample 2"):
+            read_cells(str(shard_file), 2, sizes, [len(sizes) - 1, 1])
+    wrong = bytearray(whole)
+    struct.pack_into("<I", wrong, _offset(whole, 2), 10)
+    shard_file.write_bytes(wrong)
+    with pytest.raises(ValueError, match="its columns take"):
+        read_cells(str(shard_file), 2, sizes, [1])
+    with pytest.raises(FileNotFoundError):
+        read_cells(str(shard_file) + ".gone", 0, sizes, [1])
 
 
 def test_a_shard_with_bytes_after_its_end_is_refused(shard_file: Path) -> None:
