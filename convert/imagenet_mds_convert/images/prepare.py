@@ -120,7 +120,8 @@ def _check_kept(data: bytes, frame: Frame, check: CheckLevel, compiled_check: bo
 
 def _half(jpeg: bytes, quality: int, form: StoredForm, tile_growth: float) -> bytes:
     """The half-size copy of a stored JPEG, with restart tiles if the image may have them: scaled in the DCT domain,
-    which is within 0.3 dB of the mean of four pixels; sides are rounded up. Small images get none.
+    whose crops are as near to the whole image's as those of the mean of four pixels, within 0.3 dB. Sides are rounded
+    up. Small images get none.
 
     Raises:
         Unusable: the image does not decode whole.

@@ -208,13 +208,11 @@ class ImageStream(StreamingDataset):
             WorldError: the shard is not available.
             OSError: the disk fails.
         """
-        if not 0 <= sample < self.num_samples:
-            raise IndexError(f"there is no sample {sample}: the split has {self.num_samples:,}")
-        shard = bisect.bisect_right(self._starts, sample) - 1
+        shard, place = self._place(sample)
         columns = self._columns(shard)
         for _ in range(EVICTED_SHARD_DOWNLOADS):
             try:
-                cells = read_cells(columns.path, sample - self._starts[shard], columns.sizes, columns.wanted)
+                cells = read_cells(columns.path, place, columns.sizes, columns.wanted)
             except FileNotFoundError:
                 self.shard_cache.fetch(self._info(shard), protect=self._ahead.in_use if self._ahead else frozenset)
                 continue
@@ -228,6 +226,13 @@ class ImageStream(StreamingDataset):
             return StoredImage(*images), decode_label(columns.label_encoding, label)
         except ValueError as error:
             raise UserError(f"sample {sample} of {self._dataset} has no class number in y: {error}") from None
+
+    def _place(self, sample: int) -> tuple[int, int]:
+        """The number of a sample's shard, and the sample's index in it."""
+        if not 0 <= sample < self.num_samples:
+            raise IndexError(f"there is no sample {sample}: the split has {self.num_samples:,}")
+        shard = bisect.bisect_right(self._starts, sample) - 1
+        return shard, sample - self._starts[shard]
 
     def _columns(self, shard: int) -> "_Columns":
         if (known := self._known.get(shard)) is None:
@@ -260,7 +265,7 @@ class ImageStream(StreamingDataset):
 
     def _undecodable(self, sample: int, error: Exception) -> "Undecodable":
         """The error for a sample whose stored bytes do not decode."""
-        shard, place = self.spanner[sample]
+        shard, place = self._place(sample)
         reader = self.shards[shard]
         name = reader.raw_data.basename if isinstance(reader, MDSReader) else f"shard {shard}"
         where = f"{self._key(sample)}{name}, place {place}"
