@@ -93,16 +93,21 @@ def _print(found: "Findings", data: str) -> None:
     table.add_row("this loader gives", *(f"{found.loader_at(size):,.0f}" for size in found.sizes))
     for gpus, needs in found.t4_needs().items():
         table.add_row(
-            f"a ResNet-50 on {gpus} T4 needs",
+            f"a ResNet-50 on {gpus} T4 takes, reckoned",
             *(f"{need:,.0f}{'' if need <= found.loader_at(size) else ' (short)'}" for size, need in needs.items()),
         )
     Console(width=120, highlight=False).print(table)
     for options, times in found.forms.items():
-        print(f"converted with {options}: {_speed(times)}")
+        print(f"converted with {options}: {_speeds(times)}")
 
 
-def _speed(times: float) -> str:
-    """Describe a ratio of speeds. Exactly 1 means that the conversion would change no image."""
-    if times == 1:
+def _speeds(times: dict[int, float]) -> str:
+    """Describe ratios of speeds, by training size in pixels. Exactly 1 means that the conversion would change no
+    image."""
+    if set(times.values()) == {1}:
         return "no image would change"
-    return f"{times - 1:.0%} faster" if times > 1 else f"{1 - times:.0%} slower"
+    return ", ".join(f"{_speed(ratio)} at {size_px} px" for size_px, ratio in times.items())
+
+
+def _speed(ratio: float) -> str:
+    return f"{ratio - 1:.0%} faster" if ratio > 1 else f"{1 - ratio:.0%} slower"

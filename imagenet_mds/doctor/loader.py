@@ -10,13 +10,10 @@ from imagenet_mds.process.processors import usable_processors
 from imagenet_mds.vocabulary import StoredForm
 from imagenet_mds_train.config.load import load_config
 from imagenet_mds_train.config.schema import TrainConfig
-
-T4_IMAGES_PER_SECOND = 500
-"""Images a T4 trains on per second at 224 px in fp16. Computed, not measured: it is the speed at which four of them
-finish ImageNet's 90 epochs in 16 hours. Other sizes scale by their area."""
+from imagenet_mds_train.run.estimate import HIGH, T4
 
 _T4_COUNTS = (1, 2, 4)
-_SIZES_PX = (224, 176, 128)
+_SIZES_PX = (224, 176, 128, 88)
 _FILES = 64
 _FETCHED_BYTES = 512 << 20
 """Size of the shards to fetch and measure, the first ones, if the dataset is not read in place."""
@@ -39,8 +36,9 @@ class Findings:
     """What was measured, in images per second unless the name says otherwise.
 
     `loader` maps a number of workers to its speed, and `automatic` is the number that training takes by itself. `sizes`
-    and `forms` map a training size in pixels, and options of `convert`, to the speed of views relative to the current
-    one; a form with exactly 1 would change no image.
+    maps a training size in pixels to the speed of views relative to `size_px`, the recipe's largest. `forms` maps
+    options of `convert` to the speed of views relative to the current form, at the smallest and the largest size that
+    the recipe trains at; exactly 1 says that no image would change.
     """
 
     storage_bytes_per_second: float
@@ -51,7 +49,7 @@ class Findings:
     view: float
     loader: dict[int, float]
     sizes: dict[int, float]
-    forms: dict[str, float]
+    forms: dict[str, dict[int, float]]
     processors: int
     automatic: int
     size_px: int
@@ -67,10 +65,9 @@ class Findings:
         return max(self.loader.values()) * self.sizes[size_px]
 
     def t4_needs(self) -> dict[int, dict[int, float]]:
-        """Return how many images per second T4 GPUs need, by their number and then by training size in pixels."""
-        return {
-            gpus: {size: gpus * T4_IMAGES_PER_SECOND * (224 / size) ** 2 for size in self.sizes} for gpus in _T4_COUNTS
-        }
+        """Return how many images per second T4 GPUs train on at most, by their number and then by training size in
+        pixels."""
+        return {gpus: {size: gpus * T4.at(size, HIGH) for size in self.sizes} for gpus in _T4_COUNTS}
 
     @property
     def limit(self) -> str:
@@ -102,12 +99,8 @@ def measure_dataset(dataset: Dataset, config: str, overrides: tuple[str, ...] = 
     train = _prefix(dataset.split("train"))
     settings = load_config(config, overrides, ranks=1)
     batch = min(settings.global_batch_size, train.info.samples)
-    return _measure(
-        settings.model_copy(
-            update={"global_batch_size": batch, "data": settings.data.model_copy(update={"subset": None})}
-        ),
-        train,
-    )
+    whole = {"global_batch_size": batch, "data": settings.data.model_copy(update={"subset": None})}
+    return _measure(settings.model_copy(update=whole), train)
 
 
 def _prefix(train: Split) -> Split:
@@ -124,8 +117,9 @@ def _prefix(train: Split) -> Split:
     return replace(train, info=replace(train.info, samples=samples, shards=tuple(shards)))
 
 
-def _measure(config: TrainConfig, train: Split) -> Findings:
-    """Measure every part for about a second, and the loader with several numbers of workers."""
+def _measure(recipe: TrainConfig, train: Split) -> Findings:
+    """Measure every part for about a second, and the loader with several numbers of workers, all at the recipe's
+    largest size."""
     from imagenet_mds_convert.images.policy import HALF_QUALITY, Scaling
     from imagenet_mds_convert.images.prepare import prepare
     from imagenet_mds_convert.sources.base import Unusable
@@ -134,12 +128,14 @@ def _measure(config: TrainConfig, train: Split) -> Findings:
     from imagenet_mds_train.data.stream import StoredImage
 
     info = train.info
+    config = speed.at_size(recipe, recipe.augment.size_px)
     processors = usable_processors()
     print("measuring for half a minute ...", file=sys.stderr, flush=True)
     storage = speed.storage_bytes_per_second(train)  # first, because the other measurements need fetched shards
     files = speed.stored_files(config, train, _FILES)
     parts = speed.measure_parts(config, train, files)
-    forms: dict[str, float] = {}
+    trained_px = sorted({recipe.augment.size_at(0, recipe.schedule.epochs), recipe.augment.size_px})
+    forms: dict[str, dict[int, float]] = {}
     if not info.raw:
         for options, (form, sides, half) in _FORMS.items():
             quality = HALF_QUALITY if half else None
@@ -151,7 +147,11 @@ def _measure(config: TrainConfig, train: Split) -> Findings:
                     f"{where}: a stored image is damaged ({reason}): run `imagenet-mds verify {where} --deep`"
                 ) from None
             made = [StoredImage(one.image, one.half) for one in stored]
-            forms[options] = 1.0 if made == files else speed.view_ratio(config, files, stored=made)
+            forms[options] = {
+                size_px: 1.0 if made == files else speed.view_ratio((sized, files), (sized, made))
+                for size_px in trained_px
+                for sized in [speed.at_size(recipe, size_px)]
+            }
     automatic = workers_of("auto", 1)
     tried = sorted({0, 1, 2, automatic, *(processors * share // 4 for share in (2, 3, 4))})
     return Findings(
@@ -162,7 +162,9 @@ def _measure(config: TrainConfig, train: Split) -> Findings:
         crop=parts.crop,
         view=parts.view,
         loader={number: speed.measure_loader(config, train, number) for number in tried},
-        sizes={size_px: speed.view_ratio(config, files, size_px=size_px) for size_px in _SIZES_PX},
+        sizes={
+            size_px: speed.view_ratio((config, files), (speed.at_size(config, size_px), files)) for size_px in _SIZES_PX
+        },
         forms=forms,
         processors=processors,
         automatic=automatic,

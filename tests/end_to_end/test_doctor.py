@@ -6,18 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from imagenet_mds.doctor.loader import Findings
+from imagenet_mds.dataset.access import Dataset
+from imagenet_mds.doctor.loader import Findings, measure_dataset
+from imagenet_mds_train.config.schema import TrainConfig
+from imagenet_mds_train.data import speed
+from imagenet_mds_train.run.estimate import HIGH, T4
 from tests.support.command import done, run
 from tests.support.datasets import keys_at
 from tests.support.shards import read_shard
 
 SMALL = ("augment.size_px=32", "global_batch_size=16")
+GROWING = ("augment.progressive={start_px: 16, until_epoch: 1, step_px: 8}",)
 RATES = {"storage_bytes_per_second", "image_bytes", "read", "decode", "crop", "view", "processors"}
 TABLES = {"loader", "sizes", "forms"}
 
 
 def test_it_measures_every_part_and_says_what_limits(dataset: Path) -> None:
-    outcome = done("doctor", "--data", dataset, "--config", "demo", "--json", *SMALL)
+    outcome = done("doctor", "--data", dataset, "--config", "demo", "--json", *SMALL, *GROWING)
     found = json.loads(outcome.out)
     assert found.keys() >= RATES | TABLES
     assert all(found[name] > 0 for name in RATES)
@@ -29,14 +34,31 @@ def test_it_measures_every_part_and_says_what_limits(dataset: Path) -> None:
         "--max-side 400 --tiles",
         "--raw --min-side 256",
     }
-    assert all(figure > 0 for name in TABLES for figure in found[name].values())
-    assert found["forms"]["--max-side 400"] == 1, "the pictures are smaller"
-    assert found["sizes"].keys() == {"224", "176", "128"}
+    assert all(figure > 0 for name in TABLES - {"forms"} for figure in found[name].values())
+    assert all(form.keys() == {"16", "32"} for form in found["forms"].values()), "of the first epoch, and the largest"
+    assert all(figure > 0 for form in found["forms"].values() for figure in form.values())
+    assert found["forms"]["--max-side 400"] == {"16": 1, "32": 1}, "the pictures are smaller"
+    assert found["sizes"].keys() == {"224", "176", "128", "88"}
     assert found["read"] > found["view"]
     assert str(found["workers"]) in found["loader"]
     assert str(found["automatic"]) in found["loader"]
     assert found["limit"]
     assert "Traceback" not in outcome.err
+
+
+def test_everything_is_measured_at_the_largest_size(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: set[int] = set()
+
+    def rate_of(config: TrainConfig, *_: object) -> float:
+        measured.add(config.augment.size_at(0, config.schedule.epochs))
+        return 1.0
+
+    for part in ("measure_loader", "view_rate"):
+        monkeypatch.setattr(speed, part, rate_of)
+    monkeypatch.setattr(speed, "view_ratio", lambda first, second: 2.0)
+    found = measure_dataset(Dataset.at(str(dataset)), "demo", (*SMALL, *GROWING))
+    assert measured == {32}
+    assert found.size_px == 32
 
 
 def test_what_it_cannot_measure_is_said_in_a_line(tmp_path: Path) -> None:
@@ -86,3 +108,4 @@ def test_the_limit_follows_from_the_figures(changes: dict[str, object], limit: s
     assert limit in found.limit
     assert found.workers == workers
     assert found.loader_at(128) == 2 * max(found.loader.values())
+    assert found.t4_needs()[4][224] == 4 * T4.at(224, HIGH), "the rates that the hours of `train --plan` are from"

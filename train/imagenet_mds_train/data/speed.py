@@ -82,33 +82,29 @@ def spread(samples: int, most: int) -> list[int]:
 
 
 def view_rate(config: TrainConfig, files: Sequence[StoredImage], seconds: float = _SECONDS) -> float:
-    """Views per second that one process makes of stored samples, with the seeds of an epoch."""
+    """Views per second that one process makes of stored samples, with the seeds of the first epoch."""
     augmentation = Augmentation(config.augment, config.schedule.epochs)
-    last = config.schedule.epochs - 1
 
     def view(number: int) -> None:
         stored = files[number % len(files)]
-        augmentation.view(stored.image, sample_seed(config.seed, 0, number), last, stored.half)
+        augmentation.view(stored.image, sample_seed(config.seed, 0, number), 0, stored.half)
 
     return rate(view, seconds)
 
 
+def at_size(config: TrainConfig, size_px: int) -> TrainConfig:
+    """The configuration with images of one size in all epochs."""
+    augment = config.augment.model_copy(update={"size_px": size_px, "progressive": None})
+    return config.model_copy(update={"augment": augment})
+
+
 def view_ratio(
-    config: TrainConfig,
-    files: Sequence[StoredImage],
-    *,
-    size_px: int | None = None,
-    stored: Sequence[StoredImage] | None = None,
+    first: tuple[TrainConfig, Sequence[StoredImage]], second: tuple[TrainConfig, Sequence[StoredImage]]
 ) -> float:
-    """How many times as fast views are at another training size, or from files stored in another form. It is a median
-    of pairs, because a busy machine slows now one side and now the other."""
-    other = config
-    if size_px is not None:
-        augment = config.augment.model_copy(update={"size_px": size_px, "progressive": None})
-        other = config.model_copy(update={"augment": augment})
-    sides = (config, files), (other, files if stored is None else stored)
-    pairs = [[view_rate(*side, _SECONDS / _PAIRS) for side in sides] for _ in range(_PAIRS)]
-    return statistics.median(second / first for first, second in pairs)
+    """How many times as fast as the first the second makes views of stored samples. It is a median of pairs, because a
+    busy machine slows now one side and now the other."""
+    pairs = [[view_rate(*side, _SECONDS / _PAIRS) for side in (first, second)] for _ in range(_PAIRS)]
+    return statistics.median(rate_of_second / rate_of_first for rate_of_first, rate_of_second in pairs)
 
 
 def stored_files(config: TrainConfig, train: Split, most: int) -> list[StoredImage]:

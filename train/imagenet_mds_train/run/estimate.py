@@ -16,6 +16,10 @@ SPOT_SHARE = (0.3, 0.45)
 """What a spot instance costs, as a share of the price on demand, by the prices of 2025; it changes by the hour."""
 
 
+LOW, MIDDLE, HIGH = range(3)
+"""Which of a rate's three figures."""
+
+
 @dataclass(frozen=True)
 class GPURates:
     """Images/s of one GPU that trains a ResNet-50 in fp16 with this program's recipes, by size in pixels: the low, the
@@ -31,7 +35,7 @@ class GPURates:
 
         Args:
             size_px: side of the images.
-            figure: 0, 1 or 2: the low, the middle or the high one.
+            figure: `LOW`, `MIDDLE` or `HIGH`.
         """
         sizes = sorted(self.images_per_second)
         right = min(range(1, len(sizes)), key=lambda place: (sizes[place] < size_px, place))
@@ -104,7 +108,8 @@ def estimate_hours(config: TrainConfig, batches_per_epoch: int, val_samples: int
         rates: of the GPU.
     """
     low, middle, high = (
-        _hours(config, batches_per_epoch, val_samples, partial(rates.at, figure=figure)) for figure in (2, 1, 0)
+        _hours(config, batches_per_epoch, val_samples, partial(rates.at, figure=figure))
+        for figure in (HIGH, MIDDLE, LOW)
     )
     return Estimate((low, middle, high))
 
@@ -120,7 +125,7 @@ def hours_at(config: TrainConfig, batches_per_epoch: int, val_samples: int, imag
         config,
         batches_per_epoch,
         val_samples,
-        lambda size: images_per_second * sam_factor / config.ranks * T4.at(size, 1) / T4.at(full, 1),
+        lambda size: images_per_second * sam_factor / config.ranks * T4.at(size, MIDDLE) / T4.at(full, MIDDLE),
     )
 
 
