@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from imagenet_mds.dataset.manifest import read_keys
-from imagenet_mds.dataset.mds import NotAClass, Record, decode_shard, decode_stock_shard
+from imagenet_mds.dataset.mds import Record, decode_shard
 from imagenet_mds.dataset.raw_pixels import open_stored
 from imagenet_mds.dataset.split_info import SplitInfo
+from imagenet_mds.dataset.stock_shards import NotAClass, decode_stock_shard
 from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.base import Readable
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagenet_mds.dataset.manifest import KEYS_BASENAME, MANIFEST_BASENAME, WORK_FOLDER, read_manifest
-from imagenet_mds.dataset.mds import INDEX_BASENAME, ShardInfo, holds_images, holds_labels
+from imagenet_mds.dataset.mds import INDEX_BASENAME, ShardInfo
+from imagenet_mds.dataset.stock_shards import holds_images, holds_labels
 from imagenet_mds.errors import UserError
 from imagenet_mds.fingerprint import fingerprint
 from imagenet_mds.storage.base import Storage

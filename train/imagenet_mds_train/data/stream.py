@@ -33,11 +33,11 @@ from imagenet_mds.dataset.mds import (
     IMAGE_COLUMN,
     LABEL_COLUMN,
     ShardInfo,
-    decode_label,
     read_cells,
 )
 from imagenet_mds.dataset.prefetch import Need, Prefetcher
 from imagenet_mds.dataset.shard_cache import ShardCache
+from imagenet_mds.dataset.stock_shards import decode_label
 from imagenet_mds.errors import CommandError, UserError, WorldError
 from imagenet_mds.jpeg.decoder_messages import decoder_reason
 from imagenet_mds.process.attempt import BASE_VARIABLE, SHARED_MEMORY, attempt
