@@ -101,13 +101,14 @@ def samples_of(folder: Path) -> int:
     return sum(shard["samples"] for shard in json.loads((folder / "index.json").read_bytes())["shards"])
 
 
-def our_config(size_px: int, workers: int, resize: str) -> Any:
+def our_config(size_px: int, workers: int, resize: str, prefetch_batches: int | None = None) -> Any:
     """Return a training configuration with the settings that matter for loading."""
     from imagenet_mds_train.config.load import parse_config
 
     values = {
         "global_batch_size": BATCH_SIZE,
-        "data": {"workers_per_rank": workers, "predownload": PREDOWNLOAD},
+        "data": {"workers_per_rank": workers, "predownload": PREDOWNLOAD}
+        | ({"prefetch_batches": prefetch_batches} if prefetch_batches else {}),
         "augment": {"size_px": size_px, "resize": resize, "scale": SCALE, "ratio": RATIO},
         "optimizer": {"lr": 0.1},
         "schedule": {"epochs": 90},

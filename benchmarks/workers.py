@@ -5,7 +5,7 @@ batches feed a ResNet-50 that trains in fp16, as the phases do; otherwise, or wi
 The windows begin after all batches that were ready have been used.
 
 Usage: python benchmarks/workers.py SPLIT [--sizes PX ...] [--tried N ...] [--loader-only] [--resize antialias|linear]
-[--seconds S] [--rounds N] [--json FILE], where SPLIT is a folder of shards such as DATASET/train.
+[--prefetch N] [--seconds S] [--rounds N] [--json FILE], where SPLIT is a folder of shards such as DATASET/train.
 """
 
 import argparse
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--tried", type=int, nargs="+", default=sorted({1, *range(2, processors + 3)}))
     parser.add_argument("--loader-only", action="store_true")
     parser.add_argument("--resize", default="antialias")
+    parser.add_argument("--prefetch", type=int, help="Batches that each worker keeps ready.")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path)
@@ -115,7 +116,7 @@ def main() -> None:
             taken: dict[int, list[float]] = {workers: [] for workers in tried}
             for _ in range(options.rounds):
                 for workers in tried:
-                    config = our_config(size_px, workers, options.resize)
+                    config = our_config(size_px, workers, options.resize, options.prefetch)
                     finish = partial(finish_batch, device=device, classes=1000, mixing=None) if on_gpu else None
                     loader = training_loader(config, ShardCache(folder), samples, finish=finish, device=device)
                     batches = iter(loader)
