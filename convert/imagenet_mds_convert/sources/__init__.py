@@ -23,7 +23,8 @@ from imagenet_mds_convert.sources.folders import find_listing
 from imagenet_mds_convert.sources.hub import is_hub, open_hub
 from imagenet_mds_convert.sources.kaggle import KaggleSource, find_kaggle_splits
 from imagenet_mds_convert.sources.mixed import MixedSource
-from imagenet_mds_convert.sources.parquet import ParquetSource, find_parquet
+from imagenet_mds_convert.sources.parquet import ParquetSource
+from imagenet_mds_convert.sources.parquet_files import find_parquet
 from imagenet_mds_convert.sources.tree import TreeSource, find_filled_tree
 from imagenet_mds_convert.sources.webdataset import WebDatasetSource, find_webdataset
 

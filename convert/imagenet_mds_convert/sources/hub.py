@@ -14,7 +14,8 @@ from imagenet_mds.errors import UserError, WorldError
 from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds.vocabulary import SPLITS, SplitName
 from imagenet_mds_convert.sources.base import Track, untracked
-from imagenet_mds_convert.sources.parquet import NEEDS_HF, ParquetSource, is_of, note_missing_files, select_files
+from imagenet_mds_convert.sources.parquet import NEEDS_HF, ParquetSource
+from imagenet_mds_convert.sources.parquet_files import is_of, note_missing_files, select_files
 
 _PREFIXES = ("hf://datasets/", "hf://", "huggingface:")
 _OWNER = "ILSVRC"

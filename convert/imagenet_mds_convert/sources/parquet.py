@@ -1,6 +1,5 @@
-"""ImageNet's files on Hugging Face: `data/train-00000-of-00294.parquet`, `data/validation-00000-of-00014.parquet`, with
-columns `image{bytes, path}` and `label`; or as the hub converts a dataset, `default/train/0000.parquet`. This module
-reads local files; `hub.py` downloads them from the gated hub.
+"""Images of ImageNet in Hugging Face's parquet files, with columns `image{bytes, path}` and `label`. `parquet_files.py`
+says which files these are; `hub.py` downloads them from the gated hub.
 
 `path` is the original name with the wnid appended (`n01440764_10026_n01440764.JPEG`), so keys are those of the
 extracted tree, and the same images give the same shards.
@@ -13,30 +12,30 @@ images are gathered: each pass over the files copies those of as many shards as 
 import errno
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 from imagenet_mds.errors import UserError
 from imagenet_mds.storage.base import Storage
 from imagenet_mds.vocabulary import SPLITS, SourceKind, SplitName
 from imagenet_mds_convert.sources.base import Found, Gatherer, ImageFile, Sample, SourceDefaults, Track
-from imagenet_mds_convert.sources.beside import count_in_root, count_in_split, note_unused_folders
 from imagenet_mds_convert.sources.classes import imagenet_names
-from imagenet_mds_convert.sources.folders import find_listing, folders_in, some, sorted_by_key
-from imagenet_mds_convert.sources.names import SPLIT_OF, NotTakenCount, is_image_name
+from imagenet_mds_convert.sources.folders import some, sorted_by_key
+from imagenet_mds_convert.sources.names import NotTakenCount, is_image_name
+from imagenet_mds_convert.sources.parquet_files import (
+    DATA_FOLDER,
+    count_beside,
+    is_of,
+    note_missing_files,
+    parquet_files,
+)
 from imagenet_mds_convert.sources.ranges import RangeFile
 
-_SPLIT = rf"(?P<set>(?:.*/)?(?P<split>{'|'.join(SPLIT_OF)}))"
-_NAMED = re.compile(rf"{_SPLIT}-(\d{{5}})-of-(?P<total>\d{{5}})(-[0-9a-f]+)?\.parquet")
-_NUMBERED = re.compile(rf"{_SPLIT}/(\d{{4}})\.parquet")
-_DATA = "data"
-_CONVERTED = "default"
-"""The folder of a dataset that the hub converted, with a folder for each split."""
 _PATH = re.compile(r"([^/\n\r]+)_(n\d{8})(\.[A-Za-z]+)\Z")
 _THREADS = 4
 _BYTES = "image.bytes"
@@ -45,109 +44,6 @@ _BUFFER_BYTES = 8 << 20
 _BATCH_ROWS = 100
 """Rows in memory at a time: as many as the hub's row groups have, some 11 MB."""
 NEEDS_HF = "reading Hugging Face's files needs pyarrow and huggingface_hub: pip install 'imagenet-mds[hf]'"
-
-
-class _File(NamedTuple):
-    """What a file's path says: its split, the set of files that it is one of, its number in it, and how many the set
-    has, None if that is not said."""
-
-    split: SplitName
-    of: str
-    number: int
-    total: int | None
-
-
-def _parse(name: str) -> _File | None:
-    """What a path says if it is that of a file of train or val, else None."""
-    if match := _NAMED.fullmatch(name):
-        return _File(SPLIT_OF[match["split"]], f"{match['set']}-*-of-{match['total']}", int(match[3]), int(match[4]))
-    if match := _NUMBERED.fullmatch(name):
-        return _File(SPLIT_OF[match["split"]], f"{match['set']}/*", int(match[3]), None)
-    return None
-
-
-def parquet_files(storage: Storage) -> tuple[str, ...]:
-    """The files of train and val, sorted: in `data/` or in the folder itself, or as the hub converts a dataset, in
-    `default/train/`, or `train/` of the folder `default`. Empty if this is another layout.
-
-    Raises:
-        UserError: a folder cannot be listed.
-    """
-    names = _files_in(storage, "") + _files_in(storage, _DATA)
-    inside = folders_in(storage) or set()
-    folders = sorted(inside & SPLIT_OF.keys())
-    if _CONVERTED in inside:
-        folders += sorted(
-            f"{_CONVERTED}/{name}" for name in folders_in(storage.child(_CONVERTED)) or () if name in SPLIT_OF
-        )
-    for folder in folders:
-        # Only its first file is looked for, because a folder of this name is a tree's as a rule, and long to list.
-        at = storage.child(folder)
-        if at.size_bytes("0000.parquet") is not None and not folders_in(at):
-            names += _files_in(storage, folder)
-    return select_files(names)
-
-
-def _files_in(storage: Storage, folder: str) -> list[str]:
-    """The paths under the root of the files directly in a folder; none if there is no such folder."""
-    listing = find_listing(storage.child(folder) if folder else storage)
-    prefix = f"{folder}/" if folder else ""
-    return [f"{prefix}{entry.name}" for entry in listing.files] if listing else []
-
-
-def select_files(names: Iterable[str]) -> tuple[str, ...]:
-    """The paths of files of train and val, sorted."""
-    return tuple(sorted(name for name in names if _parse(name)))
-
-
-def find_parquet(storage: Storage) -> dict[SplitName, str | Storage]:
-    """The folder of each split that has its files in one of its own, else the first of them."""
-    files = parquet_files(storage)
-    first = {split: next((name for name in files if is_of(name, split)), None) for split in SPLITS}
-    return {
-        split: storage.child(name.rpartition("/")[0]) if _NUMBERED.fullmatch(name) else name
-        for split, name in first.items()
-        if name
-    }
-
-
-def is_of(name: str, split: SplitName) -> bool:
-    """Whether a file is one of the split's."""
-    file = _parse(name)
-    return file is not None and file.split == split
-
-
-def note_missing_files(where: str, files: Iterable[str]) -> list[str]:
-    """Notes about files that are missing, by the numbers in the names of the others.
-
-    Args:
-        where: the location of the files.
-        files: the paths of the files of some splits.
-
-    Raises:
-        UserError: the files of a split are from two sets, or one is there twice.
-    """
-    names: dict[tuple[SplitName, int], str] = {}
-    sets: dict[SplitName, _File] = {}
-    for name in files:
-        file = _parse(name)
-        assert file is not None  # `select_files` matched it
-        known = sets.setdefault(file.split, file)
-        if known.of != file.of:
-            raise UserError(
-                f"{where} has files of two sets for {file.split}, {known.of}.parquet and {file.of}.parquet: move those "
-                f"of one elsewhere"
-            )
-        if other := names.get((file.split, file.number)):
-            raise UserError(f"{where} has one file of {file.split} twice, {other} and {name}: keep one")
-        names[file.split, file.number] = name
-    notes = []
-    for split, file in sets.items():
-        numbers = {number for one, number in names if one == split}
-        total = max(numbers) + 1 if file.total is None else file.total
-        if missing := total - len(numbers.intersection(range(total))):
-            notes.append(f"{total - missing} of the {total} parquet files of {split} are here")
-    return notes
 
 
 @dataclass(frozen=True)
@@ -171,13 +67,14 @@ class ParquetSource(SourceDefaults):
         files = parquet_files(storage)
         if not files:
             raise UserError(
-                f"{storage.location} has no train-*-of-*.parquet or validation-*-of-*.parquet, here or in {_DATA}/"
+                f"{storage.location} has no train-*-of-*.parquet or validation-*-of-*.parquet, here or in "
+                f"{DATA_FOLDER}/"
             )
         _parquet()
         wanted = tuple(name for split in splits for name in files if is_of(name, split))
         notes = note_missing_files(storage.location, wanted)
         counts = {split: NotTakenCount() for split in splits if any(is_of(name, split) for name in wanted)}
-        notes += _count_beside(storage, files, counts, splits)
+        notes += count_beside(storage, files, counts, splits)
         return cls(storage, wanted, tuple(notes), counts)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -380,7 +277,7 @@ def _expected(classes: tuple[str, ...], label: object) -> str:
 def _images(source: ParquetSource, name: str, group: int) -> Any:
     """The images of a row group, as pyarrow's array of bytes."""
     try:
-        table = _open(source.storage, name).read_row_group(group, columns=["image.bytes"])
+        table = _open(source.storage, name).read_row_group(group, columns=[_BYTES])
     except (OSError, ValueError) as error:  # pyarrow raises both
         raise OSError(errno.EIO, f"{name}, row group {group}: {error}") from error
     return table["image"].combine_chunks().field("bytes")
@@ -422,30 +319,6 @@ def _refuse_other_columns(where: str, schema: Any) -> None:
     ):
         if not any(fits(found) for fits in of_type):
             raise UserError(f"{where} has column {column} of type {found}, and needs {needed}")
-
-
-def _count_beside(
-    storage: Storage,
-    files: Sequence[str],
-    counts: Mapping[SplitName, NotTakenCount],
-    asked: Sequence[SplitName],
-) -> list[str]:
-    """Count what lies beside the files of the splits and is not taken, and return notes about the rest."""
-    if not counts:
-        return []
-    own = {name.rpartition("/")[0] for name in files if _NUMBERED.fullmatch(name)}
-    shared = {"", *(name.rpartition("/")[0] for name in files)} - own
-    shared |= {path.rpartition("/")[0] for path in own}
-    notes = []
-    for path in sorted(shared | own):
-        folder = storage.child(path) if path else storage
-        taken = {name.rpartition("/")[2] for name in files if name.rpartition("/")[0] == path}
-        if path in shared:
-            notes += note_unused_folders(folder, shared)
-            notes += count_in_root(folder, f"{path or '.'}/", taken, counts, asked)
-        elif (split := SPLIT_OF[folder.name]) in counts:
-            count_in_split(folder, taken, counts[split])
-    return notes
 
 
 @contextmanager
