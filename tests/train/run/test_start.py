@@ -377,6 +377,10 @@ def test_a_deterministic_run_keeps_its_number_of_threads(
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     with pytest.raises(UserError, match="threads_per_rank: 8 before, 4 now"):
         prepare(demo("system.deterministic=true"), dataset, folder)
+    save(folder, 10)
+    record, _ = folder.newest_checkpoint()
+    with pytest.raises(UserError, match=r"8 before, 4 now\. Pass the dataset, and the OMP_NUM_THREADS if any"):
+        Start.prepare(demo("system.deterministic=true"), Dataset.at(str(dataset)), folder, replayed=record)
 
 
 def test_a_run_without_validation_opens_no_val(dataset: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from imagenet_mds_train.config.schema import TrainConfig
 from imagenet_mds_train.config.workers import workers_of
 from imagenet_mds_train.nodes.place import Nodes
 from imagenet_mds_train.run.estimate import in_words
+from imagenet_mds_train.run.fit import device_of
 from imagenet_mds_train.run.microbatch import AUTO
-from imagenet_mds_train.run.start import Start, device_of
+from imagenet_mds_train.run.start import Start
 
 
 def describe(start: Start) -> list[tuple[str, str]]:

@@ -18,10 +18,11 @@ from imagenet_mds_train.config.load import parse_config
 from imagenet_mds_train.nodes.follower import Follower, Over
 from imagenet_mds_train.nodes.peers import Peers
 from imagenet_mds_train.nodes.wire import Interrupted
+from imagenet_mds_train.run.fit import device_of
 from imagenet_mds_train.run.job import RankJob, SplitJob
 from imagenet_mds_train.run.launch import Ended, Limits, launch
 from imagenet_mds_train.run.microbatch import AUTO, with_microbatch_size
-from imagenet_mds_train.run.start import THREADS_KEY, Start, device_of
+from imagenet_mds_train.run.start import THREADS_KEY, Start
 
 
 class Follow:

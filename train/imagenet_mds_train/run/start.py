@@ -6,14 +6,12 @@ A mistake shows here within a second, not after every rank has imported a traini
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from imagenet_mds.dataset.access import Dataset, Split
 from imagenet_mds.dataset.mds import ShardInfo
-from imagenet_mds.dataset.split_info import STOCK_CLASSES
 from imagenet_mds.dataset.verified import VerifiedFiles
 from imagenet_mds.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER, UserError
-from imagenet_mds.process.gpus import gpus
 from imagenet_mds.process.processors import usable_processors
 from imagenet_mds_train.checkpoints.store import CheckpointRecord
 from imagenet_mds_train.config.schema import TrainConfig
@@ -24,6 +22,16 @@ from imagenet_mds_train.nodes.leader import Leader
 from imagenet_mds_train.nodes.place import Nodes
 from imagenet_mds_train.nodes.wire import Interrupted
 from imagenet_mds_train.run.environment import threads_per_rank
+from imagenet_mds_train.run.fit import (
+    device_of,
+    few_classes,
+    missing_gpus,
+    outputs,
+    refuse_other_classes,
+    refuse_other_outputs,
+    refuse_single_values,
+    samples_of,
+)
 from imagenet_mds_train.run.folder import RunFolder
 from imagenet_mds_train.run.fork import Fork
 from imagenet_mds_train.run.identity import WAY_ON, refuse_other, run_identity
@@ -34,13 +42,10 @@ from imagenet_mds_train.run.microbatch import AUTO, find_largest, recorded_size,
 from imagenet_mds_train.run.room import refuse_full_disk
 from imagenet_mds_train.sweep.curve import Sweep
 
-_LAST_LAYER_STRIDE = 32
-"""Pixels of the image to one of the last feature map of a ResNet, on each side."""
-
 THREADS_KEY = "threads_per_rank"
 """The key of a deterministic run's identity."""
 
-_REPLAY_WAY_ON = "Pass the dataset, and the OMP_NUMTHREADS_KEY if any, that it was started with"
+_REPLAY_WAY_ON = "Pass the dataset, and the OMP_NUM_THREADS if any, that it was started with"
 
 
 @dataclass(frozen=True)
@@ -104,19 +109,19 @@ class Start:
             config = with_microbatch_size(config, recorded_size(before) if before else None)
         train = dataset.split("train")
         val = dataset.split("val") if config.evaluation.every_epochs else None
-        _refuse_other_outputs(config, train)
+        refuse_other_outputs(config, train)
         if val:
-            _refuse_other_classes(dataset, train, val)
+            refuse_other_classes(dataset, train, val)
         refuse_subset(config, dataset.location, train.info)
-        samples = _samples(config, train)
+        samples = samples_of(config, train)
         if samples < config.global_batch_size:
             raise UserError(
                 f"{samples:,} training images do not fill one batch of global_batch_size={config.global_batch_size}: "
                 f"pass a smaller one"
             )
-        _refuse_single_values(config)
+        refuse_single_values(config)
         ranks_here = nodes.ranks_here(config.ranks) if nodes else config.ranks
-        without_gpus = _missing_gpus(config, ranks_here)
+        without_gpus = missing_gpus(config, ranks_here)
         if without_gpus and not planned:
             raise UserError(without_gpus)
         run.refuse_bare_checkpoints()
@@ -142,9 +147,9 @@ class Start:
             )
         if run.read_result() is None and sweep is None and replayed is None:
             batches = samples // config.global_batch_size * config.schedule.epochs
-            refuse_full_disk(config, _outputs(config, train), run, batches)
+            refuse_full_disk(config, outputs(config, train), run, batches)
         of_dataset = [train.warning] if train.warning else []
-        few = _few_classes(train)
+        few = few_classes(train)
         said = (*of_dataset, *few, *warnings, *([without_gpus] if without_gpus else []))
         return cls(config, dataset, train, val, run, checkpoint, said, identity, fork, experiment, sweep, nodes)
 
@@ -161,7 +166,7 @@ class Start:
     @property
     def train_samples(self) -> int:
         """Training images, subset applied."""
-        return _samples(self.config, self.train)
+        return samples_of(self.config, self.train)
 
     @property
     def val_samples(self) -> int:
@@ -173,7 +178,7 @@ class Start:
     def classes(self) -> list[str]:
         """The classes in the order of their numbers; wnids where they are known."""
         known = self.train.info.classes
-        return list(known) if known else [str(number) for number in range(_outputs(self.config, self.train))]
+        return list(known) if known else [str(number) for number in range(outputs(self.config, self.train))]
 
     @property
     def batches_per_epoch(self) -> int:
@@ -322,76 +327,3 @@ class Start:
             generation=generation,
             sweep=self.sweep,
         )
-
-
-def _outputs(config: TrainConfig, train: Split) -> int:
-    known = train.info.classes
-    return config.model.classes or (STOCK_CLASSES if known is None else len(known))
-
-
-def _samples(config: TrainConfig, train: Split) -> int:
-    return min(config.data.subset_samples() or train.info.samples, train.info.samples)
-
-
-def _refuse_other_classes(dataset: Dataset, train: Split, val: Split) -> None:
-    """Refuse splits of different classes."""
-    if train.info.classes_fingerprint != val.info.classes_fingerprint:
-        one, other = (
-            f"{'unknown' if split.info.classes is None else len(split.info.classes)} classes "
-            f"({split.info.classes_fingerprint})"
-            for split in (train, val)
-        )
-        raise UserError(f"{dataset.location}: train has {one} and val {other}: convert both splits from one source")
-
-
-def _refuse_other_outputs(config: TrainConfig, train: Split) -> None:
-    """Refuse a network with another number of outputs than there are classes."""
-    known = train.info.classes
-    if known is not None and _outputs(config, train) != len(known):
-        raise UserError(
-            f"model.classes={config.model.classes} and {train.storage.location} has {len(known)} classes: "
-            f"pass model.classes=null"
-        )
-
-
-def _refuse_single_values(config: TrainConfig) -> None:
-    """Refuse parts of a batch of which BatchNorm would normalise one value, which torch does not."""
-    smallest_px = config.size_at(0)
-    if config.device_microbatch_size == 1 and smallest_px <= _LAST_LAYER_STRIDE:
-        raise UserError(
-            f"one image of {smallest_px} px at a time leaves BatchNorm a single value: raise global_batch_size"
-        )
-
-
-def device_of(config: TrainConfig) -> Literal["cpu", "gpu"]:
-    """What the ranks compute on."""
-    if config.system.device == "auto":
-        return "gpu" if gpus() else "cpu"
-    return config.system.device
-
-
-def _missing_gpus(config: TrainConfig, ranks_here: int) -> str | None:
-    """What is wrong if the ranks of this machine lack GPUs."""
-    if device_of(config) == "cpu":
-        return None
-    found = gpus()
-    if not found:
-        return (
-            "this configuration trains on GPUs (system.device=gpu), and there is none here: rent a machine with one, "
-            "or pass system.device=cpu to train on the processor all the same"
-        )
-    if found < ranks_here:
-        whole = config.ranks // ranks_here * found
-        return f"{ranks_here} ranks need a GPU each and there are {found}: pass --ranks {whole}"
-    return None
-
-
-def _few_classes(train: Split) -> list[str]:
-    """A note if most of the network's outputs are of classes without an image."""
-    present, known = train.info.present_classes, train.info.classes
-    if known is None or present is None or present == len(known):
-        return []
-    return [
-        f"{train.storage.location} has images of {present:,} of its {len(known):,} classes, and the network gets "
-        f"{len(known):,} outputs; `convert --classes present` gives one of {present:,}"
-    ]
