@@ -33,8 +33,7 @@ import numpy as np
 from formats import WRITERS
 from images import copy_tree, make_tree, photos_in
 from peers import python_of, why_missing
-from shares import print_shares, shares_of
-from sides import BASELINE, BATCH_SIZE, COUNTER_SLOTS, OURS, SIDES
+from sides import BASELINE, BATCH_SIZE, COUNTER_SLOTS, SIDES
 from timing import TICK_SECONDS, group_cpu_seconds, group_processes
 
 from imagenet_mds.process.attempt import remove_stale
@@ -306,12 +305,6 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--window-seconds", type=float, default=1.0)
-    parser.add_argument(
-        "--shares",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="measure where our time goes, at the first size",
-    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--folder", type=Path, help="keep the images here for the next run")
     options = parser.parse_args()
@@ -324,13 +317,11 @@ def main() -> None:
         parser.error(f"there is no JPEG file in {options.photos}")
     images = len(photos) or options.images
     cases: list[dict[str, Any]] = []
-    shares: list[dict[str, Any]] = []
     found = {
         "images": images,
         "photos": len(photos),
         "rounds": options.rounds,
         "cases": cases,
-        "shares": shares,
         "missing": missing,
     }
 
@@ -350,16 +341,9 @@ def main() -> None:
                 sides = measure_case(folder, names, size_px, cores, options.rounds, options.window_seconds, missing)
                 cases.append({"size_px": size_px, "cores": cores, "sides": sides})
                 save()  # a long run that is stopped keeps its results
-        for side, (form, resize) in OURS.items():
-            if side in wanted and form in size_bytes and options.shares:
-                say(f"shares of {side}")
-                parts = shares_of(folder, form, options.sizes[0], resize)
-                shares.append({"side": side, "size_px": options.sizes[0]} | parts)
-                save()
     kind = "photographs" if photos else "drawn images"
     print(f"{images:,} {kind} of {size_bytes['tree'] / images / 1000:.0f} kB, {options.rounds} rounds")
     print_table(cases)
-    print_shares(shares)
     for name, reason in missing.items():
         print(f"{name}: {reason}")
 

@@ -83,6 +83,18 @@ def test_a_crop_has_torchvisions_pixels(antialias: bool) -> None:
         assert np.abs(ours.astype(int) - theirs.permute(1, 2, 0).numpy().astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize("how", ["antialias", "linear"])
+@pytest.mark.parametrize("crop", [Crop(0, 0, 500, 375), Crop(31, 17, 301, 240), Crop(7, 9, 1, 80), Crop(7, 9, 80, 1)])
+def test_a_resize_is_torchs_public_one_and_keeps_the_channels_together(how: Resize, crop: Crop) -> None:
+    part = part_of(decode_slowly(FILES[0]), crop)
+    image = torch.from_numpy(part.copy()).permute(2, 0, 1)[None]
+    public = torch.nn.functional.interpolate(image, (96, 96), mode="bilinear", antialias=how == "antialias")
+    for flip in (False, True):
+        ours = resize(part, 96, how, flip=flip)
+        assert np.array_equal(ours, (public.flip(3) if flip else public)[0].permute(1, 2, 0).numpy())
+        assert ours.flags.c_contiguous, "collating would gather them byte by byte"
+
+
 @pytest.mark.parametrize("denominator", [1, 2, 4, 8])
 @pytest.mark.parametrize("size", [(500, 375), (499, 373)])
 def test_a_scaled_decode_is_the_crop_made_smaller(denominator: int, size: tuple[int, int]) -> None:

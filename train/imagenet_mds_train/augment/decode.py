@@ -7,6 +7,7 @@ crop of raw pixels is a slice. Pillow decodes what the fast decoder refuses, and
 Pillow's own resize gives the same pixels within one level and takes several times as long.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,6 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.nn import functional
 
 from imagenet_mds.dataset.raw_pixels import decode_raw, is_raw, open_stored
 from imagenet_mds.dataset.rgb import to_rgb
@@ -27,6 +27,12 @@ Pixels = NDArray[np.uint8]
 """(height, width, 3), RGB."""
 
 Resize = Literal["antialias", "linear"]
+
+_RESIZES: dict[Resize, Callable[..., torch.Tensor]] = {
+    "antialias": torch._C._nn._upsample_bilinear2d_aa,  # type: ignore[attr-defined] # torch's stub lacks it
+    "linear": torch._C._nn.upsample_bilinear2d,  # type: ignore[attr-defined] # torch's stub lacks it
+}
+"""What `torch.nn.functional.interpolate` calls, after Python that takes 10 us: a tenth of the time of a stored crop."""
 
 
 def fractions(how: Resize, half: bytes) -> tuple[int, ...]:
@@ -209,12 +215,11 @@ def resize_to(pixels: Pixels, height: int, width: int, how: Resize, *, flip: boo
     # pixels.
     if not (pixels.flags.c_contiguous and pixels.flags.writeable):
         pixels = pixels.copy()
-    # image: (1, 3, height, width), channels last in memory, as torch's vectorised resize of bytes wants it
-    image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
-    resized = functional.interpolate(
-        image, size=(height, width), mode="bilinear", antialias=how == "antialias", align_corners=False
-    )
+    # image: (1, 3, height, width), channels last in memory, as torch's vectorised resize of bytes wants it. NumPy makes
+    # the view in a quarter of the time that torch takes.
+    image = torch.from_numpy(pixels.reshape(1, *pixels.shape).transpose(0, 3, 1, 2))
+    resized = _RESIZES[how](image, (height, width), False, None)
     if flip:
         resized = torch.flip(resized, [3])
-    result: Pixels = resized[0].permute(1, 2, 0).numpy()
+    result: Pixels = resized.numpy()[0].transpose(1, 2, 0)
     return result
