@@ -81,24 +81,25 @@ def _print(found: "Findings", data: str) -> None:
     table.add_row("crop", f"{found.crop:,.0f}", "its decode, resize and flip, one process")
     table.add_row("with augmentation", f"{found.view:,.0f}", "RandAugment, if configured, one process")
     for workers, rate in found.loader.items():
-        table.add_row(f"loader, {workers} workers", f"{rate:,.0f}", "")
+        table.add_row(f"loader, {workers} worker{'' if workers == 1 else 's'}", f"{rate:,.0f}", "")
     Console(width=120, highlight=False).print(table)
     print(f"limit: {found.limit}")
     fewest, auto = found.workers, found.automatic
-    print(
-        f"workers: auto is {auto} on one rank here, which gives {found.loader[auto]:,.0f} images/s; "
-        f"data.workers_per_rank={fewest}, the fewest that are about as fast as any, gives {found.loader[fewest]:,.0f}"
-    )
+    better = "about as fast as any number"
+    if fewest != auto:
+        given = f"{found.loader[fewest]:,.0f}"
+        better = f"data.workers_per_rank={fewest}, the fewest that are about as fast as any, gives {given}"
+    print(f"workers: auto is {auto} on one rank here, which gives {found.loader[auto]:,.0f} images/s; {better}")
     table = Table("trained at", *(f"{size} px" for size in found.sizes), box=None, header_style="")
-    table.add_row("this loader gives", *(f"{found.loader_at(size):,.0f}" for size in found.sizes))
+    table.add_row("this loader gives at most", *(f"{found.loader_at(size):,.0f}" for size in found.sizes))
     for gpus, needs in found.t4_needs().items():
         table.add_row(
-            f"a ResNet-50 on {gpus} T4 takes, reckoned",
+            f"{gpus} T4 train at most on, reckoned",
             *(f"{need:,.0f}{'' if need <= found.loader_at(size) else ' (short)'}" for size, need in needs.items()),
         )
     Console(width=120, highlight=False).print(table)
     for options, times in found.forms.items():
-        print(f"converted with {options}: {_speeds(times)}")
+        print(f"crops, if converted with {options}: {_speeds(times)}")
 
 
 def _speeds(times: dict[int, float]) -> str:
@@ -110,4 +111,7 @@ def _speeds(times: dict[int, float]) -> str:
 
 
 def _speed(ratio: float) -> str:
-    return f"{ratio - 1:.0%} faster" if ratio > 1 else f"{1 - ratio:.0%} slower"
+    if ratio >= 2:
+        return f"{ratio:.1f} times as fast"
+    percent = round(100 * abs(ratio - 1))
+    return f"{percent}% {'faster' if ratio > 1 else 'slower'}" if percent else "as fast"

@@ -18,6 +18,10 @@ _FILES = 64
 _FETCHED_BYTES = 512 << 20
 """Size of the shards to fetch and measure, the first ones, if the dataset is not read in place."""
 
+_MOST_IN_A_BATCH = 128
+"""Images of a batch here. A phase's own may be more than a small split has for each worker, or than come in a
+second."""
+
 _SHORT_OF_WORKERS = 0.97
 """More workers are not worth it once the loader reaches this share of its best speed."""
 
@@ -88,7 +92,8 @@ def measure_dataset(dataset: Dataset, config: str, overrides: tuple[str, ...] = 
 
     Args:
         dataset: the dataset. If it is not on this machine, its first shards are fetched.
-        config: a YAML file or the name of a shipped configuration. The batch is cut to the split, the subset ignored.
+        config: a YAML file or the name of a shipped configuration. The batch is cut so that each worker has several of
+            them in an epoch, the subset ignored.
         overrides: `key=value` changes to the configuration.
 
     Raises:
@@ -98,7 +103,7 @@ def measure_dataset(dataset: Dataset, config: str, overrides: tuple[str, ...] = 
     warnings.simplefilter("ignore")  # torch and Composer warn about what they deprecate
     train = _prefix(dataset.split("train"))
     settings = load_config(config, overrides, ranks=1)
-    batch = min(settings.global_batch_size, train.info.samples)
+    batch = max(1, min(settings.global_batch_size, _MOST_IN_A_BATCH, train.info.samples // (8 * usable_processors())))
     whole = {"global_batch_size": batch, "data": settings.data.model_copy(update={"subset": None})}
     return _measure(settings.model_copy(update=whole), train)
 
@@ -130,7 +135,7 @@ def _measure(recipe: TrainConfig, train: Split) -> Findings:
     info = train.info
     config = speed.at_size(recipe, recipe.augment.size_px)
     processors = usable_processors()
-    print("measuring for half a minute ...", file=sys.stderr, flush=True)
+    print("measuring for about a minute ...", file=sys.stderr, flush=True)
     storage = speed.storage_bytes_per_second(train)  # first, because the other measurements need fetched shards
     files = speed.stored_files(config, train, _FILES)
     parts = speed.measure_parts(config, train, files)

@@ -48,17 +48,21 @@ def test_it_measures_every_part_and_says_what_limits(dataset: Path) -> None:
 
 def test_everything_is_measured_at_the_largest_size(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: set[int] = set()
+    batches: set[int] = set()
 
     def rate_of(config: TrainConfig, *_: object) -> float:
         measured.add(config.augment.size_at(0, config.schedule.epochs))
+        batches.add(config.global_batch_size)
         return 1.0
 
     for part in ("measure_loader", "view_rate"):
         monkeypatch.setattr(speed, part, rate_of)
     monkeypatch.setattr(speed, "view_ratio", lambda first, second: 2.0)
-    found = measure_dataset(Dataset.at(str(dataset)), "demo", (*SMALL, *GROWING))
+    split = Dataset.at(str(dataset)).split("train")
+    found = measure_dataset(Dataset.at(str(dataset)), "demo", (*SMALL, *GROWING, "global_batch_size=2048"))
     assert measured == {32}
     assert found.size_px == 32
+    assert max(batches) <= max(1, split.info.samples // (8 * found.processors)), "every worker has several of an epoch"
 
 
 def test_what_it_cannot_measure_is_said_in_a_line(tmp_path: Path) -> None:
