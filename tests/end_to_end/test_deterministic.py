@@ -29,7 +29,7 @@ def folder(dataset: Path, module_folder: Path) -> Path:
     log = root / "killed" / "log.jsonl"
     process = start(*command(config, dataset, root, "killed"), log=root / "out")
     try:
-        wait_until(lambda: any(batch > SAVED_EVERY for batch, _ in losses(log)), "a batch to lose", process)
+        wait_until(lambda: has_a_batch_to_lose(log), "a batch to lose", process)
     finally:
         process.kill()
     assert process.wait(timeout=HANG_SECONDS) == -signal.SIGKILL
@@ -52,6 +52,12 @@ def events(log: Path) -> list[dict[str, Any]]:
 def losses(log: Path) -> set[tuple[int, float]]:
     """Every logged batch with its loss."""
     return {(event["batch"], event["loss"]) for event in events(log) if event["event"] == "batch"}
+
+
+def has_a_batch_to_lose(log: Path) -> bool:
+    """Whether the first checkpoint is written, which may take longer than a batch, and a batch after it done."""
+    saved = [event["batch"] for event in events(log) if event["event"] == "checkpoint"]
+    return bool(saved) and any(batch > saved[0] for batch, _ in losses(log))
 
 
 def test_four_ranks_killed_and_continued_end_as_if_undisturbed(folder: Path) -> None:

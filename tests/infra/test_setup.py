@@ -57,7 +57,9 @@ def test_the_launcher_runs_the_program_of_the_archive(tmp_path: Path) -> None:
     machine = make_machine(tmp_path)
     done(machine)
     launcher = machine.path("/usr/local/bin/imagenet-mds")
-    ran = subprocess.run([launcher, "aws", "two words"], cwd=tmp_path, capture_output=True, text=True)
+    ran = subprocess.run(
+        [launcher, "aws", "two words"], cwd=tmp_path, env=machine.environment(), capture_output=True, text=True
+    )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "app aws two words\n"
     (sync,) = machine.calls("uv")
