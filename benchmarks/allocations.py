@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from memray import AllocatorType, FileReader, Tracker
-from sides import BATCH_SIZE, our_config
+from sides import BATCH_SIZE, our_config, samples_of
 
 from imagenet_mds.dataset.shard_cache import ShardCache
-from imagenet_mds.dataset.split_info import read_split_info
-from imagenet_mds.storage.local import LocalStorage
 from imagenet_mds_train.data.loaders import TrainingImages
 from imagenet_mds_train.data.stream import own_resources
 
@@ -27,7 +25,7 @@ FREES = {"FREE", "MUNMAP", "PYMALLOC_FREE"}
 def counted(split: Path, size_px: int, resize: str) -> tuple[float, float, float, float]:
     """The allocations of an image, those of at least `LARGE_BYTES`, kilobytes of all, and objects of Python."""
     with own_resources(), tempfile.TemporaryDirectory() as folder:
-        samples = read_split_info(LocalStorage(split)).samples
+        samples = samples_of(split)
         images = TrainingImages(our_config(size_px, 1, resize), ShardCache(split), samples)
         batch = np.empty((BATCH_SIZE, size_px, size_px, 3), np.uint8)
         tried = min(samples, MOST_IMAGES)

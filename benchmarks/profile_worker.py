@@ -44,18 +44,8 @@ def step_of(stack: list[str]) -> str:
 
 def profiled(split: Path, size_px: int, resize: str, seconds: int) -> Counter[str]:
     """Samples of the worker by step."""
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        __file__,
-        "--run",
-        str(split),
-        "--size",
-        str(size_px),
-        "--resize",
-        resize,
-    ]
+    command = [sys.executable, "-W", "ignore", __file__, "--run", str(split)]
+    command += ["--size", str(size_px), "--resize", resize]
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as loader,
@@ -81,15 +71,13 @@ def profiled(split: Path, size_px: int, resize: str, seconds: int) -> Counter[st
 
 def run(split: Path, size_px: int, resize: str) -> None:
     """Load without end with one worker. Prints the number of the worker's process once it makes batches."""
-    from sides import our_config
+    from sides import our_config, samples_of
 
     from imagenet_mds.dataset.shard_cache import ShardCache
-    from imagenet_mds.dataset.split_info import read_split_info
-    from imagenet_mds.storage.local import LocalStorage
     from imagenet_mds_train.data.loaders import training_loader
     from imagenet_mds_train.data.stream import own_resources
 
-    samples = read_split_info(LocalStorage(split)).samples
+    samples = samples_of(split)
     with own_resources():
         loader = training_loader(our_config(size_px, 1, resize), ShardCache(split), samples)
         batches = iter(loader)

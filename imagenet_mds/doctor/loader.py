@@ -140,6 +140,7 @@ def _measure(recipe: TrainConfig, train: Split) -> Findings:
     files = speed.stored_files(config, train, _FILES)
     parts = speed.measure_parts(config, train, files)
     trained_px = sorted({recipe.augment.size_at(0, recipe.schedule.epochs), recipe.augment.size_px})
+    trained = {size_px: speed.at_size(recipe, size_px) for size_px in trained_px}
     forms: dict[str, dict[int, float]] = {}
     if not info.raw:
         for options, (form, sides, half) in _FORMS.items():
@@ -154,8 +155,7 @@ def _measure(recipe: TrainConfig, train: Split) -> Findings:
             made = [StoredImage(one.image, one.half) for one in stored]
             forms[options] = {
                 size_px: 1.0 if made == files else speed.view_ratio((sized, files), (sized, made))
-                for size_px in trained_px
-                for sized in [speed.at_size(recipe, size_px)]
+                for size_px, sized in trained.items()
             }
     automatic = workers_of("auto", 1)
     tried = sorted({0, 1, 2, automatic, *(processors * share // 4 for share in (2, 3, 4))})
